@@ -1,0 +1,1 @@
+"""What every Tallygate process needs to speak the contracts: channels, serving, errors, deadlines, telemetry, money."""

@@ -1,0 +1,77 @@
+"""Dialling: from an address to a channel that the generated stubs take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TypeVar
+
+import grpc
+
+from meshkit import addresses
+from meshkit.local import LocalNetwork
+from meshkit.outgoing import OutgoingChannel
+from meshkit.telemetry import Telemetry
+from meshkit.transport import CLIENT_OPTIONS
+
+C = TypeVar("C", bound=grpc.aio.Call)
+
+Dial = Callable[[str], grpc.aio.Channel]
+"""Takes an address, gives a channel to it."""
+
+
+@contextmanager
+def cancelling(call: C) -> Iterator[C]:
+    """Cancels a call on leaving, however that happens; one that is over stays as it is.
+
+    For whoever may stop reading a stream before its end: leaving an ``async for`` does not tell the server, which
+    would work on until the deadline.
+    """
+    try:
+        yield call
+    finally:
+        call.cancel()
+
+
+class Dialer:
+    """A ``Dial`` over grpc://, unix:// and local://. Use as an async context manager: it closes its channels.
+
+    Every call on its channels has a deadline (``MeshError`` DEADLINE_REQUIRED where it has none) and carries the
+    trace. The same address gives the same channel. Dialling sends nothing: the other side may come up later; until
+    then calls end with UNAVAILABLE, or wait with ``wait_for_ready=True``.
+    """
+
+    def __init__(self, telemetry: Telemetry, local: LocalNetwork | None = None) -> None:
+        self._telemetry = telemetry
+        self._local = local
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    def __call__(self, address: str) -> grpc.aio.Channel:
+        """A channel to ``address``.
+
+        Raises:
+            ValueError: not an address, or a local one without a local network.
+        """
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = OutgoingChannel(self._connect(address), self._telemetry.tracer)
+        return channel
+
+    def _connect(self, address: str) -> grpc.aio.Channel:
+        scheme, rest = addresses.parse(address)
+        if scheme == addresses.LOCAL:
+            if self._local is None:
+                raise ValueError(f"{address} needs a local network, and this dialer has none")
+            return self._local.channel(rest)
+        return grpc.aio.insecure_channel(addresses.target(scheme, rest), options=CLIENT_OPTIONS)
+
+    async def __aenter__(self) -> Dialer:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        while self._channels:
+            _, channel = self._channels.popitem()
+            await channel.close()

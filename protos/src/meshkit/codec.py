@@ -1,0 +1,85 @@
+"""The shared messages of ``tallygate.common.v1`` to and from the plain types of meshkit. Servicers and clients call
+it."""
+
+from __future__ import annotations
+
+from meshkit.money import USAGE_CLASSES, BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
+from meshkit.principal import Principal
+from tallygate.common.v1 import money_pb2, principal_pb2
+
+_RATE_FIELDS = tuple(Rates.__dataclass_fields__)
+
+
+def usage_to_proto(usage: Usage) -> money_pb2.Usage:
+    """Encode a usage."""
+    message = money_pb2.Usage(provenance=money_pb2.UsageProvenance.ValueType(usage.provenance.value))
+    for name in USAGE_CLASSES:
+        setattr(message, name, getattr(usage, name))
+    return message
+
+
+def usage_from_proto(message: money_pb2.Usage) -> Usage:
+    """Decode a usage.
+
+    Raises:
+        ValueError: a class is negative, or the provenance is not one that this build knows.
+    """
+    return Usage(**{name: getattr(message, name) for name in USAGE_CLASSES}, provenance=Provenance(message.provenance))
+
+
+def price_to_proto(price: PriceSnapshot) -> money_pb2.PriceSnapshot:
+    """Encode a price."""
+    return money_pb2.PriceSnapshot(
+        offer_id=price.offer_id,
+        tier=money_pb2.BillingTier.ValueType(price.tier.value),
+        rate_tiers=[
+            money_pb2.RateTier(
+                above_input_tokens=tier.above_input_tokens,
+                rates=money_pb2.Rates(**{name: getattr(tier.rates, name) for name in _RATE_FIELDS}),
+            )
+            for tier in price.rate_tiers
+        ],
+        markup_bps=price.markup_bps,
+        replay_bps=price.replay_bps,
+        price_source=price.price_source,
+        price_version=price.price_version,
+        price_date=price.price_date,
+        catalog_revision=price.catalog_revision,
+    )
+
+
+def price_from_proto(message: money_pb2.PriceSnapshot) -> PriceSnapshot:
+    """Decode a price.
+
+    Raises:
+        ValueError: the price is not well-formed (see PriceSnapshot), or its tier is not one that this build knows.
+    """
+    return PriceSnapshot(
+        offer_id=message.offer_id,
+        tier=BillingTier(message.tier),
+        rate_tiers=tuple(
+            RateTier(tier.above_input_tokens, Rates(**{name: getattr(tier.rates, name) for name in _RATE_FIELDS}))
+            for tier in message.rate_tiers
+        ),
+        markup_bps=message.markup_bps,
+        replay_bps=message.replay_bps,
+        price_source=message.price_source,
+        price_version=message.price_version,
+        price_date=message.price_date,
+        catalog_revision=message.catalog_revision,
+    )
+
+
+def principal_to_proto(principal: Principal) -> principal_pb2.Principal:
+    """Encode a principal."""
+    return principal_pb2.Principal(
+        org_id=principal.org_id,
+        project_id=principal.project_id,
+        key_id=principal.key_id,
+        allowed_models=principal.allowed_models,
+    )
+
+
+def principal_from_proto(message: principal_pb2.Principal) -> Principal:
+    """Decode a principal."""
+    return Principal(message.org_id, message.project_id, message.key_id, tuple(message.allowed_models))

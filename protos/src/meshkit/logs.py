@@ -1,0 +1,88 @@
+"""Logs as one JSON object a line, on stderr, each with the trace that it belongs to."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from meshkit.telemetry import current_trace_id
+
+_API_KEY = re.compile(r"\btg-[0-9A-Za-z]{8,}")
+_CHATTY = ("alembic", "httpx", "uvicorn")
+"""Libraries that say at "info" what we log ourselves or what nobody asks for."""
+_KEY_SHOWN = 9
+"""Characters of an API key that may be shown: "tg-" and the six that ``Key.prefix`` of the ledger shows too."""
+
+
+def configure_logging(service_name: str, *, level: str = "info") -> None:
+    """Sends the logs of structlog and of the standard library, in one form, to stderr.
+
+    Every line has ``service``, ``level``, ``event``, ``timestamp`` and, inside a trace, ``trace_id``. API keys are
+    cut to their prefix wherever they stand, and tracebacks have no local variables: those hold prompts.
+
+    Raises:
+        ValueError: no such level.
+    """
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(f"no such log level: {level!r}")
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        _adds("service", lambda: service_name),
+        _adds("trace_id", current_trace_id),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _cut_api_keys,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(sort_keys=False),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(number if number < logging.INFO else max(number, logging.WARNING))
+
+
+def _adds(key: str, value: Callable[[], str]) -> Processor:
+    """A processor that sets ``key``, unless it is set already or there is no value."""
+
+    def add(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        text = value()
+        if text:
+            event.setdefault(key, text)
+        return event
+
+    return add
+
+
+def _cut_api_keys(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for key, value in event.items():
+        if isinstance(value, str) and "tg-" in value:
+            event[key] = _API_KEY.sub(lambda match: match.group()[:_KEY_SHOWN] + "...", value)
+    return event

@@ -1,0 +1,88 @@
+"""Aids for tests: time under control, spans in memory, a service and its channel on any transport."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from meshkit.channels import Dialer
+from meshkit.local import LocalNetwork
+from meshkit.serve import Register, running
+from meshkit.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    import grpc
+
+TRANSPORTS = ("local", "unix", "tcp")
+"""What a contract test is parametrised with."""
+
+
+class FakeClock:
+    """A clock that stands still until told to advance."""
+
+    def __init__(self, now_ms: int = 1_750_000_000_000) -> None:
+        self._now_ms = now_ms
+        self._passed_ms = 0
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds."""
+        return self._now_ms
+
+    def monotonic_s(self) -> float:
+        """Seconds that only grow; for durations."""
+        return self._passed_ms / 1_000
+
+    def advance(self, ms: int) -> None:
+        """Lets ``ms`` milliseconds pass."""
+        assert ms >= 0, "time does not go back"
+        self._now_ms += ms
+        self._passed_ms += ms
+
+
+class SpanCollector:
+    """Keeps the spans of any number of services in memory."""
+
+    def __init__(self) -> None:
+        self._exporters: dict[str, InMemorySpanExporter] = {}
+
+    def telemetry(self, service_name: str) -> Telemetry:
+        """Telemetry of a service whose spans end up here."""
+        exporter = self._exporters[service_name] = InMemorySpanExporter()
+        return Telemetry.start(service_name, exporter=exporter)
+
+    def finished(self, service_name: str | None = None) -> list[ReadableSpan]:
+        """The spans that have ended, of one service or of all, by start time."""
+        spans = [
+            span
+            for name, exporter in self._exporters.items()
+            if service_name in {None, name}
+            for span in exporter.get_finished_spans()
+        ]
+        return sorted(spans, key=lambda span: span.start_time or 0)
+
+
+@asynccontextmanager
+async def linked(
+    register: Register,
+    transport: str,
+    *,
+    telemetry: Telemetry | None = None,
+    client_telemetry: Telemetry | None = None,
+    drain_s: float = 5.0,
+) -> AsyncIterator[grpc.aio.Channel]:
+    """A service running on ``transport`` ("local", "unix" or "tcp"), and a channel to it."""
+    telemetry = telemetry or Telemetry.off("server")
+    network = LocalNetwork()
+    with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
+        # A unix socket's path has room for 107 characters, which pytest's tmp_path may not leave.
+        address = {"local": "local://served", "unix": f"unix://{folder}/s", "tcp": "grpc://127.0.0.1:0"}[transport]
+        async with (
+            running(register, address, telemetry, local=network, drain_s=drain_s) as bound,
+            Dialer(client_telemetry or telemetry, network) as dial,
+        ):
+            yield dial(bound)
