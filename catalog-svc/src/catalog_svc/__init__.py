@@ -1,0 +1,1 @@
+"""The catalog: models, sources, offers with prices, aliases."""
