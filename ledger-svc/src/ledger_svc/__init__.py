@@ -1,0 +1,1 @@
+"""Tallygate's ledger: keys, balances, holds, charges and receipts."""

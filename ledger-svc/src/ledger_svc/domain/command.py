@@ -1,0 +1,70 @@
+"""A command is a value: it carries its own time and the ids that it will give, says what it needs to read, and
+decides on a book. So a writer can run one or many in a transaction, and run them again after a doubt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypedDict, TypeVar
+
+from ledger_svc.domain.accounts import Account, AccountKind
+from ledger_svc.domain.book import Book, Name, Needs
+from ledger_svc.domain.errors import IdempotencyConflict, NotFound
+from ledger_svc.domain.holds import Hold
+
+R = TypeVar("R")
+
+
+class Command(ABC, Generic[R]):
+    """Something that the ledger is told to do; ``R`` is what it answers."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> Needs:
+        """What it reads."""
+
+    @abstractmethod
+    def decide(self, book: Book) -> R:
+        """Writes to the book and answers, or raises a ``LedgerError`` and leaves the book as it was."""
+
+
+class Wallet(TypedDict):
+    """What an organisation can spend, as ``spread`` and ``admit_amount`` take it."""
+
+    promo: Account
+    paid: Account
+
+
+def wallet(book: Book, org_id: str) -> Wallet:
+    """Raises:
+    NotFound: no such organisation.
+    """
+    return {
+        "promo": book.account(org_id, AccountKind.PROMO),
+        "paid": book.account(org_id, AccountKind.CUSTOMER_CREDIT),
+    }
+
+
+def find_hold(book: Book, name: Name) -> Hold:
+    """Raises:
+    NotFound: the request has no hold in this organisation.
+    """
+    hold = book.holds.get(name)
+    if hold is None:
+        raise NotFound(f"no hold for request {name[1]}")
+    return hold
+
+
+def check_same(stored: str, now: str, name: str) -> None:
+    """Raises:
+    IdempotencyConflict: the fingerprints differ.
+    """
+    if stored != now:
+        raise IdempotencyConflict(f"{name} came before with another content")
+
+
+def fingerprint_of(*content: Any) -> str:
+    """Tells a command sent again from another one under the same name. ``content``: JSON values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,56 @@
+"""The command that adds credit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ledger_svc.domain.accounts import CREDIT_ACCOUNTS, MAX_POSTED_NANO_USD, SPENDABLE, CreditKind
+from ledger_svc.domain.book import Book, Needs
+from ledger_svc.domain.command import Command, check_same, fingerprint_of
+from ledger_svc.domain.errors import InvalidRequest
+from ledger_svc.domain.journal import Transfer, TransferKind
+
+
+@dataclass(frozen=True)
+class AddCredit(Command[None]):
+    """Adds prepaid or promotional credit, once under its idempotency key."""
+
+    org_id: str
+    amount_nano_usd: int
+    idempotency_key: str
+    kind: CreditKind
+    transfer_id: str
+    now_ms: int
+
+    @property
+    def needs(self) -> Needs:
+        """The transfer that may be there already, and both accounts."""
+        accounts = tuple(dict.fromkeys((*SPENDABLE, *CREDIT_ACCOUNTS[self.kind])))
+        return Needs(self.org_id, accounts, idem_key=self._idem_key)
+
+    @property
+    def _idem_key(self) -> str:
+        return f"credit:{self.idempotency_key}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of amount and kind."""
+        return fingerprint_of("credit", self.amount_nano_usd, self.kind.value)
+
+    def decide(self, book: Book) -> None:
+        """Raises:
+        NotFound, IdempotencyConflict, InvalidRequest (the balance would pass MAX_POSTED_NANO_USD).
+        """
+        giver, receiver = CREDIT_ACCOUNTS[self.kind]
+        posted = book.account(self.org_id, receiver).posted_nano_usd
+        existing = book.transfers.get((self.org_id, self._idem_key))
+        if existing is not None:
+            check_same(existing.fingerprint, self.fingerprint, self.idempotency_key)
+            return
+        if posted + self.amount_nano_usd > MAX_POSTED_NANO_USD:
+            raise InvalidRequest("amount_nano_usd", "the balance would be larger than the ledger can keep")
+        transfer = Transfer(
+            self.transfer_id, self.org_id, TransferKind.CREDIT, self._idem_key, self.fingerprint, self.now_ms
+        )
+        book.post(transfer, {giver: -self.amount_nano_usd, receiver: self.amount_nano_usd})

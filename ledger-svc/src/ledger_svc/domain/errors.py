@@ -1,0 +1,68 @@
+"""Why the ledger refuses. ``str(error)`` is for the caller; ``metadata`` carries its facts as strings."""
+
+from __future__ import annotations
+
+from meshkit.money import format_usd
+
+
+class LedgerError(Exception):
+    """A refusal of the ledger."""
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.metadata = metadata
+
+
+class InvalidRequest(LedgerError):
+    """The request is not what the ledger takes; ``metadata["param"]`` names the field."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(f"{param}: {message}", param=param)
+
+
+class NotFound(LedgerError):
+    """No such organisation, project, key, hold or receipt; also where it is another organisation's."""
+
+
+class InvalidApiKey(LedgerError):
+    """The secret or the key id is not one that was issued to this organisation and project."""
+
+
+class ApiKeyRevoked(LedgerError):
+    """The key was revoked or has expired."""
+
+
+class ModelNotAllowed(LedgerError):
+    """The key's allow-list does not contain the model."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"this API key may not use the model {model}", param="model", model=model)
+
+
+class InsufficientBalance(LedgerError):
+    """The balance less what is held does not cover the amount. Metadata in decimal USD."""
+
+    def __init__(self, *, available_nano_usd: int, held_nano_usd: int, needed_nano_usd: int) -> None:
+        available, held, needed = map(format_usd, (available_nano_usd, held_nano_usd, needed_nano_usd))
+        super().__init__(
+            f"the balance does not cover this request: needed ${needed}, available ${available}, held ${held}",
+            available_usd=available,
+            held_usd=held,
+            needed_usd=needed,
+        )
+
+
+class BudgetExceeded(LedgerError):
+    """A cap of the key, project or organisation would be passed."""
+
+
+class IdempotencyConflict(LedgerError):
+    """The same request id or idempotency key came with another content."""
+
+
+class HoldClosed(LedgerError):
+    """The hold was closed in another way than asked now."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The ledger can't answer now. The same command may be sent again: it is idempotent."""

@@ -1,0 +1,46 @@
+"""A hold: the worst case of a request, kept aside until it is settled, given back, or past its time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class HoldState(Enum):
+    """A hold leaves OPEN once and for good. A late settlement of an expired hold leaves it EXPIRED; the receipt
+    tells.
+    """
+
+    OPEN = "open"
+    SETTLED = "settled"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One hold. ``amount_nano_usd`` = from promotional + from paid credit. Times in Unix milliseconds, 0 for not yet.
+
+    ``fingerprint`` is of the command that made it. ``released_at_ms`` is also set where the caller gives back a hold
+    that has expired before, so that it can't be settled afterwards.
+    """
+
+    hold_id: str
+    org_id: str
+    project_id: str
+    key_id: str
+    request_id: str
+    model: str
+    amount_nano_usd: int
+    from_promo_nano_usd: int
+    from_paid_nano_usd: int
+    fingerprint: str
+    created_at_ms: int
+    expires_at_ms: int
+    state: HoldState = HoldState.OPEN
+    closed_at_ms: int = 0
+    released_at_ms: int = 0
+    release_reason: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.amount_nano_usd == self.from_promo_nano_usd + self.from_paid_nano_usd, self.hold_id

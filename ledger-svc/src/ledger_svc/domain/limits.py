@@ -1,0 +1,93 @@
+"""A limit on everything that comes in, and the refusal that names the field."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import fields
+
+from ledger_svc.domain.charges import Attempt, ChargeFacts
+from ledger_svc.domain.errors import InvalidRequest
+from meshkit.money import USAGE_CLASSES, Rates
+
+MAX_NAME_CHARS = 100
+MAX_ID_CHARS = 200
+MAX_REASON_CHARS = 500
+MAX_TTL_MS = 24 * 3600 * 1000
+MAX_PATTERNS = 100
+MAX_ATTEMPTS = 100
+MAX_RATE_TIERS = 20
+MAX_UNITS = 10**12
+"""Of one usage class in one request."""
+MAX_RATE_PICO_USD = 10**15
+"""1,000 USD for a unit."""
+MAX_MARKUP_BPS = 10**6
+MAX_TIME_MS = 2**53 - 1
+"""The largest integer that a JSON number keeps."""
+
+
+def check_text(param: str, text: str, *, max_chars: int = MAX_ID_CHARS, empty: bool = False) -> str:
+    """Refuses a text that is empty, too long, or has control characters (PostgreSQL takes no NUL)."""
+    if not text and not empty:
+        raise InvalidRequest(param, "must not be empty")
+    if len(text) > max_chars:
+        raise InvalidRequest(param, f"has {len(text)} characters, at most {max_chars} are allowed")
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
+        raise InvalidRequest(param, "must not contain control characters")
+    return text
+
+
+def check_name(param: str, text: str) -> str:
+    """A name for people: not blank, at most 100 characters."""
+    if not text.strip():
+        raise InvalidRequest(param, "must not be blank")
+    return check_text(param, text, max_chars=MAX_NAME_CHARS)
+
+
+def check_range(param: str, value: int, low: int, high: int) -> int:
+    """Refuses a number outside low..high."""
+    if not low <= value <= high:
+        raise InvalidRequest(param, f"is {value}, must be within {low}..{high}")
+    return value
+
+
+def check_patterns(param: str, patterns: Sequence[str]) -> tuple[str, ...]:
+    """An allow-list of model ids and globs."""
+    check_range(f"{param} (entries)", len(patterns), 0, MAX_PATTERNS)
+    for pattern in patterns:
+        check_text(param, pattern)
+    return tuple(patterns)
+
+
+def check_facts(facts: ChargeFacts) -> ChargeFacts:
+    """Bounds every number and text of what is to be charged, so that it fits the columns and the receipt."""
+    for name in ("requested_model", "model", "source_id", "upstream_model"):
+        check_text(f"facts.{name}", getattr(facts, name))
+    for name in ("origin_receipt_id", "trace_id"):
+        check_text(f"facts.{name}", getattr(facts, name), empty=True)
+    for name in USAGE_CLASSES:
+        check_range(f"facts.usage.{name}", getattr(facts.usage, name), 0, MAX_UNITS)
+    price = facts.price
+    check_text("facts.price.offer_id", price.offer_id)
+    for name in ("price_source", "price_version", "price_date", "catalog_revision"):
+        check_text(f"facts.price.{name}", getattr(price, name), empty=True)
+    check_range("facts.price.markup_bps", price.markup_bps, 0, MAX_MARKUP_BPS)
+    check_range("facts.price.rate_tiers (entries)", len(price.rate_tiers), 0, MAX_RATE_TIERS)
+    for tier in price.rate_tiers:
+        check_range("facts.price.rate_tiers.above_input_tokens", tier.above_input_tokens, 0, MAX_UNITS)
+        for rate in fields(Rates):
+            check_range(f"facts.price.rate_tiers.{rate.name}", getattr(tier.rates, rate.name), 0, MAX_RATE_PICO_USD)
+    return facts
+
+
+def check_attempts(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
+    """Bounds the calls of sources; at most one has won."""
+    check_range("attempts (entries)", len(attempts), 0, MAX_ATTEMPTS)
+    check_range("attempts (won)", sum(attempt.won for attempt in attempts), 0, 1)
+    for attempt in attempts:
+        check_text("attempts.offer_id", attempt.offer_id)
+        check_text("attempts.failure", attempt.failure, empty=True)
+        check_range("attempts.started_at_ms", attempt.started_at_ms, 0, MAX_TIME_MS)
+        check_range("attempts.duration_ms", attempt.duration_ms, 0, MAX_TIME_MS)
+        check_range("attempts.http_status", attempt.http_status, 0, 999)
+    return tuple(attempts)

@@ -1,0 +1,150 @@
+"""A receipt: what one request cost and why. Never changed once written.
+
+Its document is what will be signed and logged: RFC 8785 canonical JSON, amounts in decimal USD strings, unit prices
+in pico-USD as strings (JSON numbers are exact only to 2^53), counts and times as numbers. No prompt and no answer.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import rfc8785
+
+from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode
+from meshkit.money import (
+    USAGE_CLASSES,
+    BillingTier,
+    PriceSnapshot,
+    Provenance,
+    Rates,
+    RateTier,
+    Usage,
+    format_usd,
+    parse_usd,
+)
+
+DOCUMENT_VERSION = 1
+
+_PRICE_TEXTS = ("offer_id", "price_source", "price_version", "price_date", "catalog_revision")
+_FACT_TEXTS = ("requested_model", "model", "source_id", "upstream_model", "origin_receipt_id", "trace_id")
+_RATE_NAMES = tuple(f.name for f in fields(Rates))
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What one request cost and why. Amounts in nano-USD; ``created_at_ms`` in Unix milliseconds."""
+
+    receipt_id: str
+    hold_id: str
+    request_id: str
+    org_id: str
+    project_id: str
+    key_id: str
+    facts: ChargeFacts
+    held_nano_usd: int
+    charged_nano_usd: int
+    saved_nano_usd: int
+    absorbed_nano_usd: int
+    attempts: tuple[Attempt, ...]
+    created_at_ms: int
+
+
+def facts_document(facts: ChargeFacts) -> dict[str, Any]:
+    """The facts as JSON values."""
+    return {
+        "served_mode": facts.served_mode.value,
+        "outcome": facts.outcome.value,
+        **{name: getattr(facts, name) for name in _FACT_TEXTS},
+        "usage": {
+            **{name: getattr(facts.usage, name) for name in USAGE_CLASSES},
+            "provenance": facts.usage.provenance.name.lower(),
+        },
+        "price": _price_document(facts.price),
+    }
+
+
+def attempts_document(attempts: tuple[Attempt, ...]) -> list[dict[str, Any]]:
+    """The attempts as JSON values, in order."""
+    return [asdict(attempt) for attempt in attempts]
+
+
+def encode(receipt: Receipt) -> str:
+    """The receipt's document as RFC 8785 canonical JSON (ASCII escapes only where the RFC has them)."""
+    document = {
+        "v": DOCUMENT_VERSION,
+        "receipt_id": receipt.receipt_id,
+        "hold_id": receipt.hold_id,
+        "request_id": receipt.request_id,
+        "org_id": receipt.org_id,
+        "project_id": receipt.project_id,
+        "key_id": receipt.key_id,
+        "created_at_ms": receipt.created_at_ms,
+        "held_usd": format_usd(receipt.held_nano_usd),
+        "charged_usd": format_usd(receipt.charged_nano_usd),
+        "saved_usd": format_usd(receipt.saved_nano_usd),
+        "absorbed_usd": format_usd(receipt.absorbed_nano_usd),
+        "attempts": attempts_document(receipt.attempts),
+        **facts_document(receipt.facts),
+    }
+    return rfc8785.dumps(document).decode()
+
+
+def decode(text: str) -> Receipt:
+    """The receipt of a document that ``encode`` wrote.
+
+    Raises:
+        ValueError: another version, or not such a document.
+    """
+    document = json.loads(text)
+    if document["v"] != DOCUMENT_VERSION:
+        raise ValueError(f"receipt document version {document['v']} is not {DOCUMENT_VERSION}")
+    usage, price = document["usage"], document["price"]
+    return Receipt(
+        **{name: document[name] for name in ("receipt_id", "hold_id", "request_id", "org_id", "project_id", "key_id")},
+        facts=ChargeFacts(
+            usage=Usage(
+                **{name: usage[name] for name in USAGE_CLASSES}, provenance=Provenance[usage["provenance"].upper()]
+            ),
+            price=_price(price),
+            served_mode=ServedMode(document["served_mode"]),
+            outcome=Outcome(document["outcome"]),
+            **{name: document[name] for name in _FACT_TEXTS},
+        ),
+        held_nano_usd=parse_usd(document["held_usd"]),
+        charged_nano_usd=parse_usd(document["charged_usd"]),
+        saved_nano_usd=parse_usd(document["saved_usd"]),
+        absorbed_nano_usd=parse_usd(document["absorbed_usd"]),
+        attempts=tuple(Attempt(**attempt) for attempt in document["attempts"]),
+        created_at_ms=document["created_at_ms"],
+    )
+
+
+def _price_document(price: PriceSnapshot) -> dict[str, Any]:
+    return {
+        **{name: getattr(price, name) for name in _PRICE_TEXTS},
+        "tier": price.tier.name.lower(),
+        "markup_bps": price.markup_bps,
+        "replay_bps": price.replay_bps,
+        "rate_tiers": [
+            {
+                "above_input_tokens": tier.above_input_tokens,
+                **{name: str(getattr(tier.rates, name)) for name in _RATE_NAMES},
+            }
+            for tier in price.rate_tiers
+        ],
+    }
+
+
+def _price(document: dict[str, Any]) -> PriceSnapshot:
+    return PriceSnapshot(
+        tier=BillingTier[document["tier"].upper()],
+        rate_tiers=tuple(
+            RateTier(tier["above_input_tokens"], Rates(**{name: int(tier[name]) for name in _RATE_NAMES}))
+            for tier in document["rate_tiers"]
+        ),
+        markup_bps=document["markup_bps"],
+        replay_bps=document["replay_bps"],
+        **{name: document[name] for name in _PRICE_TEXTS},
+    )

@@ -1,0 +1,117 @@
+"""Organisations, projects and API keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ledger_svc.domain.errors import InvalidApiKey
+from ledger_svc.domain.keys import SHOWN_CHARS, ApiKey, Peppers, is_well_formed, mint_secret
+from ledger_svc.domain.limits import MAX_TIME_MS, check_name, check_patterns, check_range, check_text
+from ledger_svc.service.ports import Directory
+from ledger_svc.service.revocations import Revocations
+from meshkit.clock import Clock
+from meshkit.ids import MakeId
+from meshkit.principal import Principal
+
+
+class KeyService:
+    """Who may spend.
+
+    ``random_below(n)``: uniform and cryptographically strong. ``valid_for_ms``: how long an answer of
+    ``authenticate`` may be kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        revocations: Revocations,
+        peppers: Peppers,
+        clock: Clock,
+        make_id: MakeId,
+        random_below: Callable[[int], int],
+        valid_for_ms: int,
+    ) -> None:
+        self._directory = directory
+        self._revocations = revocations
+        self._peppers = peppers
+        self._clock = clock
+        self._make_id = make_id
+        self._random_below = random_below
+        self._valid_for_ms = valid_for_ms
+
+    async def create_organization(self, name: str) -> str:
+        """Makes an organisation with its accounts; gives its id."""
+        org_id = self._make_id("org")
+        await self._directory.create_organization(org_id, check_name("name", name), self._clock.now_ms())
+        return org_id
+
+    async def create_project(self, org_id: str, name: str) -> str:
+        """Makes a project; gives its id.
+
+        Raises:
+            NotFound: no such organisation.
+            InvalidRequest: also where the organisation has a project of this name.
+        """
+        project_id = self._make_id("prj")
+        await self._directory.create_project(
+            project_id, check_text("org_id", org_id), check_name("name", name), self._clock.now_ms()
+        )
+        return project_id
+
+    async def create_key(
+        self, org_id: str, project_id: str, name: str, *, allowed_models: Sequence[str] = (), expires_at_ms: int = 0
+    ) -> tuple[ApiKey, str]:
+        """Makes a key; gives what is known of it, and its secret, which is not stored.
+
+        Raises:
+            NotFound: no such project in the organisation.
+        """
+        now_ms = self._clock.now_ms()
+        if expires_at_ms:
+            check_range("expires_at_ms", expires_at_ms, now_ms + 1, MAX_TIME_MS)
+        secret = mint_secret(self._random_below)
+        key = ApiKey(
+            key_id=self._make_id("key"),
+            org_id=check_text("org_id", org_id),
+            project_id=check_text("project_id", project_id),
+            name=check_name("name", name),
+            prefix=secret[:SHOWN_CHARS],
+            allowed_models=check_patterns("allowed_models", allowed_models),
+            created_at_ms=now_ms,
+            expires_at_ms=expires_at_ms,
+        )
+        await self._directory.create_key(key, self._peppers.digest(secret))
+        return key, secret
+
+    async def list_keys(self, org_id: str) -> list[ApiKey]:
+        """The keys of an organisation, or of all for "", newest first."""
+        return await self._directory.list_keys(check_text("org_id", org_id, empty=True))
+
+    async def revoke_key(self, key_id: str, org_id: str) -> ApiKey:
+        """Ends a key and tells the watchers. Again: the same answer, and nothing changes.
+
+        Raises:
+            NotFound: no such key in the organisation ("": in any).
+        """
+        key = await self._directory.revoke_key(
+            check_text("key_id", key_id), check_text("org_id", org_id, empty=True), self._clock.now_ms()
+        )
+        self._revocations.announce(key.key_id, key.revoked_at_ms)
+        return key
+
+    async def authenticate(self, secret: str) -> tuple[Principal, int]:
+        """Who holds this secret, and for how many milliseconds that may be believed.
+
+        Raises:
+            InvalidApiKey, ApiKeyRevoked.
+        """
+        key = await self._directory.find_key(self._peppers.digests(secret)) if is_well_formed(secret) else None
+        if key is None:
+            raise InvalidApiKey("incorrect API key")
+        now_ms = self._clock.now_ms()
+        key.check_live(now_ms)
+        valid_for_ms = self._valid_for_ms
+        if key.expires_at_ms:
+            valid_for_ms = min(valid_for_ms, key.expires_at_ms - now_ms)
+        return key.principal, valid_for_ms

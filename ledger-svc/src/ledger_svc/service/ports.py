@@ -1,0 +1,92 @@
+"""What the use cases need of a store. ``ledger_svc.store`` implements these; one conformance suite runs on every
+database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+from ledger_svc.domain.accounts import Balance
+from ledger_svc.domain.book import Name
+from ledger_svc.domain.command import Command
+from ledger_svc.domain.keys import ApiKey, KeyDigest
+from ledger_svc.domain.receipts import Receipt
+
+R = TypeVar("R")
+
+Sleep = Callable[[float], Awaitable[None]]
+"""Waits for so many seconds."""
+
+
+class Ledger(Protocol):
+    """The one way in which money is held or moved."""
+
+    async def execute(self, command: Command[R]) -> R:
+        """Decides a command and answers once the decision is durable. The same command may be sent again after any
+        failure.
+
+        Raises:
+            LedgerError: refused; nothing was written.
+            LedgerUnavailable: not decided, or decided and the answer lost; sending it again tells.
+        """
+
+
+class Directory(Protocol):
+    """Organisations, projects and keys."""
+
+    async def create_organization(self, org_id: str, name: str, now_ms: int) -> None:
+        """Makes an organisation with its accounts."""
+
+    async def create_project(self, project_id: str, org_id: str, name: str, now_ms: int) -> None:
+        """Makes a project.
+
+        Raises:
+            NotFound: no such organisation.
+            InvalidRequest: the organisation has a project of this name.
+        """
+
+    async def create_key(self, key: ApiKey, digest: KeyDigest) -> None:
+        """Stores a key.
+
+        Raises:
+            NotFound: no such project in the organisation.
+        """
+
+    async def list_keys(self, org_id: str) -> list[ApiKey]:
+        """The keys of an organisation, or of all for "", newest first."""
+
+    async def revoke_key(self, key_id: str, org_id: str, now_ms: int) -> ApiKey:
+        """Ends a key; from the commit on no command of its is admitted. ``org_id`` "": whosever it is.
+
+        Raises:
+            NotFound: no such key in the organisation.
+        """
+
+    async def find_key(self, digests: Sequence[KeyDigest]) -> ApiKey | None:
+        """The key whose stored digest is one of these."""
+
+    async def revoked_since(self, since_ms: int) -> list[tuple[str, int]]:
+        """(key id, revoked at) of keys revoked at or after a time, oldest first."""
+
+
+class Records(Protocol):
+    """What can be read."""
+
+    async def balance(self, org_id: str) -> Balance:
+        """Raises:
+        NotFound: no such organisation.
+        """
+
+    async def receipt(self, org_id: str, receipt_id: str) -> Receipt:
+        """One receipt; ``org_id`` "": of any organisation.
+
+        Raises:
+            NotFound: also where it is another organisation's.
+        """
+
+    async def receipts(self, org_id: str, *, limit: int, before: tuple[int, str] | None) -> list[Receipt]:
+        """At most ``limit`` receipts, newest first; ``before``: those older than this (created_at_ms, receipt_id)."""
+
+    async def due_holds(self, now_ms: int, *, limit: int) -> list[Name]:
+        """(org_id, request_id) of at most ``limit`` open holds whose time has passed, the longest overdue first."""

@@ -1,0 +1,66 @@
+"""The ledger's settings: environment variables ``TALLYGATE_LEDGER_*``, or keyword arguments."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class LedgerSettings(BaseSettings):
+    """What an operator can set."""
+
+    model_config = SettingsConfigDict(env_prefix="TALLYGATE_LEDGER_", extra="forbid")
+
+    listen: str = "grpc://127.0.0.1:7003"
+    """Where to serve: grpc://HOST:PORT or unix:///PATH. Port 0 takes a free one."""
+
+    drain_s: float = Field(30.0, ge=0)
+    """Seconds that running calls have to finish after SIGTERM."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level that is logged."""
+
+    database_url: str = "sqlite+aiosqlite:///tallygate.db"
+    """sqlite+aiosqlite:///PATH (relative) or ...////PATH (absolute), or
+    postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE.
+    """
+
+    database_connections: int = Field(8, ge=1, le=100)
+    """At most so many connections for writing (PostgreSQL; SQLite has one) and so many more for reading."""
+
+    database_wait_s: float = Field(10.0, gt=0)
+    """Seconds to wait for a free connection, or for another process that writes to the SQLite file, before
+    UNAVAILABLE.
+    """
+
+    peppers: dict[int, SecretStr]
+    """Keys under which API keys are hashed, by version, as JSON: {"1": "at least 16 random characters"}. New keys
+    take the highest version; the others still verify. There is no default: whoever has the pepper and the database
+    can test guesses.
+    """
+
+    valid_for_ms: int = Field(5_000, ge=0, le=60_000)
+    """Milliseconds for which an answer of Authenticate may be kept."""
+
+    sweep_interval_s: float = Field(2.0, gt=0)
+    """Seconds between two sweeps for holds past their time."""
+
+    sweep_batch_limit: int = Field(500, ge=1, le=10_000)
+    """Holds that one sweep ends at most."""
+
+    revocation_poll_s: float = Field(1.0, gt=0)
+    """Seconds between two looks for keys that another replica has revoked."""
+
+    revocation_queue: int = Field(1_000, ge=1)
+    """Revocations that may wait for one watcher before it is told to start again."""
+
+    @field_validator("peppers")
+    @classmethod
+    def _has_strong_peppers(cls, peppers: dict[int, SecretStr]) -> dict[int, SecretStr]:
+        if not peppers:
+            raise ValueError("at least one pepper is needed")
+        if any(version < 1 or len(pepper.get_secret_value()) < 16 for version, pepper in peppers.items()):
+            raise ValueError("versions begin at 1 and a pepper has at least 16 characters")
+        return peppers

@@ -1,0 +1,234 @@
+"""The tables. Amounts are BIGINT nano-USD; times are Unix milliseconds; enumerations are their words.
+
+transfer, posting and receipt are history: triggers (see migrations) forbid to change or delete their rows on both
+databases.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from sqlalchemy import BigInteger, CheckConstraint, Index, MetaData, Table, Text, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Row(SQLModel):
+    """Base of all tables, with the ledger's own metadata."""
+
+    metadata = metadata
+
+
+def _text(**options: Any) -> Any:
+    return Field(sa_type=Text, **options)
+
+
+def _bigint(**options: Any) -> Any:
+    return Field(sa_type=BigInteger, **options)
+
+
+class OrgRow(Row, table=True):
+    """An organisation."""
+
+    __tablename__ = "org"
+
+    org_id: str = _text(primary_key=True)
+    name: str = _text()
+    created_at_ms: int = _bigint()
+
+
+class ProjectRow(Row, table=True):
+    """A project of an organisation."""
+
+    __tablename__ = "project"
+    __table_args__ = (UniqueConstraint("org_id", "name"),)
+
+    project_id: str = _text(primary_key=True)
+    org_id: str = _text(foreign_key="org.org_id")
+    name: str = _text()
+    created_at_ms: int = _bigint()
+
+
+class ApiKeyRow(Row, table=True):
+    """An API key: a keyed hash of its secret, never the secret. ``allowed_models`` is a JSON array."""
+
+    __tablename__ = "api_key"
+    __table_args__ = (
+        UniqueConstraint("hmac_sha256_hex"),
+        Index("ix_api_key_org_id_created_at_ms", "org_id", "created_at_ms"),
+        Index(
+            "ix_api_key_revoked_at_ms",
+            "revoked_at_ms",
+            postgresql_where=text("revoked_at_ms > 0"),
+            sqlite_where=text("revoked_at_ms > 0"),
+        ),
+    )
+
+    key_id: str = _text(primary_key=True)
+    org_id: str = _text(foreign_key="org.org_id")
+    project_id: str = _text(foreign_key="project.project_id")
+    name: str = _text()
+    prefix: str = _text()
+    hmac_sha256_hex: str = _text()
+    pepper_version: int = _bigint()
+    allowed_models: str = _text()
+    created_at_ms: int = _bigint()
+    expires_at_ms: int = _bigint()
+    revoked_at_ms: int = _bigint()
+
+
+class AccountRow(Row, table=True):
+    """An account. ``version`` counts its postings. The database itself refuses a customer's account below its floor."""
+
+    __tablename__ = "account"
+    __table_args__ = (
+        UniqueConstraint("org_id", "kind"),
+        CheckConstraint("reserved_nano_usd >= 0", name="reserved"),
+        CheckConstraint(
+            "kind NOT IN ('customer_credit', 'promo') OR posted_nano_usd - reserved_nano_usd >= hard_floor_nano_usd",
+            name="floor",
+        ),
+    )
+
+    account_id: str = _text(primary_key=True)
+    org_id: str = _text(foreign_key="org.org_id")
+    kind: str = _text()
+    posted_nano_usd: int = _bigint()
+    reserved_nano_usd: int = _bigint()
+    hard_floor_nano_usd: int = _bigint()
+    version: int = _bigint()
+
+
+class TransferRow(Row, table=True):
+    """A movement of money. Immutable."""
+
+    __tablename__ = "transfer"
+    __table_args__ = (UniqueConstraint("org_id", "idem_key"),)
+
+    transfer_id: str = _text(primary_key=True)
+    org_id: str = _text(foreign_key="org.org_id")
+    kind: str = _text()
+    idem_key: str = _text()
+    fingerprint: str = _text()
+    created_at_ms: int = _bigint()
+
+
+class PostingRow(Row, table=True):
+    """One account's part of a transfer. Immutable. The primary key makes the chain of versions unique."""
+
+    __tablename__ = "posting"
+    __table_args__ = (
+        Index("ix_posting_transfer_id", "transfer_id"),
+        CheckConstraint("amount_nano_usd <> 0", name="amount"),
+    )
+
+    account_id: str = _text(primary_key=True, foreign_key="account.account_id")
+    account_version: int = _bigint(primary_key=True)
+    transfer_id: str = _text(foreign_key="transfer.transfer_id")
+    amount_nano_usd: int = _bigint()
+    balance_after_nano_usd: int = _bigint()
+
+
+class ReservationRow(Row, table=True):
+    """A hold. Its state changes once (a trigger sees to it); ``released_at_ms`` may follow an expiry."""
+
+    __tablename__ = "reservation"
+    __table_args__ = (
+        UniqueConstraint("org_id", "request_id"),
+        CheckConstraint(
+            "amount_nano_usd >= 0 AND amount_nano_usd = from_promo_nano_usd + from_paid_nano_usd", name="amount"
+        ),
+        CheckConstraint("state IN ('open', 'settled', 'released', 'expired')", name="state"),
+        Index(
+            "ix_reservation_open_expires_at_ms",
+            "expires_at_ms",
+            postgresql_where=text("state = 'open'"),
+            sqlite_where=text("state = 'open'"),
+        ),
+        Index(
+            "ix_reservation_open_org_id",
+            "org_id",
+            postgresql_where=text("state = 'open'"),
+            sqlite_where=text("state = 'open'"),
+        ),
+    )
+
+    hold_id: str = _text(primary_key=True)
+    org_id: str = _text(foreign_key="org.org_id")
+    project_id: str = _text()
+    key_id: str = _text()
+    request_id: str = _text()
+    model: str = _text()
+    amount_nano_usd: int = _bigint()
+    from_promo_nano_usd: int = _bigint()
+    from_paid_nano_usd: int = _bigint()
+    fingerprint: str = _text()
+    created_at_ms: int = _bigint()
+    expires_at_ms: int = _bigint()
+    state: str = _text()
+    closed_at_ms: int = _bigint()
+    released_at_ms: int = _bigint()
+    release_reason: str = _text()
+
+
+class AttemptRow(Row, table=True):
+    """One call of a source, in the order of ``ordinal`` from 0."""
+
+    __tablename__ = "attempt"
+
+    hold_id: str = _text(primary_key=True, foreign_key="reservation.hold_id")
+    ordinal: int = _bigint(primary_key=True)
+    offer_id: str = _text()
+    started_at_ms: int = _bigint()
+    duration_ms: int = _bigint()
+    http_status: int = _bigint()
+    won: bool
+    failure: str = _text()
+
+
+class ReceiptRow(Row, table=True):
+    """A receipt: its document (RFC 8785 JSON) and the columns to find and add by. Immutable."""
+
+    __tablename__ = "receipt"
+    __table_args__ = (
+        UniqueConstraint("org_id", "request_id"),
+        UniqueConstraint("hold_id"),
+        UniqueConstraint("transfer_id"),
+        Index("ix_receipt_org_id_created_at_ms_receipt_id", "org_id", "created_at_ms", "receipt_id"),
+    )
+
+    receipt_id: str = _text(primary_key=True)
+    org_id: str = _text(foreign_key="org.org_id")
+    request_id: str = _text()
+    hold_id: str = _text(foreign_key="reservation.hold_id")
+    transfer_id: str = _text(foreign_key="transfer.transfer_id")
+    project_id: str = _text()
+    key_id: str = _text()
+    served_mode: str = _text()
+    model: str = _text()
+    source_id: str = _text()
+    held_nano_usd: int = _bigint()
+    charged_nano_usd: int = _bigint()
+    saved_nano_usd: int = _bigint()
+    absorbed_nano_usd: int = _bigint()
+    created_at_ms: int = _bigint()
+    fingerprint: str = _text()
+    document: str = _text()
+
+
+def _table(row: type[Row]) -> Table:
+    return cast(Table, row.__table__)  # type: ignore[attr-defined]
+
+
+ORG, PROJECT, API_KEY, ACCOUNT = _table(OrgRow), _table(ProjectRow), _table(ApiKeyRow), _table(AccountRow)
+TRANSFER, POSTING, RECEIPT = _table(TransferRow), _table(PostingRow), _table(ReceiptRow)
+RESERVATION, ATTEMPT = _table(ReservationRow), _table(AttemptRow)

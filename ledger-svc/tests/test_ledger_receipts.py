@@ -1,0 +1,134 @@
+"""The receipt's document, and reading receipts by id and by page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode
+from ledger_svc.domain.errors import InvalidRequest, NotFound
+from ledger_svc.domain.receipts import Receipt, decode, encode
+from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.receipts import ReceiptService
+from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
+from meshkit.principal import Principal
+from meshkit.testing import FakeClock
+
+NewPayer = Callable[..., Awaitable[Principal]]
+NewFacts = Callable[..., ChargeFacts]
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+AMOUNTS = st.integers(0, 10**17)
+UNITS = st.integers(0, 10**12)
+RATES = st.builds(Rates, **dict.fromkeys(Rates.__dataclass_fields__, st.integers(0, 10**15)))
+PRICES = st.builds(
+    PriceSnapshot,
+    TEXTS,
+    st.sampled_from(BillingTier),
+    st.tuples(st.builds(RateTier, st.just(0), RATES), st.builds(RateTier, st.integers(1, 10**9), RATES)),
+    st.integers(0, 10**6),
+    st.integers(0, 10_000),
+    TEXTS,
+    TEXTS,
+    TEXTS,
+    TEXTS,
+)
+USAGES = st.builds(
+    Usage,
+    **{name: UNITS for name in Usage.__dataclass_fields__ if name != "provenance"},
+    provenance=st.sampled_from(Provenance),
+)
+FACTS = st.builds(
+    ChargeFacts, USAGES, PRICES, st.sampled_from(ServedMode), st.sampled_from(Outcome), *[TEXTS] * 4, TEXTS, TEXTS
+)
+ATTEMPTS = st.builds(
+    Attempt, TEXTS, st.integers(0, 2**53 - 1), st.integers(0, 2**53 - 1), st.integers(0, 999), st.booleans(), TEXTS
+)
+RECEIPTS = st.builds(
+    Receipt,
+    *[TEXTS] * 6,
+    FACTS,
+    *[AMOUNTS] * 4,
+    st.lists(ATTEMPTS, max_size=3).map(tuple),
+    st.integers(0, 2**53 - 1),
+)
+
+
+@given(RECEIPTS)
+def test_a_document_is_canonical_and_gives_the_receipt_back(receipt: Receipt) -> None:
+    document = encode(receipt)
+    assert decode(document) == receipt
+    assert decode(document).facts.price.catalog_revision == receipt.facts.price.catalog_revision
+    assert rfc8785.dumps(json.loads(document)).decode() == document
+
+
+def test_a_document_carries_amounts_as_decimal_strings(new_facts: NewFacts) -> None:
+    facts = new_facts(prompt=3, answer=2, mode=ServedMode.EXACT)
+    receipt = Receipt(
+        "rcpt_1", "hold_1", "req", "org", "prj", "key", facts, 5_750, 5_750, 17_250, 0, (), 1_750_000_000_000
+    )
+    document = json.loads(encode(receipt))
+    assert document["v"] == 1
+    assert (document["held_usd"], document["charged_usd"]) == ("0.00000575", "0.00000575")
+    assert (document["saved_usd"], document["absorbed_usd"]) == ("0.00001725", "0")
+    assert document["served_mode"] == "exact"
+    assert document["origin_receipt_id"] == "rcpt_origin"
+    assert document["usage"]["output_tokens"] == 2
+    assert document["price"]["rate_tiers"][0]["output_pico_usd"] == "10000000"
+    assert not any(isinstance(value, float) for value in document.values())
+
+
+def test_a_document_of_another_version_is_refused(new_facts: NewFacts) -> None:
+    receipt = Receipt("r", "h", "q", "o", "p", "k", new_facts(), 0, 0, 0, 0, (), 0)
+    with pytest.raises(ValueError, match="version"):
+        decode(encode(receipt).replace('"v":1', '"v":2'))
+
+
+async def test_pages_of_receipts_are_newest_first_without_gap_or_repeat(
+    charging: ChargingService, receipts: ReceiptService, clock: FakeClock, new_payer: NewPayer, new_facts: NewFacts
+) -> None:
+    payer, other = await new_payer(10**6), await new_payer(10**6)
+    written = []
+    for n in range(7):
+        facts = new_facts(answer=1, mode=ServedMode.EXACT)
+        written.append(await charging.charge(payer, f"req-{n}", facts=facts))
+        await charging.charge(other, f"req-{n}", facts=facts)
+        clock.advance(n % 2)
+    found, token, pages = [], "", 0
+    while True:
+        page, token = await receipts.page(payer.org_id, page_size=3, page_token=token)
+        found += page
+        pages += 1
+        if not token:
+            break
+    assert found == written[::-1]
+    assert pages == 3
+    assert (await receipts.page(payer.org_id, page_size=0, page_token=""))[1] == ""
+    assert await receipts.page("org_none", page_size=7, page_token="") == ([], "")
+    assert await receipts.page(payer.org_id, page_size=7, page_token="") == (written[::-1], "")
+
+
+@pytest.mark.parametrize("token", ["x", "!!", "bm8=", "WzFd", "WyJhIiwiYiJd", "W3RydWUsImIiXQ==", "e30=", "NQ==", "é"])
+async def test_a_made_up_page_token_is_refused(token: str, receipts: ReceiptService) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        await receipts.page("org", page_size=1, page_token=token)
+    assert refusal.value.metadata["param"] == "page_token"
+
+
+async def test_a_receipt_of_another_organisation_is_not_found(
+    charging: ChargingService, receipts: ReceiptService, new_payer: NewPayer, new_facts: NewFacts
+) -> None:
+    payer, other = await new_payer(10**6), await new_payer()
+    receipt = await charging.charge(payer, "req", facts=new_facts(answer=1, mode=ServedMode.EXACT))
+    assert await receipts.get("", receipt.receipt_id) == receipt
+    for org_id, receipt_id in ((other.org_id, receipt.receipt_id), (payer.org_id, "rcpt_none")):
+        with pytest.raises(NotFound):
+            await receipts.get(org_id, receipt_id)
+    for page_size in (-1, 1_001):
+        with pytest.raises(InvalidRequest):
+            await receipts.page(payer.org_id, page_size=page_size, page_token="")
