@@ -1,0 +1,1 @@
+"""Tallygate's cache: verified replay of answers."""

@@ -1,0 +1,90 @@
+"""What is asked of the cache and what it answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from cache_svc.domain.entry import Entry
+from meshkit.money import PriceSnapshot, Usage
+from meshkit.principal import Principal
+
+
+class Mode(Enum):
+    """What may be read and written."""
+
+    DEFAULT = 1
+    OFF = 2
+    REFRESH = 3
+    ONLY = 4
+
+
+class MissReason(Enum):
+    """Why nothing is replayed."""
+
+    NOT_STORED = 1
+    STALE = 2
+    NOT_ELIGIBLE = 3
+    BYPASSED = 4
+    UNAVAILABLE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What a request asked of the cache. ``max_age_s``: the oldest answer it takes; None: any."""
+
+    mode: Mode = Mode.DEFAULT
+    max_age_s: int | None = None
+    allow_sampled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Which request: all that the key is made of, besides the epochs. ``body``: the client's, verbatim."""
+
+    principal: Principal
+    endpoint: str
+    model: str
+    policy_epoch: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A verified answer, rendered: ``body``, or ``chunks`` where the client asked for a stream."""
+
+    entry: Entry
+    key: bytes
+    age_ms: int
+    body: bytes = b""
+    chunks: list[bytes] = field(default_factory=list)
+    usage_chunk: bytes = b""
+
+    @property
+    def key_digest(self) -> str:
+        """What names the entry in logs and in Cache-Status; it tells nothing about the request."""
+        return hashlib.sha256(self.key).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Nothing to replay. ``key``: leave to store the fresh answer under it; empty: it must not be stored."""
+
+    reason: MissReason
+    key: bytes = b""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FreshAnswer:
+    """An answer offered for keeping: ``body``, or the payloads of its stream with the usage chunk."""
+
+    usage: Usage
+    price: PriceSnapshot
+    receipt_id: str
+    source_id: str
+    upstream_model: str
+    body: bytes = b""
+    chunks: Sequence[bytes] = ()

@@ -1,0 +1,53 @@
+"""The settings of the cache, from the environment (``TALLYGATE_CACHE_*``) or from keyword arguments."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class CacheSettings(BaseSettings):
+    """What the cache can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="TALLYGATE_CACHE_", frozen=True)
+
+    listen: str = "grpc://127.0.0.1:7002"
+    """The address to serve on: "grpc://host:port" or "unix:///path"."""
+
+    drain_s: float = Field(default=30.0, ge=0)
+    """Seconds that calls under way are given when the service stops."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severity that is logged."""
+
+    url: str = Field(default="memory://", pattern=r"^(memory://|rediss?://.+|unix://.+)$")
+    """Where entries lie. "memory://": in this process, for a single replica, gone when it ends.
+    "redis://[user:password@]host:port/db", "rediss://..." or "unix:///path": in Redis or Valkey, shared by all
+    replicas."""
+
+    max_bytes: int = Field(default=256 * 2**20, ge=0)
+    """The bound of "memory://" in bytes, keys and overhead included. Redis has its own (`maxmemory`)."""
+
+    max_entry_bytes: int = Field(default=2 * 2**20, ge=0)
+    """The longest entry that is kept, in bytes, its request and its answer together."""
+
+    ttl_s: int = Field(default=24 * 3600, ge=1, le=30 * 24 * 3600)
+    """Seconds that an answer is kept."""
+
+    redis_timeout_s: float = Field(default=0.2, gt=0)
+    """Seconds that one Redis command, connecting, or waiting for a connection may take. Past it the lookup is a
+    miss."""
+
+    redis_max_connections: int = Field(default=64, ge=1)
+    """Connections to Redis at the same time."""
+
+    redis_retry_after_s: float = Field(default=1.0, gt=0)
+    """Seconds after a failure of Redis during which it is not asked."""
+
+    @model_validator(mode="after")
+    def _entry_fits(self) -> Self:
+        if self.url == "memory://" and self.max_entry_bytes > self.max_bytes:
+            raise ValueError("max_entry_bytes is above max_bytes, so the longest entry would never fit")
+        return self

@@ -1,0 +1,117 @@
+"""Entries in Redis, or any server that speaks its protocol; shared by all replicas.
+
+A key's name has the version of the entry's form in it, so that two builds never read each other's entries. Entries
+leave by their TTL and by the server's own eviction, under any ``maxmemory-policy``: an epoch that was evicted comes
+back with a new value, and what was stored under the old one is never found again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError, RedisError
+
+from cache_svc.service import Found, NewEpoch, StoreFull, StoreUnavailable, StoreUsage
+
+_ENTRY = b"tallygate:cache:1:entry:"
+_EPOCH = b"tallygate:cache:1:epoch:"
+_EPOCH_TTL_S = 30 * 24 * 3600
+
+
+def connect(url: str, *, timeout_s: float, max_connections: int) -> Redis:
+    """A client of ``redis://``, ``rediss://`` or ``unix://``. It connects with the first call.
+
+    ``timeout_s`` bounds connecting, each answer, and waiting for one of ``max_connections``.
+    """
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        # Once, at once: after a restart of the server every pooled connection fails its first call.
+        retry=Retry(NoBackoff(), 1),
+    )
+    return Redis.from_pool(pool)
+
+
+class RedisStore:
+    """An ``EntryStore`` in Redis. Owns ``client``."""
+
+    def __init__(self, client: Redis, *, new_epoch: NewEpoch) -> None:
+        self._client = client
+        self._new_epoch = new_epoch
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
+
+    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
+        """One MGET; a second round trip only where an epoch is not there yet."""
+        with _away():
+            answers = await self._client.mget([_ENTRY + address, *_epoch_keys(epoch_names)])
+            blob, *epochs = cast("list[bytes | None]", answers)  # bytes, because the client decodes nothing
+            known = [int(epoch) for epoch in epochs if epoch is not None]
+        if len(known) < len(epochs):
+            return Found(await self.epochs(epoch_names), blob)
+        return Found(tuple(known), blob)
+
+    async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
+        """The epochs in force; those that are not there are begun."""
+        keys = _epoch_keys(epoch_names)
+        with _away():
+            async with self._client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.set(key, self._new_epoch(), nx=True, ex=_EPOCH_TTL_S)
+                pipe.mget(keys)
+                *_, values = await pipe.execute()
+            if None in values:
+                raise StoreUnavailable("an epoch was evicted as soon as it was set")
+            return tuple(int(value) for value in values)
+
+    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
+        """Keeps ``blob``, and its epochs for longer than that."""
+        with _away():
+            async with self._client.pipeline(transaction=False) as pipe:
+                for key in _epoch_keys(epoch_names):
+                    pipe.expire(key, max(_EPOCH_TTL_S, 2 * ttl_s))
+                pipe.set(_ENTRY + address, blob, ex=ttl_s)
+                await pipe.execute()
+
+    async def delete(self, address: bytes) -> None:
+        """Forgets what is at ``address``."""
+        with _away():
+            await self._client.delete(_ENTRY + address)
+
+    async def raise_epoch(self, epoch_name: str) -> int:
+        """Begins the epoch where it is not there, and adds one."""
+        (key,) = _epoch_keys([epoch_name])
+        with _away():
+            async with self._client.pipeline(transaction=True) as pipe:
+                pipe.set(key, self._new_epoch(), nx=True, ex=_EPOCH_TTL_S)
+                pipe.incr(key)
+                _, epoch = await pipe.execute()
+        return int(epoch)
+
+    async def usage(self) -> StoreUsage:
+        """Nothing: the server counts its bytes for all its users together."""
+        return StoreUsage(0, 0)
+
+
+def _epoch_keys(names: Sequence[str]) -> list[bytes]:
+    return [_EPOCH + name.encode() for name in names]
+
+
+@contextmanager
+def _away() -> Iterator[None]:
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise StoreFull(str(error)) from error
+    except (RedisError, OSError, TimeoutError, ValueError) as error:  # ValueError: what lies there is no number
+        raise StoreUnavailable(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,55 @@
+"""The cache, put together."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from cache_svc.service import CacheService, EntryStore, Limits, NewEpoch
+from cache_svc.servicer import CacheServicer
+from cache_svc.settings import CacheSettings
+from cache_svc.store.guarded import GuardedStore
+from cache_svc.store.memory import MemoryStore
+from cache_svc.store.redis import RedisStore, connect
+from meshkit.channels import Dial
+from meshkit.clock import Clock, SystemClock
+from meshkit.serve import Register
+from meshkit.telemetry import Telemetry
+from tallygate.cache.v1 import cache_pb2_grpc
+
+
+@asynccontextmanager
+async def build(settings: CacheSettings, dial: Dial, telemetry: Telemetry) -> AsyncIterator[Register]:
+    """The servicers, ready to be added to a server; the backend is closed when the context ends."""
+    del dial, telemetry  # the cache calls no other service, and its spans are those of its calls
+    clock = SystemClock()
+    async with open_store(settings, clock) as store:
+        limits = Limits(max_entry_bytes=settings.max_entry_bytes, ttl_s=settings.ttl_s)
+        servicer = CacheServicer(CacheService(store, clock, limits))
+
+        def register(server: grpc.aio.Server) -> None:
+            cache_pb2_grpc.add_CacheServiceServicer_to_server(servicer, server)
+
+        yield register
+
+
+@asynccontextmanager
+async def open_store(settings: CacheSettings, clock: Clock) -> AsyncIterator[EntryStore]:
+    """The store that ``settings.url`` names."""
+    if settings.url == "memory://":
+        yield MemoryStore(max_bytes=settings.max_bytes, clock=clock, new_epoch=epochs_of(clock))
+        return
+    client = connect(settings.url, timeout_s=settings.redis_timeout_s, max_connections=settings.redis_max_connections)
+    redis_store = RedisStore(client, new_epoch=epochs_of(clock))
+    try:
+        yield GuardedStore(redis_store, clock, retry_after_s=settings.redis_retry_after_s)
+    finally:
+        await redis_store.aclose()
+
+
+def epochs_of(clock: Clock) -> NewEpoch:
+    """Unix milliseconds and 20 random bits: unlike any epoch that was begun and forgotten before."""
+    return lambda: clock.now_ms() << 20 | secrets.randbits(20)

