@@ -1,0 +1,1 @@
+"""The router: owns a fresh call from hold to settlement."""

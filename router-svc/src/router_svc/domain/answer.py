@@ -1,0 +1,151 @@
+"""What came back from a source so far, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import orjson
+
+from meshkit.money import Provenance, Usage
+from router_svc.domain.plan import Candidate
+from router_svc.domain.request import count_images, prompt_texts
+
+CountTokens = Callable[[str], int]
+"""The tokens of a text."""
+
+_MESSAGE_TOKENS = 4
+_IMAGE_TOKENS = 765
+"""A 1024x1024 image in high detail, by OpenAI's rule; the estimate's stand-in for all."""
+_REASONING_FIELDS = ("reasoning_content", "reasoning")
+_VISIBLE_FIELDS = ("content", "refusal")
+
+
+class Outcome(Enum):
+    """How an answer ended; the values are those of the contract."""
+
+    COMPLETE = 1
+    CLIENT_GONE = 2
+    INTERRUPTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of a source, for the record. ``failure`` is empty for the winner."""
+
+    offer_id: str
+    started_at_ms: int
+    duration_ms: int
+    http_status: int
+    won: bool
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBatch:
+    """What one read of a source's stream gave.
+
+    ``payloads``: for the client, without usage. ``usage_chunk``: for the end. ``finished``: choices that gave their
+    finish reason. ``done``: the source said that this is the end.
+    """
+
+    payloads: tuple[bytes, ...] = ()
+    usage_chunk: bytes = b""
+    usage: Usage | None = None
+    finished: frozenset[int] = frozenset()
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlainAnswer:
+    """A whole answer as one JSON body, verbatim. ``usage`` None: the source was silent."""
+
+    body: bytes
+    usage: Usage | None
+
+
+@dataclass(slots=True)
+class Delivery:
+    """An answer as it grows. The first ``delivered`` of the ``payloads`` were handed on to the client."""
+
+    candidate: Candidate
+    started_at_ms: int
+    payloads: list[bytes] = field(default_factory=list)
+    received_bytes: int = 0
+    delivered: int = 0
+    usage_chunk: bytes = b""
+    usage: Usage | None = None
+    finished: set[int] = field(default_factory=set)
+    done: bool = False
+    body: bytes = b""
+
+    @property
+    def begun(self) -> bool:
+        """The source gave something that a client could have seen or that tells what was used."""
+        return bool(self.payloads or self.body or self.usage_chunk)
+
+    def is_complete(self, choices: int) -> bool:
+        """The source gave the whole answer, or said that this was all."""
+        return bool(self.body) or self.done or len(self.finished) >= choices
+
+    def take(self, batch: StreamBatch) -> None:
+        """Add one read of the stream."""
+        self.payloads.extend(batch.payloads)
+        self.received_bytes += sum(map(len, batch.payloads)) + len(batch.usage_chunk)
+        self.usage_chunk = batch.usage_chunk or self.usage_chunk
+        self.usage = batch.usage or self.usage
+        self.finished |= batch.finished
+        self.done = self.done or batch.done
+
+    def texts(self) -> tuple[str, str]:
+        """What the client was given: visible text, and reasoning."""
+        chunks = [self.body] if self.body else self.payloads[: self.delivered]
+        visible: list[str] = []
+        reasoning: list[str] = []
+        for chunk in chunks:
+            for message in _messages_of(chunk):
+                visible.extend(_texts_in(message, _VISIBLE_FIELDS))
+                reasoning.extend(_texts_in(message, _REASONING_FIELDS))
+                visible.extend(_tool_texts(message))
+        return "".join(visible), "".join(reasoning)
+
+
+def estimate_usage(fields: Mapping[str, Any], visible: str, reasoning: str, count: CountTokens) -> Usage:
+    """Usage counted here, as the source was silent: prompt by its texts and images, answer by what was delivered."""
+    prompt = sum(count(text) for text in prompt_texts(fields))
+    prompt += _MESSAGE_TOKENS * len(fields.get("messages") or ()) + _IMAGE_TOKENS * count_images(fields)
+    return Usage(
+        input_tokens=prompt,
+        output_tokens=count(visible) if visible else 0,
+        reasoning_tokens=count(reasoning) if reasoning else 0,
+        calls=1,
+        provenance=Provenance.ESTIMATED,
+    )
+
+
+def _messages_of(chunk: bytes) -> Iterable[Mapping[str, Any]]:
+    try:
+        parsed = orjson.loads(chunk)
+    except orjson.JSONDecodeError:
+        return  # relayed as it came; it has no text that could be counted
+    for choice in (parsed.get("choices") if isinstance(parsed, dict) else None) or ():
+        if isinstance(choice, dict):
+            message = choice.get("delta") or choice.get("message")
+            if isinstance(message, dict):
+                yield message
+
+
+def _texts_in(message: Mapping[str, Any], names: tuple[str, ...]) -> Iterable[str]:
+    for name in names:
+        if isinstance(message.get(name), str) and message[name]:
+            yield message[name]
+            return  # sources that give a text under two names mean the same text
+
+
+def _tool_texts(message: Mapping[str, Any]) -> Iterable[str]:
+    calls = [call.get("function") for call in message.get("tool_calls") or () if isinstance(call, dict)]
+    for function in (*calls, message.get("function_call")):
+        if isinstance(function, dict):
+            yield from (str(function[name]) for name in ("name", "arguments") if function.get(name))

@@ -1,0 +1,73 @@
+"""How a call of a source fails, and what a caller is told when all of them did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+from router_svc.domain.errors import (
+    DeadlineExceeded,
+    RouterError,
+    UpstreamFailed,
+    UpstreamRateLimited,
+    UpstreamRejected,
+)
+
+
+class FailureKind(Enum):
+    """Why a call of a source failed; the values are what an attempt records."""
+
+    CONNECT = "connect"
+    TIMEOUT = "timeout"
+    STATUS = "status"
+    PROTOCOL = "protocol"
+    CUT = "cut"
+    ERROR_EVENT = "error_event"
+    TOO_LARGE = "too_large"
+    RATE_LIMITED = "rate_limited"
+    UNAUTHORIZED = "unauthorized"
+    REJECTED = "rejected"
+    BUSY = "busy"
+
+
+class SourceFailure(Exception):
+    """A call of a source failed. ``message`` may be shown to the caller: it never holds a key or a prompt.
+
+    ``http_status`` 0: there was no answer. ``param`` and ``code``: as the source gave them with a rejection.
+    """
+
+    def __init__(
+        self, kind: FailureKind, message: str, *, http_status: int = 0, param: str = "", code: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.http_status = http_status
+        self.param = param
+        self.code = code
+
+    @property
+    def elsewhere(self) -> bool:
+        """Another source may do better: the request itself was not refused."""
+        return self.kind is not FailureKind.REJECTED
+
+
+def error_of(failures: Sequence[tuple[str, SourceFailure]]) -> RouterError:
+    """What the caller is told after the last of these failures, each with the id of its source."""
+    source_id, last = failures[-1]
+    if last.kind is FailureKind.REJECTED:
+        facts = {"source_id": source_id, "param": last.param, "code": last.code}
+        return UpstreamRejected(last.message, {name: value for name, value in facts.items() if value})
+    facts = {source: failure.kind.value for source, failure in failures}
+    if all(failure.kind is FailureKind.RATE_LIMITED for _, failure in failures):
+        return UpstreamRateLimited("every source that could take the request is rate limited", facts)
+    named = "; ".join(f"{source}: {failure.message}" for source, failure in failures)
+    return UpstreamFailed(f"no source answered ({named})", facts)
+
+
+def broken_off(source_id: str, failure: SourceFailure) -> RouterError:
+    """What the caller is told when a source fails after it has begun to answer."""
+    facts = {"source_id": source_id, "failure": failure.kind.value}
+    if failure.kind is FailureKind.TIMEOUT:
+        return DeadlineExceeded(f"{source_id}: {failure.message}", facts)
+    return UpstreamFailed(f"{source_id} broke off: {failure.message}", facts)

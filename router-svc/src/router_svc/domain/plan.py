@@ -1,0 +1,162 @@
+"""Which offers can take a request, in which order, and the most that it can cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from meshkit.money import PriceSnapshot, worst_case_nano_usd
+from router_svc.domain.catalog import CatalogSnapshot, Model, Offer, Source, WireFormat
+from router_svc.domain.errors import ModelNotFound, NoSource, PriceUnknown
+from router_svc.domain.request import ChatRequest
+
+_NAMED_REJECTIONS = 20
+
+
+class RejectionReason(Enum):
+    """Why an offer is not tried; the values are those of the contract."""
+
+    NOT_CONFIGURED = 1
+    PRICE_UNKNOWN = 2
+    CAPABILITY = 3
+    CONTEXT = 4
+    WIRE_FORMAT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An offer that is not tried, and why in words."""
+
+    offer_id: str
+    reason: RejectionReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An offer that can take the request, with the most that it can cost there."""
+
+    offer: Offer
+    source: Source
+    price: PriceSnapshot
+    worst_case_nano_usd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Whom to try in which order, whom not, and what to hold."""
+
+    candidates: tuple[Candidate, ...]
+    rejections: tuple[Rejection, ...]
+    catalog_revision: str
+
+    @property
+    def hold_nano_usd(self) -> int:
+        """The worst case over all candidates."""
+        return max((candidate.worst_case_nano_usd for candidate in self.candidates), default=0)
+
+    def require_candidate(self) -> None:
+        """Refuse to go on without anyone to try.
+
+        Raises:
+            PriceUnknown: every offer was dropped for want of a price.
+            NoSource: there is no offer, or they were dropped for several reasons; metadata names them.
+        """
+        if self.candidates:
+            return
+        if self.rejections and all(r.reason is RejectionReason.PRICE_UNKNOWN for r in self.rejections):
+            details = sorted({rejection.detail for rejection in self.rejections})
+            raise PriceUnknown(f"what this request would cost can't be held: {'; '.join(details)}")
+        reasons = {r.offer_id: f"{r.reason.name.lower()}: {r.detail}" for r in self.rejections[:_NAMED_REJECTIONS]}
+        why = "; ".join(f"{offer_id}: {reason}" for offer_id, reason in list(reasons.items())[:3])
+        raise NoSource("no source can take this request" + (f" ({why})" if why else ""), reasons)
+
+
+class _Dropped(Exception):
+    def __init__(self, reason: RejectionReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def plan(
+    request: ChatRequest,
+    model_id: str,
+    snapshot: CatalogSnapshot,
+    *,
+    formats: frozenset[WireFormat],
+    has_secret: Callable[[str], bool],
+) -> Plan:
+    """Filter the model's offers, then order them: the cheapest worst case first, equal ones by offer id.
+
+    ``formats``: those that an adapter exists for. ``has_secret``: whether the named environment variable holds a key.
+
+    Raises:
+        ModelNotFound: the model is not in the snapshot.
+    """
+    model = snapshot.models.get(model_id)
+    if model is None:
+        raise ModelNotFound(f"the model {model_id!r} is not in the catalog", {"param": "model"})
+    candidates: list[Candidate] = []
+    rejections: list[Rejection] = []
+    for offer in snapshot.offers.get(model_id, ()):
+        try:
+            source = _reachable(snapshot.sources.get(offer.source_id), formats, has_secret)
+            candidates.append(_candidate(request, model, offer, source))
+        except _Dropped as dropped:
+            rejections.append(Rejection(offer.offer_id, dropped.reason, dropped.detail))
+    candidates.sort(key=lambda candidate: (candidate.worst_case_nano_usd, candidate.offer.offer_id))
+    return Plan(tuple(candidates), tuple(rejections), snapshot.revision)
+
+
+def _reachable(source: Source | None, formats: frozenset[WireFormat], has_secret: Callable[[str], bool]) -> Source:
+    if source is None or not source.base_url:
+        raise _Dropped(RejectionReason.NOT_CONFIGURED, "the source has no address")
+    if source.wire_format not in formats:
+        raise _Dropped(RejectionReason.WIRE_FORMAT, f"no adapter for {source.wire_format.name.lower()}")
+    if source.api_key_env and not has_secret(source.api_key_env):
+        raise _Dropped(RejectionReason.NOT_CONFIGURED, f"{source.api_key_env} is not set")
+    return source
+
+
+def _candidate(request: ChatRequest, model: Model, offer: Offer, source: Source) -> Candidate:
+    if offer.price is None:
+        raise _Dropped(RejectionReason.PRICE_UNKNOWN, "the offer has no price")
+    if request.unpriced:
+        raise _Dropped(RejectionReason.PRICE_UNKNOWN, f"no price is known for {', '.join(request.unpriced)}")
+    missing = [
+        name
+        for name in ("tools", "vision", "json_object", "json_schema")
+        if getattr(request.needs, name) and not getattr(model.capabilities, name)
+    ]
+    if missing:
+        raise _Dropped(RejectionReason.CAPABILITY, f"the model lacks {', '.join(missing)}")
+    prompt_tokens, answer_tokens = _bounds(request, model, offer)
+    worst = worst_case_nano_usd(offer.price, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens * request.choices)
+    return Candidate(offer, source, offer.price, worst)
+
+
+def _bounds(request: ChatRequest, model: Model, offer: Offer) -> tuple[int, int]:
+    """The most prompt tokens, and the most answer tokens of one choice, at this offer."""
+    context = _tighter(model.context_tokens, offer.context_tokens)
+    longest_answer = _tighter(model.max_output_tokens, offer.max_output_tokens) or context
+    asked = request.answer_bound_tokens
+    if context:
+        if asked is not None and min(asked, longest_answer) > context:
+            raise _Dropped(RejectionReason.CONTEXT, f"an answer of {asked} tokens is beyond the context of {context}")
+        # Bytes bound tokens from above, so only a body far larger than the context is worth a closer look.
+        if len(request.body) > 10 * context and request.least_prompt_tokens() > context:
+            raise _Dropped(RejectionReason.CONTEXT, f"the prompt does not fit the context of {context} tokens")
+    prompt = request.prompt_bound_tokens
+    if context:
+        prompt = context if prompt is None else min(prompt, context)
+    answer = longest_answer if asked is None else min(asked, longest_answer or asked)
+    if prompt is None or not answer:
+        raise _Dropped(RejectionReason.CONTEXT, "the limits of the model are unknown, so its cost has no bound")
+    return prompt, answer
+
+
+def _tighter(model_limit: int, offer_limit: int) -> int:
+    known = [limit for limit in (model_limit, offer_limit) if limit > 0]
+    return min(known, default=0)

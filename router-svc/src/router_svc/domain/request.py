@@ -1,0 +1,170 @@
+"""A chat completion request, read once for what planning needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from router_svc.domain.errors import InvalidRequest
+
+MAX_CHOICES = 128
+TEMPLATE_TOKENS = 256
+"""What a source's chat template may add to a prompt beyond the bytes of its JSON."""
+IMAGE_TOKENS = 50_000
+"""The most that one image is counted as: eight high-detail tiles of a small OpenAI model are 48,169 tokens."""
+LOW_DETAIL_IMAGE_TOKENS = 3_000
+_PRICED_SERVICE_TIERS = frozenset({None, "auto", "default", "standard", "standard_only"})
+_CLIENT_TOOLS = frozenset({"function", "custom"})
+_TEXT_PARTS = frozenset({"text", "refusal"})
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a request needs of a model."""
+
+    tools: bool = False
+    vision: bool = False
+    json_object: bool = False
+    json_schema: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A request, read.
+
+    ``prompt_bound_tokens``: no tokenizer makes more of the prompt; None where only the model's context bounds it
+    (files, audio). ``answer_bound_tokens``: what the client asked for at most, for one choice; None: nothing.
+    ``choices``: answers asked for. ``unpriced``: what the request asks for that sources bill apart from text tokens, at
+    prices that no offer states; such a request is refused, never served below its price.
+    """
+
+    body: bytes
+    fields: Mapping[str, Any]
+    needs: Needs
+    prompt_bound_tokens: int | None
+    answer_bound_tokens: int | None
+    choices: int
+    unpriced: tuple[str, ...] = ()
+
+    def least_prompt_tokens(self) -> int:
+        """Fewer tokens than any tokenizer makes of the prompt's words: ten bytes of words a token."""
+        return sum(len(word) for text in prompt_texts(self.fields) for word in text.split()) // 10
+
+
+def read_chat_request(body: bytes) -> ChatRequest:
+    """Parse the body once.
+
+    Raises:
+        InvalidRequest: not a JSON object, or a field that the router reads is not of its type.
+    """
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    messages = fields.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest("messages must be a list with at least one message", "messages")
+    parts = list(_content_parts(messages))
+    format_type = _format_type(fields.get("response_format"))
+    return ChatRequest(
+        body=body,
+        fields=fields,
+        needs=Needs(
+            tools=bool(fields.get("tools") or fields.get("functions")),
+            vision=any(part.get("type") == "image_url" for part in parts),
+            json_object=format_type == "json_object",
+            json_schema=format_type == "json_schema",
+        ),
+        prompt_bound_tokens=_prompt_bound_tokens(len(body), parts),
+        answer_bound_tokens=_answer_bound_tokens(fields, len(body)),
+        choices=_choices(fields.get("n")),
+        unpriced=tuple(_unpriced(fields, parts)),
+    )
+
+
+def prompt_texts(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Every text of the request that becomes prompt tokens: messages, their tool calls, tools, the answer's schema."""
+    for message in fields.get("messages") or ():
+        if not isinstance(message, dict):
+            continue
+        content = message.get("content")
+        if isinstance(content, str):
+            yield content
+        if message.get("tool_calls"):
+            yield orjson.dumps(message["tool_calls"]).decode()
+    for part in _content_parts(fields.get("messages") or []):
+        if isinstance(part.get("text"), str):
+            yield part["text"]
+    for name in ("tools", "functions", "response_format"):
+        if fields.get(name):
+            yield orjson.dumps(fields[name]).decode()
+
+
+def count_images(fields: Mapping[str, Any]) -> int:
+    """How many image parts the messages have."""
+    return sum(part.get("type") == "image_url" for part in _content_parts(fields.get("messages") or []))
+
+
+def _content_parts(messages: list[Any]) -> Iterator[dict[str, Any]]:
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list):
+            yield from (part for part in content if isinstance(part, dict))
+
+
+def _unpriced(fields: Mapping[str, Any], parts: list[dict[str, Any]]) -> Iterator[str]:
+    tier = fields.get("service_tier")
+    if tier not in _PRICED_SERVICE_TIERS:
+        yield f"service_tier {tier!r}"
+    if fields.get("web_search_options") is not None:
+        yield "web_search_options"
+    if "audio" in (fields.get("modalities") or ()) or any(part.get("type") == "input_audio" for part in parts):
+        yield "audio"
+    tools = fields.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        if isinstance(tool, dict) and tool.get("type", "function") not in _CLIENT_TOOLS:
+            yield f"the hosted tool {tool.get('type')!r}"
+
+
+def _format_type(response_format: Any) -> str:
+    return str(response_format.get("type", "")) if isinstance(response_format, dict) else ""
+
+
+def _prompt_bound_tokens(body_bytes: int, parts: list[dict[str, Any]]) -> int | None:
+    bound = body_bytes + TEMPLATE_TOKENS
+    for part in parts:
+        kind = part.get("type")
+        if kind == "image_url":
+            image = part.get("image_url")
+            low = isinstance(image, dict) and image.get("detail") == "low"
+            bound += LOW_DETAIL_IMAGE_TOKENS if low else IMAGE_TOKENS
+        elif kind not in _TEXT_PARTS:
+            return None
+    return bound
+
+
+def _answer_bound_tokens(fields: Mapping[str, Any], body_bytes: int) -> int | None:
+    asked: int | None = None
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = fields.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidRequest(f"{name} must be an integer of at least 1", name)
+        asked = max(asked or 0, value)
+    if asked is not None and fields.get("prediction") is not None:
+        asked += body_bytes  # rejected tokens of a prediction are billed as answer tokens
+    return asked
+
+
+def _choices(value: Any) -> int:
+    if value is None:
+        return 1
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_CHOICES:
+        raise InvalidRequest(f"n must be an integer from 1 to {MAX_CHOICES}", "n")
+    return value

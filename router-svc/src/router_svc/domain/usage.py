@@ -1,0 +1,80 @@
+"""From what a source says it used to disjoint usage classes, whatever its habits.
+
+Seen in the field: cached tokens inside the prompt's total (OpenAI, DeepSeek, Moonshot, Groq) or beside it (Anthropic);
+reasoning inside the answer's total (OpenAI) or beside it (xAI), or only visible as what the grand total has too many
+(Gemini); counts under other names (DeepSeek's ``prompt_cache_hit_tokens``, Moonshot's ``cached_tokens``, Anthropic's
+``cache_read_input_tokens``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from meshkit.money import Provenance, Usage
+
+_SANE_TOKENS = 10**9
+
+
+def usage_of_source(block: object, *, cached_beside_prompt: bool = False) -> Usage | None:
+    """The usage of an OpenAI-shaped ``usage`` object; None where it says nothing.
+
+    A prompt is never empty, so a block that counts no token at all says nothing.
+    """
+    if not isinstance(block, Mapping):
+        return None
+    prompt, completion = _count(block, "prompt_tokens"), _count(block, "completion_tokens")
+    if prompt + completion == 0:
+        return None
+    prompt_details, completion_details = (
+        _details(block, "prompt_tokens_details"),
+        _details(block, "completion_tokens_details"),
+    )
+    cached = (
+        _count(prompt_details, "cached_tokens")
+        or _count(block, "prompt_cache_hit_tokens")
+        or _count(block, "cached_tokens")
+        or _count(block, "cache_read_input_tokens")
+    )
+    written = _count(prompt_details, "cache_write_tokens") or _count(block, "cache_creation_input_tokens")
+    beside = cached_beside_prompt or cached + written > prompt
+    output, reasoning = _answer(
+        completion,
+        _count(completion_details, "reasoning_tokens"),
+        beyond_total=_count(block, "total_tokens") - prompt - completion - (cached + written if beside else 0),
+    )
+    return Usage(
+        input_tokens=prompt if beside else prompt - cached - written,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=output,
+        reasoning_tokens=reasoning,
+        calls=1,
+        provenance=Provenance.PROVIDER,
+    )
+
+
+def _answer(completion: int, reasoning: int, *, beyond_total: int) -> tuple[int, int]:
+    """Visible and reasoning tokens. ``beyond_total``: by how much the grand total passes prompt and completion."""
+    if beyond_total > 0:
+        answer = completion + beyond_total
+        reasoning = min(max(reasoning, beyond_total), answer)
+    elif reasoning > completion:
+        answer = completion + reasoning
+    else:
+        answer = completion
+    return answer - reasoning, reasoning
+
+
+def _details(block: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    details = block.get(name)
+    return details if isinstance(details, Mapping) else {}
+
+
+def _count(block: Mapping[str, Any], name: str) -> int:
+    value = block.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return 0
+    return min(max(value, 0), _SANE_TOKENS)

@@ -1,0 +1,298 @@
+"""One fresh call, from hold to settlement, in a task that outlives its client.
+
+Every history ends in exactly one of: settled, released, or refused before anything was held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import structlog
+
+from meshkit.clock import Clock
+from meshkit.money import Provenance, Usage
+from router_svc.domain.answer import Attempt, CountTokens, Delivery, Outcome, StreamBatch, estimate_usage
+from router_svc.domain.errors import CacheUnavailable, ClientStalled, RouterError, UpstreamFailed
+from router_svc.domain.failure import FailureKind, SourceFailure, broken_off, error_of
+from router_svc.domain.plan import Candidate, Plan
+from router_svc.domain.request import ChatRequest
+from router_svc.service.pipe import ChunksEvent, EventPipe, FinalEvent, RouteEvent
+from router_svc.service.ports import Cache, Charge, CompletionCall, FreshAnswer, Hold, SettleFacts, SourceCall
+from router_svc.service.settlement import Settlement
+from router_svc.service.sources import Sources
+
+MOST_ATTEMPTS = 2
+_OK = 200
+_FINISH_GRACE_S = 5.0
+"""After the last finish reason only usage and [DONE] are to come; a source that then falls silent is not waited for."""
+_LATE = frozenset({FailureKind.CUT, FailureKind.TIMEOUT})
+"""Failures that take nothing from an answer that is complete already."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionLimits:
+    """The bounds of one call; see RouterSettings for what each means."""
+
+    request_timeout_s: float
+    drain_max_s: float
+    drain_max_bytes: int
+    max_answer_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionTools:
+    """What every call works with."""
+
+    settlement: Settlement
+    cache: Cache
+    sources: Sources
+    clock: Clock
+    count_tokens: CountTokens
+    limits: CompletionLimits
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How the calls of sources ended. ``delivery`` None: none began to answer."""
+
+    delivery: Delivery | None
+    client_gone: bool
+    error: RouterError | None
+
+
+class Completion:
+    """One fresh call. ``run`` is its task; ``leave`` and ``stop`` are called from outside it."""
+
+    def __init__(
+        self, call: CompletionCall, request: ChatRequest, plan: Plan, tools: CompletionTools, pipe: EventPipe
+    ) -> None:
+        self.pipe = pipe
+        self._call = call
+        self._request = request
+        self._plan = plan
+        self._tools = tools
+        self._limits = tools.limits
+        self._attempts: list[Attempt] = []
+        self._deadline_at = asyncio.get_running_loop().time() + tools.limits.request_timeout_s
+        self._scope: asyncio.Timeout | None = None
+        self._scope_source_cancels = False
+        self._gone = False
+        self._stopping = False
+        self._drained_bytes = 0
+        self._hold = Hold("", 0)
+
+    def leave(self) -> None:
+        """The client has gone: stop the source where that stops its billing, else read on within bounds."""
+        if not self._gone:
+            self._gone = True
+            self.pipe.leave()
+            self._bound_scope()
+
+    def stop(self) -> None:
+        """The router is stopping: break off and settle what was delivered."""
+        self._stopping = True
+        self._bound_scope()
+
+    async def run(self) -> None:
+        """Hold, call, stream, settle, store. Every error goes to the pipe."""
+        try:
+            await self._run()
+        except RouterError as error:
+            self.pipe.close(error)
+        except Exception as error:  # noqa: BLE001 - a task's end of the line: the RPC gets it
+            _log.exception("completion_failed", request_id=self._call.request_id, key_id=self._call.principal.key_id)
+            self.pipe.close(error)
+        finally:
+            self.pipe.close(UpstreamFailed("the router stopped before the answer ended"))
+
+    async def _run(self) -> None:
+        self._hold = await self._tools.settlement.reserve(self._call, self._plan.hold_nano_usd)
+        try:
+            ended = await self._call_sources()
+            usage = await self._usage_of(ended)
+        except Exception:
+            await self._release("the router failed")
+            raise
+        if ended.delivery is None or usage is None:
+            # Never the error's text: a source's message may quote the prompt, and the reason is kept.
+            await self._release(type(ended.error).__name__ if ended.error else "the client left before an answer")
+            if ended.error is not None:
+                raise ended.error
+            return
+        charge = await self._settle(ended, ended.delivery, usage)
+        if ended.error is not None:
+            ended.error.metadata["receipt_id"] = charge.receipt_id
+            raise ended.error
+        self.pipe.finish(
+            FinalEvent(
+                ended.delivery.body, ended.delivery.usage_chunk, usage, charge.charged_nano_usd, charge.receipt_id
+            )
+        )
+        await self._offer_to_cache(ended.delivery, usage, charge)
+
+    async def _call_sources(self) -> _Ended:
+        failures: list[tuple[str, SourceFailure]] = []
+        for candidate in self._to_try():
+            if self._gone or self._stopping:
+                break
+            delivery = Delivery(candidate, self._tools.clock.now_ms())
+            began_s = self._tools.clock.monotonic_s()
+            failure = await self._receive(delivery)
+            gone = self._gone
+            won = delivery.begun
+            took_ms = round(1_000 * (self._tools.clock.monotonic_s() - began_s))
+            word = "" if won else failure.kind.value if failure else "client_gone"
+            status = _OK if won else failure.http_status if failure else 0
+            self._attempts.append(Attempt(candidate.offer.offer_id, delivery.started_at_ms, took_ms, status, won, word))
+            if won:
+                return _Ended(
+                    delivery, gone, None if gone or failure is None else broken_off(candidate.source.source_id, failure)
+                )
+            if failure is not None:
+                failures.append((candidate.source.source_id, failure))
+                if not failure.elsewhere:
+                    break
+        return _Ended(None, self._gone, error_of(failures) if failures and not self._gone else None)
+
+    def _to_try(self) -> Iterator[Candidate]:
+        """The candidates in order, no source twice."""
+        seen: set[str] = set()
+        for candidate in self._plan.candidates:
+            if candidate.source.source_id not in seen and len(seen) < MOST_ATTEMPTS:
+                seen.add(candidate.source.source_id)
+                yield candidate
+
+    async def _receive(self, delivery: Delivery) -> SourceFailure | None:
+        """Call one source and take what it gives. None: it gave all, or the client has gone."""
+        candidate = delivery.candidate
+        loop = asyncio.get_running_loop()
+        call = SourceCall(candidate, self._call.body, self._deadline_at - loop.time())
+        try:
+            async with asyncio.timeout_at(self._deadline_at) as self._scope:
+                self._scope_source_cancels = candidate.source.cancel_stops_billing
+                if self._call.stream:
+                    async with self._tools.sources.stream(call) as batches:
+                        async for batch in batches:
+                            await self._take(delivery, batch)
+                else:
+                    plain = await self._tools.sources.ask(call)
+                    delivery.body, delivery.usage = plain.body, plain.usage
+                    await self._announce(delivery)
+        except SourceFailure as failure:
+            return None if delivery.is_complete(self._request.choices) and failure.kind in _LATE else failure
+        except TimeoutError:
+            if delivery.is_complete(self._request.choices):
+                return None
+            if self._stopping:
+                return SourceFailure(FailureKind.CUT, "the router is stopping")
+            return None if self._gone else SourceFailure(FailureKind.TIMEOUT, "the answer took too long")
+        finally:
+            self._scope = None
+        if not delivery.is_complete(self._request.choices):
+            return SourceFailure(FailureKind.CUT, "the stream ended in its middle")
+        return None
+
+    async def _take(self, delivery: Delivery, batch: StreamBatch) -> None:
+        first = not delivery.begun
+        delivery.take(batch)
+        if delivery.received_bytes > self._limits.max_answer_bytes:
+            raise SourceFailure(FailureKind.TOO_LARGE, "the answer is larger than allowed")
+        if self._gone:
+            self._drained_bytes += sum(map(len, batch.payloads))
+            if self._drained_bytes > self._limits.drain_max_bytes:
+                raise SourceFailure(FailureKind.TOO_LARGE, "the rest was too much to drain")
+            return
+        try:
+            if first:
+                await self._announce(delivery)
+            if batch.payloads and await self.pipe.put(ChunksEvent(batch.payloads)):
+                delivery.delivered = len(delivery.payloads)
+        except TimeoutError:
+            self._gone = True
+            self.pipe.close(ClientStalled("the client stopped reading"))
+            self._bound_scope()
+            return
+        if not delivery.done and delivery.is_complete(self._request.choices):
+            self._end_within(_FINISH_GRACE_S)
+
+    async def _announce(self, delivery: Delivery) -> None:
+        offer = delivery.candidate.offer
+        failed = len(self._attempts)
+        await self.pipe.put(
+            RouteEvent(offer.source_id, offer.offer_id, offer.upstream_model, failed, self._hold.amount_nano_usd)
+        )
+
+    def _bound_scope(self) -> None:
+        """Bring the end of the source's call nearer: now, or after the time that draining may take."""
+        cancels = self._stopping or self._scope_source_cancels
+        self._end_within(0.0 if cancels else self._limits.drain_max_s)
+
+    def _end_within(self, seconds: float) -> None:
+        scope = self._scope
+        if scope is not None and not scope.expired():
+            ends_at = scope.when() or self._deadline_at
+            scope.reschedule(min(ends_at, asyncio.get_running_loop().time() + seconds))
+
+    async def _usage_of(self, ended: _Ended) -> Usage | None:
+        """The source's numbers, else an estimate; None where there is nothing to charge for."""
+        delivery = ended.delivery
+        if delivery is None or delivery.usage is not None:
+            return delivery.usage if delivery else None
+        visible, reasoning = delivery.texts()
+        if not visible and not reasoning and not delivery.is_complete(self._request.choices):
+            return None
+        return await asyncio.to_thread(
+            estimate_usage, self._request.fields, visible, reasoning, self._tools.count_tokens
+        )
+
+    async def _settle(self, ended: _Ended, delivery: Delivery, usage: Usage) -> Charge:
+        offer = delivery.candidate.offer
+        outcome = Outcome.INTERRUPTED if ended.error else Outcome.COMPLETE
+        facts = SettleFacts(
+            usage=usage,
+            price=delivery.candidate.price,
+            outcome=Outcome.CLIENT_GONE if ended.client_gone else outcome,
+            requested_model=self._call.requested_model,
+            model=self._call.model,
+            source_id=offer.source_id,
+            upstream_model=offer.upstream_model,
+            trace_id=self._call.trace_id,
+        )
+        try:
+            return await self._tools.settlement.settle(self._call, facts, tuple(self._attempts))
+        except RouterError as error:
+            _log.error(
+                "not_settled", request_id=self._call.request_id, key_id=self._call.principal.key_id, error=str(error)
+            )
+            raise
+
+    async def _release(self, reason: str) -> None:
+        attempts = tuple(
+            Attempt(a.offer_id, a.started_at_ms, a.duration_ms, a.http_status, False, a.failure or "no_answer")
+            for a in self._attempts
+        )
+        await self._tools.settlement.release(self._call, reason, attempts)
+
+    async def _offer_to_cache(self, delivery: Delivery, usage: Usage, charge: Charge) -> None:
+        ticket = self._call.cache_ticket
+        complete = delivery.is_complete(self._request.choices)
+        if ticket is None or not complete or usage.provenance is not Provenance.PROVIDER:
+            return
+        usage_chunks = [delivery.usage_chunk] if delivery.usage_chunk else []
+        answer = FreshAnswer(
+            body=delivery.body,
+            chunks=() if delivery.body else (*delivery.payloads, *usage_chunks),
+            usage=usage,
+            price=delivery.candidate.price,
+            receipt_id=charge.receipt_id,
+            source_id=delivery.candidate.offer.source_id,
+            upstream_model=delivery.candidate.offer.upstream_model,
+        )
+        try:
+            await self._tools.cache.store(self._call.principal, ticket, self._call.body, answer)
+        except CacheUnavailable as error:
+            _log.warning("answer_not_stored", request_id=self._call.request_id, error=str(error))

@@ -1,0 +1,159 @@
+"""What the router needs of others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from meshkit.money import PriceSnapshot, Usage
+from meshkit.principal import Principal
+from router_svc.domain.answer import Attempt, Outcome, PlainAnswer, StreamBatch
+from router_svc.domain.catalog import CatalogSnapshot
+from router_svc.domain.plan import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class CacheTicket:
+    """Leave of the cache to store one answer; opaque."""
+
+    key: bytes
+    endpoint: str
+    model: str
+    policy_epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionCall:
+    """Asks for a fresh answer. ``model``: after aliases; ``requested_model``: before. ``trace_id`` may be empty."""
+
+    principal: Principal
+    request_id: str
+    model: str
+    requested_model: str
+    body: bytes
+    stream: bool
+    cache_ticket: CacheTicket | None = None
+    trace_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What the ledger holds for a request."""
+
+    hold_id: str
+    amount_nano_usd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A durable charge."""
+
+    receipt_id: str
+    charged_nano_usd: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettleFacts:
+    """What a hold is settled for."""
+
+    usage: Usage
+    price: PriceSnapshot
+    outcome: Outcome
+    requested_model: str
+    model: str
+    source_id: str
+    upstream_model: str
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FreshAnswer:
+    """A complete answer for the cache: ``body``, or the ``chunks`` of a stream with its usage chunk."""
+
+    body: bytes
+    chunks: Sequence[bytes]
+    usage: Usage
+    price: PriceSnapshot
+    receipt_id: str
+    source_id: str
+    upstream_model: str
+
+
+class Catalog(Protocol):
+    """The newest snapshot."""
+
+    async def snapshot(self) -> CatalogSnapshot:
+        """The newest snapshot, at once; only before the first has come is it waited for.
+
+        Raises:
+            CatalogUnavailable: none came in time.
+        """
+
+
+class Ledger(Protocol):
+    """The commands of the ledger that the router gives. Each may be sent again."""
+
+    async def reserve(
+        self, principal: Principal, request_id: str, *, amount_nano_usd: int, ttl_ms: int, model: str
+    ) -> Hold:
+        """Hold the worst case.
+
+        Raises:
+            LedgerRefused: key, model or balance do not allow it.
+            LedgerUnavailable: no answer; the hold may stand or not.
+        """
+
+    async def settle(self, org_id: str, request_id: str, facts: SettleFacts, attempts: Sequence[Attempt]) -> Charge:
+        """Turn the hold into a charge; durable when this returns.
+
+        Raises:
+            LedgerRefused, LedgerUnavailable.
+        """
+
+    async def release(self, org_id: str, request_id: str, *, reason: str, attempts: Sequence[Attempt]) -> None:
+        """Give the hold back.
+
+        Raises:
+            HoldUnknown: there is none, or it is closed.
+            LedgerRefused, LedgerUnavailable.
+        """
+
+
+class Cache(Protocol):
+    """Where complete answers are offered."""
+
+    async def store(self, principal: Principal, ticket: CacheTicket, request_body: bytes, answer: FreshAnswer) -> None:
+        """Offer an answer; the cache decides whether to keep it.
+
+        Raises:
+            CacheUnavailable: it could not be reached, or refused.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCall:
+    """What to ask of a source. ``body``: the client's, verbatim; ``timeout_s``: for the whole answer."""
+
+    candidate: Candidate
+    body: bytes
+    timeout_s: float
+
+
+class SourceClient(Protocol):
+    """One wire format. Whoever stops waiting for an answer, by leaving the context or by cancelling, ends the call."""
+
+    def stream(self, call: SourceCall) -> AbstractAsyncContextManager[AsyncIterator[StreamBatch]]:
+        """Ask for a stream and wait for its first event; then a batch for each read, none of them empty.
+
+        Raises:
+            SourceFailure: on entering, the source did not begin; while reading, it broke off.
+        """
+
+    async def ask(self, call: SourceCall) -> PlainAnswer:
+        """Ask for a whole answer.
+
+        Raises:
+            SourceFailure: there was none.
+        """

@@ -1,0 +1,154 @@
+"""The router's use cases: complete and plan."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from meshkit.clock import Clock
+from router_svc.domain.answer import CountTokens
+from router_svc.domain.catalog import WireFormat
+from router_svc.domain.errors import DuplicateRequest, RouterBusy
+from router_svc.domain.plan import Plan, plan
+from router_svc.domain.request import ChatRequest, read_chat_request
+from router_svc.service.completion import Completion, CompletionLimits, CompletionTools
+from router_svc.service.pipe import Event, EventPipe
+from router_svc.service.ports import Cache, Catalog, CompletionCall, Ledger, SourceClient
+from router_svc.service.settlement import Settlement, Sleep
+from router_svc.service.sources import Sources
+
+_STOP_S = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Every bound of the router; see RouterSettings for what each means."""
+
+    request_timeout_s: float = 600.0
+    drain_max_s: float = 60.0
+    drain_max_bytes: int = 4 * 1024 * 1024
+    max_answer_bytes: int = 16 * 1024 * 1024
+    client_stall_s: float = 30.0
+    client_queue_bytes: int = 256 * 1024
+    max_inflight: int = 2_000
+    max_inflight_per_source: int = 500
+    hold_margin_s: float = 120.0
+    settle_patience_s: float = 60.0
+
+    @property
+    def hold_ttl_ms(self) -> int:
+        """A hold outlasts the longest call, its settlement tried to the end, and the margin."""
+        return round(1_000 * (self.request_timeout_s + self.settle_patience_s + self.hold_margin_s))
+
+
+class CompletionHandle:
+    """A fresh call as its RPC sees it."""
+
+    def __init__(self, completion: Completion) -> None:
+        self._completion = completion
+
+    def events(self) -> AsyncIterator[Event]:
+        """Route, chunks, final; raises what the call failed with."""
+        return self._completion.pipe.events()
+
+    def leave(self) -> None:
+        """The RPC is over, by its end or by its client's. The call goes on and settles."""
+        self._completion.leave()
+
+
+class RouterService:
+    """Plans and completes. ``aclose`` waits for calls under way."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        ledger: Ledger,
+        cache: Cache,
+        clients: Mapping[WireFormat, SourceClient],
+        has_secret: Callable[[str], bool],
+        count_tokens: CountTokens,
+        clock: Clock,
+        limits: Limits,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._catalog = catalog
+        self._has_secret = has_secret
+        self._limits = limits
+        self._sources = Sources(clients, max_inflight_per_source=limits.max_inflight_per_source)
+        self._tools = CompletionTools(
+            settlement=Settlement(
+                ledger, clock, hold_ttl_ms=limits.hold_ttl_ms, patience_s=limits.settle_patience_s, sleep=sleep
+            ),
+            cache=cache,
+            sources=self._sources,
+            clock=clock,
+            count_tokens=count_tokens,
+            limits=CompletionLimits(
+                limits.request_timeout_s, limits.drain_max_s, limits.drain_max_bytes, limits.max_answer_bytes
+            ),
+        )
+        self._running: dict[tuple[str, str], Completion] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    async def plan(self, model: str, body: bytes) -> Plan:
+        """What a call would do, without doing it; also where nobody can be tried.
+
+        Raises:
+            InvalidRequest, ModelNotFound, CatalogUnavailable.
+        """
+        return await self._plan(model, read_chat_request(body))
+
+    async def complete(self, call: CompletionCall) -> CompletionHandle:
+        """Begin a fresh call in a task of its own; nothing is held yet when this raises.
+
+        Raises:
+            InvalidRequest, ModelNotFound, PriceUnknown, NoSource, CatalogUnavailable, RouterBusy, DuplicateRequest.
+        """
+        request = read_chat_request(call.body)
+        chosen = await self._plan(call.model, request)
+        chosen.require_candidate()
+        key = (call.principal.org_id, call.request_id)
+        if self._closing:
+            raise RouterBusy("the router is stopping")
+        if len(self._tasks) >= self._limits.max_inflight:
+            raise RouterBusy(f"{self._limits.max_inflight} calls are under way")
+        if key in self._running:
+            raise DuplicateRequest(f"request {call.request_id} is under way")
+        pipe = EventPipe(most_bytes=self._limits.client_queue_bytes, stall_s=self._limits.client_stall_s)
+        completion = self._running[key] = Completion(call, request, chosen, self._tools, pipe)
+        task = asyncio.create_task(completion.run(), name=f"completion {call.request_id}")
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._forget(key, done))
+        return CompletionHandle(completion)
+
+    async def aclose(self, drain_s: float) -> None:
+        """Take no more calls and wait for those under way; after ``drain_s`` settle what they delivered."""
+        self._closing = True
+        if not self._tasks:
+            return
+        _, pending = await asyncio.wait(self._tasks, timeout=drain_s)
+        if not pending:
+            return
+        _log.warning("calls_broken_off", calls=len(pending))
+        for completion in list(self._running.values()):
+            completion.stop()
+        _, pending = await asyncio.wait(pending, timeout=_STOP_S)
+        for task in pending:
+            _log.error("call_abandoned", task=task.get_name())
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _plan(self, model: str, request: ChatRequest) -> Plan:
+        snapshot = await self._catalog.snapshot()
+        return plan(request, model, snapshot, formats=self._sources.formats, has_secret=self._has_secret)
+
+    def _forget(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+        self._running.pop(key, None)
+        self._tasks.discard(task)

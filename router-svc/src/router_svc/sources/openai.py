@@ -1,0 +1,143 @@
+"""Sources that speak OpenAI's chat completions, over HTTP.
+
+Wire: https://platform.openai.com/docs/api-reference/chat, and what others make of it (see openai_answer.py, refusal.py
+and domain/usage.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+import httpx
+import orjson
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from pydantic import SecretStr
+
+from router_svc.domain.answer import PlainAnswer, StreamBatch
+from router_svc.domain.failure import FailureKind, SourceFailure
+from router_svc.service.ports import SourceCall
+from router_svc.sources.body import asks_only_for_usage, body_for_source
+from router_svc.sources.openai_answer import StreamReader, read_beginning, read_whole
+from router_svc.sources.refusal import refusal_of, transport_failure
+from router_svc.sources.span import SourceSpan
+
+_PATH = "/chat/completions"
+_trace_context = TraceContextTextMapPropagator()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAITimeouts:
+    """In seconds; see RouterSettings."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 60.0
+    idle_s: float = 60.0
+
+
+class OpenAISourceClient:
+    """Calls any OpenAI-compatible source. ``secret_of`` gives the key in a named environment variable."""
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        tracer: trace.Tracer,
+        secret_of: Callable[[str], SecretStr | None],
+        *,
+        timeouts: OpenAITimeouts,
+        max_answer_bytes: int,
+    ) -> None:
+        self._http = http
+        self._tracer = tracer
+        self._secret_of = secret_of
+        self._timeouts = timeouts
+        self._max_answer_bytes = max_answer_bytes
+        self._without_stream_options: set[str] = set()
+
+    @asynccontextmanager
+    async def stream(self, call: SourceCall) -> AsyncIterator[AsyncIterator[StreamBatch]]:
+        """As SourceClient.stream."""
+        source = call.candidate.source
+        with SourceSpan(self._tracer, call.candidate) as span:
+            response = await self._begin_stream(call, span)
+            try:
+                reader = StreamReader(
+                    response, span, cached_beside_prompt=source.cached_beside_prompt, most_bytes=self._max_answer_bytes
+                )
+                async with aclosing(reader):
+                    try:
+                        async with asyncio.timeout(self._timeouts.first_byte_s):
+                            await reader.begin()
+                    except TimeoutError:
+                        raise SourceFailure(FailureKind.TIMEOUT, "no event in time", http_status=200) from None
+                    yield reader.batches()
+            finally:
+                await response.aclose()
+
+    async def ask(self, call: SourceCall) -> PlainAnswer:
+        """As SourceClient.ask."""
+        source = call.candidate.source
+        with SourceSpan(self._tracer, call.candidate) as span:
+            body = body_for_source(call.body, model=call.candidate.offer.upstream_model, stream=False)
+            response = await self._send(call, span, body, stream=False)
+            try:
+                return await read_whole(
+                    response, span, cached_beside_prompt=source.cached_beside_prompt, most_bytes=self._max_answer_bytes
+                )
+            finally:
+                await response.aclose()
+
+    async def _begin_stream(self, call: SourceCall, span: SourceSpan) -> httpx.Response:
+        """Send; once more without stream_options where the source knows them not (Mistral answers them with 422)."""
+        source_id, model = call.candidate.source.source_id, call.candidate.offer.upstream_model
+        if source_id not in self._without_stream_options:
+            try:
+                return await self._send(call, span, body_for_source(call.body, model=model, stream=True), stream=True)
+            except SourceFailure as failure:
+                refused = failure.kind is FailureKind.REJECTED and "stream_options" in failure.message
+                if not refused or not asks_only_for_usage(orjson.loads(call.body).get("stream_options")):
+                    raise
+            self._without_stream_options.add(source_id)
+        body = body_for_source(call.body, model=model, stream=True, ask_usage=False)
+        return await self._send(call, span, body, stream=True)
+
+    async def _send(self, call: SourceCall, span: SourceSpan, body: bytes, *, stream: bool) -> httpx.Response:
+        source = call.candidate.source
+        secret = self._secret_of(source.api_key_env)
+        key = secret.get_secret_value() if secret else ""
+        request = self._http.build_request(
+            "POST",
+            source.base_url + _PATH,
+            content=body,
+            headers=_headers(key, span, stream=stream),
+            timeout=httpx.Timeout(self._timeouts.connect_s, read=self._timeouts.idle_s if stream else call.timeout_s),
+        )
+        try:
+            async with asyncio.timeout(self._timeouts.first_byte_s if stream else None):
+                response = await self._http.send(request, stream=True)
+        except TimeoutError:
+            raise SourceFailure(FailureKind.TIMEOUT, "no answer in time") from None
+        except (httpx.TransportError, aiohttp.ClientError) as error:
+            raise transport_failure(error) from error
+        span.answered(response.status_code)
+        if response.status_code == httpx.codes.OK:
+            return response
+        try:
+            raise refusal_of(response.status_code, await read_beginning(response), key)
+        finally:
+            await response.aclose()
+
+
+def _headers(key: str, span: SourceSpan, *, stream: bool) -> dict[str, str]:
+    headers = {
+        "content-type": "application/json",
+        "accept": "text/event-stream" if stream else "application/json",
+    }
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    _trace_context.inject(headers, context=span.context)
+    return headers

@@ -1,0 +1,203 @@
+"""Reading an OpenAI-shaped answer off a response: the stream in batches, or the whole body."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import aiohttp
+import httpx
+import orjson
+
+from router_svc.domain.answer import PlainAnswer, StreamBatch
+from router_svc.domain.failure import FailureKind, SourceFailure
+from router_svc.domain.usage import usage_of_source
+from router_svc.sources.chunk import Chunk, error_event, read_chunk
+from router_svc.sources.refusal import transport_failure
+from router_svc.sources.span import SourceSpan
+from router_svc.sources.sse import EventTooLarge, SseParser
+
+_DONE = b"[DONE]"
+_MOST_ERROR_BYTES = 64 * 1024
+_ERROR_PATIENCE_S = 5.0
+_EOF_GRACE_S = 0.02
+"""After [DONE] the end of the body is a packet away at most; read to there, the connection can be used again."""
+
+
+class StreamReader:
+    """Reads one stream. ``begin`` waits for its first event, ``batches`` gives all, ``aclose`` ends the reading."""
+
+    def __init__(
+        self, response: httpx.Response, span: SourceSpan, *, cached_beside_prompt: bool, most_bytes: int
+    ) -> None:
+        self._response = response
+        self._span = span
+        self._cached_beside_prompt = cached_beside_prompt
+        self._parser = SseParser(most_bytes)
+        self._reads = _reads(response)
+        self._first = StreamBatch()
+        self._failure: SourceFailure | None = None
+
+    async def begin(self) -> None:
+        """Wait for the first event.
+
+        Raises:
+            SourceFailure: it is an error, or the answer is not a stream, or there is none.
+        """
+        if self._response.headers.get("content-type", "").startswith("application/json"):
+            raise await self._not_a_stream()
+        self._first = await self._next()
+        if _is_empty(self._first):
+            raise SourceFailure(FailureKind.PROTOCOL, "an empty stream", http_status=200)
+
+    async def batches(self) -> AsyncIterator[StreamBatch]:
+        """One batch for each read with an event in it, the first again."""
+        batch = self._first
+        while not _is_empty(batch):
+            yield batch
+            if batch.done:
+                return
+            batch = await self._next()
+        if batch.done:
+            yield batch
+
+    async def aclose(self) -> None:
+        """End the reading, also in its middle."""
+        await self._reads.aclose()
+
+    async def _next(self) -> StreamBatch:
+        """The next read that has an event in it; an empty batch at the end."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            async for read in self._reads:
+                events = [event for event in self._parser.feed(read) if event]
+                if events:
+                    batch = self._batch(events)
+                    if batch.done:
+                        await self._reach_end()
+                    return batch
+        except EventTooLarge:
+            raise SourceFailure(FailureKind.TOO_LARGE, "an event is larger than allowed") from None
+        except (httpx.TransportError, aiohttp.ClientError) as error:
+            raise transport_failure(error) from error
+        return self._batch(_whole_events(self._parser.finish()))
+
+    def _batch(self, events: list[bytes]) -> StreamBatch:
+        """What the events give up to the end or to an error; an error after others is kept for the next read."""
+        relayed: list[bytes] = []
+        told = Chunk(b"")
+        finished: frozenset[int] = frozenset()
+        done = False
+        for event in events:
+            if event == _DONE:
+                done = True
+                break
+            try:
+                chunk = read_chunk(event, cached_beside_prompt=self._cached_beside_prompt)
+            except SourceFailure as failure:
+                if not relayed:
+                    raise
+                self._failure = failure
+                break
+            if chunk.relayed:
+                relayed.append(chunk.relayed)
+            if chunk.usage_chunk:
+                told = chunk
+            finished |= chunk.finished
+            self._span.told(model=chunk.model, finish_reasons=chunk.finish_reasons, usage=chunk.usage)
+        return StreamBatch(tuple(relayed), told.usage_chunk, told.usage, finished, done)
+
+    async def _reach_end(self) -> None:
+        try:
+            async with asyncio.timeout(_EOF_GRACE_S):
+                async for _ in self._reads:
+                    pass
+        except (TimeoutError, httpx.TransportError, aiohttp.ClientError):
+            return  # the answer is whole; only the connection is lost
+
+    async def _not_a_stream(self) -> SourceFailure:
+        try:
+            parsed = orjson.loads(await read_beginning(self._response))
+        except orjson.JSONDecodeError:
+            parsed = None
+        if isinstance(parsed, dict) and parsed.get("error"):
+            return error_event(parsed["error"])
+        return SourceFailure(FailureKind.PROTOCOL, "not an event stream", http_status=200)
+
+
+async def read_whole(
+    response: httpx.Response, span: SourceSpan, *, cached_beside_prompt: bool, most_bytes: int
+) -> PlainAnswer:
+    """The whole answer.
+
+    Raises:
+        SourceFailure: cut, too large, or not a completion.
+    """
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for part in _reads(response):
+            parts.append(part)
+            size += len(part)
+            if size > most_bytes:
+                raise SourceFailure(FailureKind.TOO_LARGE, "the answer is larger than allowed", http_status=200)
+    except (httpx.TransportError, aiohttp.ClientError) as error:
+        raise transport_failure(error) from error
+    body = b"".join(parts)
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise SourceFailure(FailureKind.PROTOCOL, "the answer is not valid JSON", http_status=200) from None
+    if isinstance(parsed, dict) and parsed.get("error") and not parsed.get("choices"):
+        raise error_event(parsed["error"])
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("choices"), list):
+        raise SourceFailure(FailureKind.PROTOCOL, "the answer is not a completion", http_status=200)
+    usage = usage_of_source(parsed.get("usage"), cached_beside_prompt=cached_beside_prompt)
+    reasons = [choice.get("finish_reason") for choice in parsed["choices"] if isinstance(choice, dict)]
+    span.told(
+        model=str(parsed.get("model") or ""),
+        finish_reasons=tuple(str(reason) for reason in reasons if reason),
+        usage=usage,
+    )
+    return PlainAnswer(body, usage)
+
+
+async def read_beginning(response: httpx.Response) -> bytes:
+    """As much of an error's body as is worth reading; what comes in time."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(_ERROR_PATIENCE_S):
+            async for part in _reads(response):
+                parts.append(part)
+                size += len(part)
+                if size > _MOST_ERROR_BYTES:
+                    break
+    except (TimeoutError, httpx.TransportError, aiohttp.ClientError):
+        return b""  # the status alone says enough
+    return b"".join(parts)[:_MOST_ERROR_BYTES]
+
+
+async def _reads(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """What each read of the body gives; decoded where the source compressed although asked not to."""
+    encoded = response.headers.get("content-encoding", "identity") != "identity"
+    async for read in response.aiter_bytes() if encoded else response.aiter_raw():
+        yield read
+
+
+def _is_empty(batch: StreamBatch) -> bool:
+    return not (batch.payloads or batch.usage_chunk)
+
+
+def _whole_events(events: list[bytes]) -> list[bytes]:
+    """Of what the end of a stream left, that which was not cut short."""
+    whole: list[bytes] = []
+    for event in events:
+        try:
+            if event != _DONE:
+                orjson.loads(event)
+        except orjson.JSONDecodeError:
+            continue
+        whole.append(event)
+    return whole

@@ -1,0 +1,68 @@
+"""What a source's answer other than 200 means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+import httpx
+import orjson
+
+from router_svc.domain.failure import FailureKind, SourceFailure
+
+_REJECTED = frozenset({400, 404, 413, 422})
+_UNAUTHORIZED = frozenset({401, 402, 403})
+_MOST_MESSAGE = 2_000
+
+
+def refusal_of(status: int, body: bytes, secret: str) -> SourceFailure:
+    """The failure for an HTTP status and the beginning of the body.
+
+    Only a rejection of the request itself passes the source's words on; they never hold the key.
+    """
+    if status == 429:
+        return SourceFailure(FailureKind.RATE_LIMITED, "rate limited", http_status=status)
+    # Google answers a wrong key with 400 and names it by this reason.
+    if status in _UNAUTHORIZED or (status == 400 and b"API_KEY_INVALID" in body):
+        return SourceFailure(FailureKind.UNAUTHORIZED, "the operator's key was refused", http_status=status)
+    if status not in _REJECTED:
+        return SourceFailure(FailureKind.STATUS, f"HTTP {status}", http_status=status)
+    message, param, code = _words(body)
+    message = message or f"the source rejected the request with HTTP {status}"
+    if secret:
+        message = message.replace(secret, "[key]")
+    return SourceFailure(
+        FailureKind.REJECTED, message[:_MOST_MESSAGE], http_status=status, param=param[:200], code=code[:200]
+    )
+
+
+def transport_failure(error: httpx.TransportError | aiohttp.ClientError) -> SourceFailure:
+    """The failure for an exchange that HTTP could not carry. The cause tells more than httpx-aiohttp's mapping."""
+    cause = error.__cause__ or error
+    if isinstance(cause, TimeoutError):
+        return SourceFailure(FailureKind.TIMEOUT, "no answer in time")
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        return SourceFailure(FailureKind.CONNECT, "no connection")
+    if isinstance(cause, aiohttp.ClientResponseError | aiohttp.InvalidURL):
+        return SourceFailure(FailureKind.PROTOCOL, "not valid HTTP")
+    return SourceFailure(FailureKind.CUT, "the connection was cut")
+
+
+def _words(body: bytes) -> tuple[str, str, str]:
+    """Message, param and code in the shapes seen: ``{"error": {...}}``, ``{"error": "..."}``, ``[{"error": ...}]``
+    (Google), ``{"message": {...}}`` (Mistral), ``{"detail": ...}`` (FastAPI).
+    """
+    try:
+        parsed: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return "", "", ""
+    if isinstance(parsed, list) and parsed:
+        parsed = parsed[0]
+    if not isinstance(parsed, dict):
+        return "", "", ""
+    error = parsed.get("error")
+    facts = error if isinstance(error, dict) else parsed
+    words = error if isinstance(error, str) else facts.get("message") or facts.get("detail") or ""
+    if not isinstance(words, str):
+        words = orjson.dumps(words).decode()
+    return words, str(facts.get("param") or ""), str(facts.get("code") or "")

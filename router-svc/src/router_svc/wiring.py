@@ -1,0 +1,81 @@
+"""The composition root of the router."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from meshkit.channels import Dial
+from meshkit.clock import SystemClock
+from meshkit.serve import Register
+from meshkit.telemetry import Telemetry
+from router_svc.clients.cache import GrpcCache
+from router_svc.clients.catalog import WatchedCatalog
+from router_svc.clients.ledger import GrpcLedger
+from router_svc.domain.catalog import WireFormat
+from router_svc.service.router import Limits, RouterService
+from router_svc.servicer import RouterServicer
+from router_svc.settings import RouterSettings, source_secret
+from router_svc.sources.http import open_http
+from router_svc.sources.openai import OpenAISourceClient, OpenAITimeouts
+from router_svc.sources.tokens import OfflineTokens
+from tallygate.router.v1.router_pb2_grpc import add_RouterServiceServicer_to_server
+
+
+@asynccontextmanager
+async def build(settings: RouterSettings, dial: Dial, telemetry: Telemetry) -> AsyncIterator[Register]:
+    """The router, ready to be registered; on exit calls under way are waited for and settled."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request at INFO
+    catalog = WatchedCatalog(
+        dial(settings.catalog_addr), wait_s=settings.catalog_wait_s, watch_s=settings.catalog_watch_s
+    )
+    async with open_http(max_connections=settings.max_connections) as http:
+        openai = OpenAISourceClient(
+            http,
+            telemetry.tracer,
+            source_secret,
+            timeouts=OpenAITimeouts(settings.connect_timeout_s, settings.first_byte_timeout_s, settings.idle_timeout_s),
+            max_answer_bytes=settings.max_answer_bytes,
+        )
+        service = RouterService(
+            catalog=catalog,
+            ledger=GrpcLedger(dial(settings.ledger_addr), timeout_s=settings.ledger_timeout_s),
+            cache=GrpcCache(dial(settings.cache_addr), timeout_s=settings.cache_timeout_s),
+            clients={WireFormat.OPENAI: openai},
+            has_secret=lambda env_name: source_secret(env_name) is not None,
+            count_tokens=OfflineTokens(),
+            clock=SystemClock(),
+            limits=_limits(settings),
+        )
+
+        def register(server: grpc.aio.Server) -> None:
+            add_RouterServiceServicer_to_server(RouterServicer(service), server)
+
+        watch = asyncio.create_task(catalog.watch(), name="router watches catalog")
+        try:
+            yield register
+        finally:
+            await service.aclose(settings.drain_s)
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+
+
+def _limits(settings: RouterSettings) -> Limits:
+    return Limits(
+        request_timeout_s=settings.request_timeout_s,
+        drain_max_s=settings.drain_max_s,
+        drain_max_bytes=settings.drain_max_bytes,
+        max_answer_bytes=settings.max_answer_bytes,
+        client_stall_s=settings.client_stall_s,
+        client_queue_bytes=settings.client_queue_bytes,
+        max_inflight=settings.max_inflight,
+        max_inflight_per_source=settings.max_inflight_per_source,
+        hold_margin_s=settings.hold_margin_s,
+        settle_patience_s=settings.settle_patience_s,
+    )

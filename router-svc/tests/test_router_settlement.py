@@ -1,0 +1,63 @@
+"""The ledger's commands, tried again by the clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from router_rig import FakeLedger, call_of
+
+from meshkit.testing import FakeClock
+from router_svc.domain.errors import LedgerRefused, LedgerUnavailable
+from router_svc.service.settlement import Settlement
+
+
+@dataclass
+class Waits:
+    """A sleep that moves the clock."""
+
+    clock: FakeClock
+    pauses_s: list[float] = field(default_factory=list)
+
+    async def __call__(self, pause_s: float) -> None:
+        self.pauses_s.append(pause_s)
+        self.clock.advance(round(pause_s * 1_000))
+
+
+def settlement_over(ledger: FakeLedger, *, patience_s: float = 10.0) -> tuple[Settlement, Waits]:
+    clock = FakeClock()
+    waits = Waits(clock)
+    return Settlement(ledger, clock, hold_ttl_ms=1_000, patience_s=patience_s, sleep=waits), waits
+
+
+async def test_pauses_double_up_to_a_bound() -> None:
+    ledger = FakeLedger(open_holds={"req_1": 1}, away={"release": 7})
+    settlement, waits = settlement_over(ledger)
+    await settlement.release(call_of(), "why", ())
+    assert waits.pauses_s == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]
+    assert list(ledger.released) == ["req_1"]
+
+
+async def test_patience_ends() -> None:
+    ledger = FakeLedger(open_holds={"req_1": 1}, away={"release": 99})
+    settlement, waits = settlement_over(ledger, patience_s=10.0)
+    await settlement.release(call_of(), "why", ())
+    assert 8.0 < sum(waits.pauses_s) <= 10.0
+    assert ledger.open_holds, "the hold ends by itself"
+
+
+async def test_a_reserve_is_tried_for_a_second_only_then_given_back() -> None:
+    ledger = FakeLedger(away={"reserve": 99})
+    settlement, waits = settlement_over(ledger)
+    with pytest.raises(LedgerUnavailable):
+        await settlement.reserve(call_of(), 5)
+    assert sum(waits.pauses_s) <= 1.0
+    assert ledger.log[-1] == ("release", "req_1")
+
+
+async def test_a_refusal_is_not_tried_again() -> None:
+    ledger = FakeLedger(refusal=LedgerRefused(RuntimeError("no")))
+    settlement, waits = settlement_over(ledger)
+    with pytest.raises(LedgerRefused):
+        await settlement.reserve(call_of(), 5)
+    assert waits.pauses_s == []
