@@ -1,0 +1,111 @@
+"""The ASGI application: which path leads where, and what surrounds every request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edge.admission import Admission
+from edge.auth import Authenticator
+from edge.catalog import CatalogView
+from edge.errors import error_response, refusal, shape_of
+from edge.exchange import Exchange
+from edge.mesh import Mesh
+from edge.observe import Observe
+from edge.routes.chat import ChatCompletions
+from edge.routes.health import Health
+from edge.routes.models import Models
+from edge.routes.receipts import Receipts
+from edge.settings import EdgeSettings
+from edge.watch import Watch
+from meshkit.clock import Clock
+from meshkit.errors import MeshError
+from meshkit.ids import MakeId
+from meshkit.telemetry import Telemetry
+from tallygate.common.v1.errors_pb2 import ErrorReason
+
+PREFIXES = ("/v1", "/api/v1")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(mesh: Mesh, settings: EdgeSettings, telemetry: Telemetry, *, clock: Clock, make_id: MakeId) -> FastAPI:
+    """The application over the clients of ``mesh``. Its lifespan holds the watches of catalog and revocations."""
+    authenticator = Authenticator(mesh.ledger, clock, max_entries=settings.auth_entries)
+    catalog = CatalogView(mesh.catalog)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watches = [
+            asyncio.create_task(Watch("catalog", catalog.changes, catalog.take).run()),
+            asyncio.create_task(Watch("revocations", mesh.ledger.revocations, authenticator.forget).run()),
+        ]
+        try:
+            yield
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+
+    app = FastAPI(
+        title="Tallygate",
+        lifespan=lifespan,
+        middleware=[
+            Middleware(Observe, telemetry=telemetry, clock=clock, make_id=make_id),
+            Middleware(Admission, max_inflight=settings.max_inflight),
+        ],
+        exception_handlers={MeshError: _refused, HTTPException: _not_routed},
+        redirect_slashes=False,
+        # Handlers take the bare request, so there is no schema to show.
+        openapi_url=None,
+        # Spans are made by Observe, from this service's own telemetry and not the process's.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
+    )
+    chat = ChatCompletions(mesh, authenticator, catalog, settings, clock)
+    models = Models(authenticator, catalog)
+    receipts = Receipts(authenticator, mesh.ledger)
+    health = Health(mesh, catalog, version("tallygate-edge"))
+    for prefix in PREFIXES:
+        _route(app, "POST", f"{prefix}/chat/completions", chat.create)
+        _route(app, "GET", f"{prefix}/models", models.list)
+        _route(app, "GET", f"{prefix}/models/{{model_id:path}}", models.retrieve)
+        _route(app, "GET", f"{prefix}/receipts/{{receipt_id}}", receipts.retrieve)
+    _route(app, "GET", "/api/health", health.live)
+    _route(app, "GET", "/readyz", health.ready)
+    return app
+
+
+def _route(app: FastAPI, method: str, path: str, endpoint: Endpoint) -> None:
+    app.add_api_route(path, endpoint, methods=[method], response_model=None)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MeshError)
+    Exchange.of(request.scope).error_code = shape_of(error).code
+    return error_response(error)
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: an unknown path, a wrong method."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        reason, message = (
+            ErrorReason.ERROR_REASON_METHOD_NOT_ALLOWED,
+            f"{path} does not take {request.method}, only {allowed}.",
+        )
+    else:
+        reason, message = ErrorReason.ERROR_REASON_NOT_FOUND, f"There is nothing at {request.method} {path}."
+    response = await _refused(request, refusal(reason, message))
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response

@@ -1,0 +1,96 @@
+"""Who is calling. The ledger knows; its answer is kept for as long as it allows, and dropped when a key is revoked.
+
+The secret itself is kept nowhere: entries are found by its SHA-256. A refusal is not kept at all. What is kept is a
+shortcut and no licence: the ledger checks the key again whenever it holds or charges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import structlog
+from starlette.requests import Request
+
+from edge.errors import refusal
+from edge.exchange import Exchange
+from edge.mesh import Ledger
+from meshkit.clock import Clock
+from tallygate.common.v1 import principal_pb2
+from tallygate.common.v1.errors_pb2 import ErrorReason
+
+_MAX_SECRET_CHARS = 256
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    principal: principal_pb2.Principal
+    until_s: float
+
+
+class Authenticator:
+    """Turns the ``Authorization`` header into a principal."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, *, max_entries: int) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._max_entries = max_entries
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._revocations = 0
+
+    async def authenticate(self, request: Request) -> principal_pb2.Principal:
+        """Who sent the request; noted in its exchange.
+
+        Raises:
+            MeshError: INVALID_API_KEY, API_KEY_REVOKED, or the ledger is away.
+        """
+        principal = await self._holder(_bearer(request.headers.get("authorization")))
+        exchange = Exchange.of(request.scope)
+        exchange.org_id, exchange.key_id = principal.org_id, principal.key_id
+        return principal
+
+    async def _holder(self, secret: str) -> principal_pb2.Principal:
+        digest = hashlib.sha256(secret.encode()).digest()
+        kept = self._kept.get(digest)
+        if kept is not None and self._clock.monotonic_s() < kept.until_s:
+            self._kept.move_to_end(digest)
+            return kept.principal
+        return await self._ask(secret, digest)
+
+    async def _ask(self, secret: str, digest: bytes) -> principal_pb2.Principal:
+        asked_at_s, revocations = self._clock.monotonic_s(), self._revocations
+        answer = await self._ledger.authenticate(secret)
+        # An answer that crossed a revocation may be older than it: good for this request, which the ledger checks
+        # again, but not to be kept.
+        if revocations == self._revocations and answer.valid_for_ms > 0:
+            self._kept[digest] = _Kept(answer.principal, asked_at_s + answer.valid_for_ms / 1_000)
+            self._kept.move_to_end(digest)
+            while len(self._kept) > self._max_entries:
+                self._kept.popitem(last=False)
+        return answer.principal
+
+    def forget(self, key_id: str) -> None:
+        """Drops what is kept of a key that was revoked; of every key for the empty id, with which a watch begins."""
+        self._revocations += 1
+        if not key_id:
+            self._kept.clear()
+            return
+        for digest in [digest for digest, kept in self._kept.items() if kept.principal.key_id == key_id]:
+            del self._kept[digest]
+        _log.info("key_revoked", key_id=key_id)
+
+
+def _bearer(authorization: str | None) -> str:
+    if not authorization:
+        raise refusal(ErrorReason.ERROR_REASON_INVALID_API_KEY, "The request has no API key.")
+    scheme, _, secret = authorization.strip().partition(" ")
+    secret = secret.strip()
+    if scheme.lower() != "bearer" or not secret:
+        raise refusal(
+            ErrorReason.ERROR_REASON_INVALID_API_KEY, "The Authorization header is not of the form `Bearer KEY`."
+        )
+    if len(secret) > _MAX_SECRET_CHARS or not secret.isascii():
+        raise refusal(ErrorReason.ERROR_REASON_INVALID_API_KEY)
+    return secret

@@ -1,0 +1,111 @@
+"""The edge's view of the catalog: a snapshot that is watched, so that no request waits for it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+
+import orjson
+import structlog
+
+from edge.errors import refusal
+from edge.mesh import Catalog
+from edge.wire.models import model_json
+from tallygate.catalog.v1 import catalog_pb2
+from tallygate.common.v1.errors_pb2 import ErrorReason
+
+_MAX_SHOWN_CHARS = 100
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """What is asked of one revision, computed once."""
+
+    revision: str
+    models: Mapping[str, catalog_pb2.Model]
+    """By every name that a request may use: ids and aliases."""
+    objects: Mapping[str, bytes]
+    """The JSON of each."""
+    listing: bytes
+
+
+class CatalogView:
+    """Models and aliases as of the newest revision seen."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._index: _Index | None = None
+
+    @property
+    def revision(self) -> str:
+        """The revision held; empty before the first has come."""
+        return self._index.revision if self._index else ""
+
+    def resolve(self, name: str) -> catalog_pb2.Model:
+        """The model of a name, which may be an alias.
+
+        Raises:
+            MeshError: MODEL_NOT_FOUND, with names that are near; UNAVAILABLE before the first snapshot.
+        """
+        model = self._current().models.get(name)
+        if model is None:
+            raise self._unknown(name)
+        return model
+
+    def object_json(self, name: str) -> bytes:
+        """The model object of a name.
+
+        Raises:
+            MeshError: as ``resolve``.
+        """
+        found = self._current().objects.get(name)
+        if found is None:
+            raise self._unknown(name)
+        return found
+
+    def listing_json(self) -> bytes:
+        """All models and aliases as one list object.
+
+        Raises:
+            MeshError: UNAVAILABLE before the first snapshot.
+        """
+        return self._current().listing
+
+    def changes(self) -> AsyncGenerator[catalog_pb2.Snapshot]:
+        """The stream to watch."""
+        return self._catalog.snapshots(self.revision)
+
+    def take(self, snapshot: catalog_pb2.Snapshot) -> None:
+        """Makes ``snapshot`` the current one."""
+        models = {model.id: model for model in snapshot.models}
+        objects = {model.id: model_json(model) for model in snapshot.models}
+        for alias in snapshot.aliases:
+            target = models.get(alias.model_id)
+            if target is None or alias.name in objects:
+                _log.warning("alias_ignored", alias=alias.name, model=alias.model_id)
+                continue
+            objects[alias.name] = model_json(target, alias=alias.name)
+        names = {name: models[str(entry.get("alias_of", name))] for name, entry in objects.items()}
+        self._index = _Index(
+            revision=snapshot.revision,
+            models=names,
+            objects={name: orjson.dumps(entry) for name, entry in objects.items()},
+            listing=orjson.dumps({"object": "list", "data": list(objects.values())}),
+        )
+        _log.info("catalog_revision", revision=snapshot.revision, models=len(models), aliases=len(names) - len(models))
+
+    def _current(self) -> _Index:
+        if self._index is None:
+            raise refusal(ErrorReason.ERROR_REASON_UNAVAILABLE, "no catalog snapshot has come yet")
+        return self._index
+
+    def _unknown(self, name: str) -> Exception:
+        message = f"There is no model `{name[:_MAX_SHOWN_CHARS]}`."
+        if len(name) <= _MAX_SHOWN_CHARS:  # the search takes time that grows with the square of the name
+            near = difflib.get_close_matches(name, self._current().models, n=3, cutoff=0.6)
+            if near:
+                message += f" Did you mean {' or '.join(f'`{candidate}`' for candidate in near)}?"
+        message += " GET /v1/models lists them."
+        return refusal(ErrorReason.ERROR_REASON_MODEL_NOT_FOUND, message, param="model")

@@ -1,0 +1,165 @@
+"""The other services over gRPC. Every call has a deadline, every failure is a ``MeshError``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from edge.errors import refusal
+from edge.mesh import Mesh
+from edge.settings import EdgeSettings
+from meshkit.channels import Dial
+from meshkit.errors import MeshError, mesh_errors
+from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc
+from tallygate.catalog.v1 import catalog_pb2, catalog_pb2_grpc
+from tallygate.common.v1.errors_pb2 import ErrorReason
+from tallygate.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from tallygate.router.v1 import router_pb2, router_pb2_grpc
+
+_log = structlog.get_logger(__name__)
+_UNCERTAIN = {ErrorReason.ERROR_REASON_UNAVAILABLE, ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED}
+
+
+class GrpcLedger:
+    """``edge.mesh.Ledger``."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float, watch_timeout_s: float) -> None:
+        self._stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        self._timeout_s = timeout_s
+        self._watch_timeout_s = watch_timeout_s
+
+    async def authenticate(self, secret: str) -> ledger_pb2.AuthenticateResponse:
+        """Who holds ``secret``."""
+        with mesh_errors():
+            return await self._stub.Authenticate(ledger_pb2.AuthenticateRequest(secret=secret), timeout=self._timeout_s)
+
+    async def charge(self, request: ledger_pb2.ChargeRequest) -> ledger_pb2.Receipt:
+        """Charges for a replay.
+
+        Sent once more where it is not known whether it arrived: the request id makes it one charge.
+        """
+        try:
+            return await self._charge(request)
+        except MeshError as error:
+            if error.reason not in _UNCERTAIN:
+                raise
+            return await self._charge(request)
+
+    async def _charge(self, request: ledger_pb2.ChargeRequest) -> ledger_pb2.Receipt:
+        try:
+            with mesh_errors():
+                answer = await self._stub.Charge(request, timeout=self._timeout_s)
+        except MeshError as error:
+            if error.reason == ErrorReason.ERROR_REASON_INVALID_REQUEST:
+                # The edge wrote this request, not the client: what is wrong with it is no fault of theirs.
+                _log.error("charge_refused", request_id=request.request_id, reason=error.message)
+                raise refusal(ErrorReason.ERROR_REASON_INTERNAL, error.message) from error
+            raise
+        return answer.receipt
+
+    async def receipt(self, org_id: str, receipt_id: str) -> ledger_pb2.Receipt:
+        """One receipt of the organisation."""
+        assert org_id, "an empty organisation is the operator's, and reads every receipt"
+        request = ledger_pb2.GetReceiptRequest(org_id=org_id, receipt_id=receipt_id)
+        with mesh_errors():
+            answer = await self._stub.GetReceipt(request, timeout=self._timeout_s)
+        return answer.receipt
+
+    async def revocations(self) -> AsyncGenerator[str]:
+        """Ids of keys as they are revoked; first an empty one."""
+        with mesh_errors():
+            call = self._stub.WatchRevocations(ledger_pb2.WatchRevocationsRequest(), timeout=self._watch_timeout_s)
+            try:
+                async for message in call:
+                    yield message.key_id
+            finally:
+                call.cancel()
+
+
+class GrpcCache:
+    """``edge.mesh.Cache``."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
+        self._stub = cache_pb2_grpc.CacheServiceStub(channel)
+        self._timeout_s = timeout_s
+
+    async def lookup(self, request: cache_pb2.LookupRequest) -> cache_pb2.LookupResponse:
+        """A stored answer, or leave to store one."""
+        with mesh_errors():
+            return await self._stub.Lookup(request, timeout=self._timeout_s)
+
+
+class GrpcRouter:
+    """``edge.mesh.Router``."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
+        self._stub = router_pb2_grpc.RouterServiceStub(channel)
+        self._timeout_s = timeout_s
+
+    async def complete(self, request: router_pb2.CompleteRequest) -> AsyncGenerator[router_pb2.CompleteResponse]:
+        """The events of a fresh call; closing the generator cancels it."""
+        with mesh_errors():
+            call = self._stub.Complete(request, timeout=self._timeout_s)
+            try:
+                async for event in call:
+                    yield event
+            finally:
+                call.cancel()
+
+
+class GrpcCatalog:
+    """``edge.mesh.Catalog``."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, watch_timeout_s: float) -> None:
+        self._stub = catalog_pb2_grpc.CatalogServiceStub(channel)
+        self._watch_timeout_s = watch_timeout_s
+
+    async def snapshots(self, known_revision: str) -> AsyncGenerator[catalog_pb2.Snapshot]:
+        """The current revision, unless it is known, and each new one."""
+        request = catalog_pb2.WatchSnapshotRequest(known_revision=known_revision)
+        with mesh_errors():
+            call = self._stub.WatchSnapshot(request, timeout=self._watch_timeout_s)
+            try:
+                async for message in call:
+                    yield message.snapshot
+            finally:
+                call.cancel()
+
+
+class GrpcProbe:
+    """``edge.mesh.Probe``: the health check of https://github.com/grpc/grpc/blob/master/doc/health-checking.md."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
+        self._stub: Any = health_pb2_grpc.HealthStub(channel)  # its stubs do not know the methods
+        self._timeout_s = timeout_s
+
+    async def serving(self) -> bool:
+        """Whether the server answers that it serves."""
+        try:
+            answer = await self._stub.Check(health_pb2.HealthCheckRequest(), timeout=self._timeout_s)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def dial_mesh(settings: EdgeSettings, dial: Dial) -> Mesh:
+    """Clients of all services at the addresses of the settings."""
+    channels = {
+        "catalog": dial(settings.catalog_addr),
+        "ledger": dial(settings.ledger_addr),
+        "router": dial(settings.router_addr),
+        "cache": dial(settings.cache_addr),
+    }
+    return Mesh(
+        ledger=GrpcLedger(
+            channels["ledger"], timeout_s=settings.rpc_timeout_s, watch_timeout_s=settings.watch_timeout_s
+        ),
+        cache=GrpcCache(channels["cache"], timeout_s=settings.lookup_timeout_s),
+        router=GrpcRouter(channels["router"], timeout_s=settings.request_timeout_s),
+        catalog=GrpcCatalog(channels["catalog"], watch_timeout_s=settings.watch_timeout_s),
+        probes={name: GrpcProbe(channel, timeout_s=settings.probe_timeout_s) for name, channel in channels.items()},
+    )

@@ -1,0 +1,52 @@
+"""One HTTP request and its answer, as the edge knows them: what the span, the log line and the headers are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Scope
+
+_SCOPE_KEY = "tallygate.exchange"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Facts of one exchange, filled in as they become known. Never a prompt, an answer or a secret."""
+
+    request_id: str
+    """"req_..."; unique in the organisation, so that the ledger charges once for it."""
+    trace_id: str
+    """32 hex digits."""
+    status: int = 0
+    """The HTTP status sent; 0 before the answer began."""
+    org_id: str = ""
+    key_id: str = ""
+    requested_model: str = ""
+    model: str = ""
+    served_mode: str = ""
+    receipt_id: str = ""
+    error_code: str = ""
+    """The code of the OpenAI error sent, also of one that came after the answer had begun."""
+    span_attributes: dict[str, Any] = field(default_factory=dict)
+    """Attributes for the span, OpenTelemetry's names."""
+
+    @property
+    def generation_id(self) -> str:
+        """ "gen_..."; the same letters as the request id, so that either is found by the other."""
+        return "gen_" + self.request_id.removeprefix("req_")
+
+    def attach(self, scope: Scope) -> None:
+        """Makes this the exchange of the ASGI ``scope``."""
+        scope[_SCOPE_KEY] = self
+
+    @staticmethod
+    def of(scope: Scope) -> Exchange:
+        """The exchange of an ASGI scope that came through ``edge.observe``."""
+        exchange = scope[_SCOPE_KEY]
+        assert isinstance(exchange, Exchange)
+        return exchange
+
+
+class ClientGone(Exception):
+    """The client closed the connection before the answer was whole. Nobody is left to be told."""

@@ -1,0 +1,76 @@
+"""What the edge needs of the other services. ``edge.clients`` has it over gRPC; a batching client may come instead."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from tallygate.cache.v1 import cache_pb2
+from tallygate.catalog.v1 import catalog_pb2
+from tallygate.ledger.v1 import ledger_pb2
+from tallygate.router.v1 import router_pb2
+
+
+class Ledger(Protocol):
+    """Keys, charges, receipts. Every method raises ``MeshError``."""
+
+    async def authenticate(self, secret: str) -> ledger_pb2.AuthenticateResponse:
+        """Who holds ``secret``."""
+
+    async def charge(self, request: ledger_pb2.ChargeRequest) -> ledger_pb2.Receipt:
+        """Charges for a replay; sent again with the same request id it charges nothing more."""
+
+    async def receipt(self, org_id: str, receipt_id: str) -> ledger_pb2.Receipt:
+        """One receipt of the organisation."""
+
+    def revocations(self) -> AsyncGenerator[str]:
+        """Ids of keys as they are revoked; first an empty one, when the watch stands."""
+
+
+class Cache(Protocol):
+    """Verified replay."""
+
+    async def lookup(self, request: cache_pb2.LookupRequest) -> cache_pb2.LookupResponse:
+        """A stored answer, or leave to store one.
+
+        Raises:
+            MeshError: INVALID_REQUEST, or the cache is away.
+        """
+
+
+class Router(Protocol):
+    """Fresh answers."""
+
+    def complete(self, request: router_pb2.CompleteRequest) -> AsyncGenerator[router_pb2.CompleteResponse]:
+        """The events of a fresh call. Closing the generator cancels the call; the router settles on its own.
+
+        Raises:
+            MeshError: refused or failed.
+        """
+
+
+class Catalog(Protocol):
+    """Models and aliases."""
+
+    def snapshots(self, known_revision: str) -> AsyncGenerator[catalog_pb2.Snapshot]:
+        """The current revision, unless it is ``known_revision``, and each new one."""
+
+
+class Probe(Protocol):
+    """Whether a service can be reached and says that it serves."""
+
+    async def serving(self) -> bool:
+        """One health check; never raises for a service that is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """The other services."""
+
+    ledger: Ledger
+    cache: Cache
+    router: Router
+    catalog: Catalog
+    probes: Mapping[str, Probe]
+    """By the name of the service: catalog, ledger, router, cache."""

@@ -1,0 +1,105 @@
+"""ASGI middleware: one span, one log line and the ids in the headers for every request, whatever becomes of it."""
+
+from __future__ import annotations
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge.errors import error_response, refusal
+from edge.exchange import ClientGone, Exchange
+from meshkit.clock import Clock
+from meshkit.ids import MakeId
+from meshkit.telemetry import Telemetry, current_trace_id
+from meshkit.trace_context import from_metadata
+from tallygate.common.v1.errors_pb2 import ErrorReason
+
+CLIENT_CLOSED_REQUEST = 499
+"""The status logged where the client went before an answer began; nginx's number for it, never sent."""
+
+_TRACE_HEADERS = {b"traceparent", b"tracestate"}
+_UNMATCHED = "unmatched"
+_log = structlog.get_logger(__name__)
+
+
+class Observe:
+    """Wraps the application. Continues the client's W3C trace context, or begins a trace."""
+
+    def __init__(self, app: ASGIApp, *, telemetry: Telemetry, clock: Clock, make_id: MakeId) -> None:
+        self._app = app
+        self._tracer = telemetry.tracer
+        self._clock = clock
+        self._make_id = make_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began_s = self._clock.monotonic_s()
+        headers = [
+            (name.decode(), value.decode("latin-1")) for name, value in scope["headers"] if name in _TRACE_HEADERS
+        ]
+        span = self._tracer.start_span(scope["method"], context=from_metadata(headers), kind=SpanKind.SERVER)
+        with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+            exchange = Exchange(request_id=self._make_id("req"), trace_id=current_trace_id())
+            exchange.attach(scope)
+            try:
+                await self._guarded(scope, receive, send, exchange)
+            finally:
+                self._finish(scope, span, exchange, self._clock.monotonic_s() - began_s)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
+        ids = ((b"x-trace-id", exchange.trace_id.encode()), (b"x-request-id", exchange.request_id.encode()))
+
+        async def send_with_ids(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                message["headers"] = [*message["headers"], *ids]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_ids)
+        except ClientGone:
+            exchange.status = exchange.status or CLIENT_CLOSED_REQUEST
+            exchange.error_code = "client_gone"
+        except Exception:
+            _log.exception("unexpected_error", request_id=exchange.request_id)
+            exchange.error_code = "internal_error"
+            if exchange.status:
+                raise  # half an answer is out; only closing the connection tells the client
+            await error_response(refusal(ErrorReason.ERROR_REASON_INTERNAL))(scope, receive, send_with_ids)
+
+    def _finish(self, scope: Scope, span: trace.Span, exchange: Exchange, duration_s: float) -> None:
+        route = getattr(scope.get("route"), "path_format", "")
+        _log.info(
+            "request",
+            method=scope["method"],
+            route=route or _UNMATCHED,
+            status=exchange.status,
+            duration_ms=round(duration_s * 1_000, 3),
+            request_id=exchange.request_id,
+            **{name: value for name in _LOGGED if (value := getattr(exchange, name))},
+        )
+        if not span.is_recording():
+            return
+        span.update_name(f"{scope['method']} {route}" if route else scope["method"])
+        span.set_attributes(
+            {
+                "http.request.method": scope["method"],
+                "url.path": scope["path"],
+                "http.response.status_code": exchange.status,
+                "tallygate.request_id": exchange.request_id,
+                **({"http.route": route} if route else {}),
+                **exchange.span_attributes,
+                **{f"tallygate.{name}": value for name in _LOGGED if (value := getattr(exchange, name))},
+            }
+        )
+        if exchange.error_code:
+            span.set_attribute("error.type", exchange.error_code)
+        if exchange.status >= 500:
+            span.set_status(Status(StatusCode.ERROR))
+
+
+_LOGGED = ("org_id", "key_id", "requested_model", "model", "served_mode", "receipt_id", "error_code")

@@ -1,0 +1,196 @@
+"""``POST /chat/completions``: authenticate, check, replay or have answered, send."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edge.auth import Authenticator
+from edge.catalog import CatalogView
+from edge.errors import error_body, refusal, shape_of
+from edge.exchange import Exchange
+from edge.hangup import Hangup
+from edge.inbound import read_body
+from edge.mesh import Mesh
+from edge.routes.stream import EventStream
+from edge.settings import EdgeSettings
+from edge.translate import (
+    Admitted,
+    Settled,
+    answer_tokens,
+    begun_headers,
+    charge_request,
+    complete_request,
+    lookup_request,
+    miss_status,
+    mode_of,
+    prompt_tokens,
+    settled_headers,
+    usage_payload,
+)
+from edge.wire import sse
+from edge.wire.cache_control import Mode, parse_controls, status_hit
+from edge.wire.checks import parse_chat
+from edge.wire.strict_json import refuse_ambiguous
+from meshkit.clock import Clock
+from meshkit.errors import MeshError
+from tallygate.cache.v1 import cache_pb2
+from tallygate.common.v1.errors_pb2 import ErrorReason
+from tallygate.router.v1 import router_pb2
+
+_JSON = "application/json"
+_AWAY = {
+    ErrorReason.ERROR_REASON_UNAVAILABLE,
+    ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED,
+    ErrorReason.ERROR_REASON_INTERNAL,
+}
+_log = structlog.get_logger(__name__)
+
+Events = AsyncGenerator[router_pb2.CompleteResponse]
+
+
+class ChatCompletions:
+    """The resource."""
+
+    def __init__(
+        self, mesh: Mesh, authenticator: Authenticator, catalog: CatalogView, settings: EdgeSettings, clock: Clock
+    ) -> None:
+        self._mesh = mesh
+        self._authenticator = authenticator
+        self._catalog = catalog
+        self._settings = settings
+        self._clock = clock
+
+    async def create(self, request: Request) -> Response:
+        """Answers one request.
+
+        Raises:
+            MeshError: refused; nothing was sent.
+            ClientGone: nobody is there to be answered.
+        """
+        admitted = await self._admit(request)
+        found = await self._look_up(admitted)
+        if found.HasField("hit"):
+            return await self._replay(admitted, found.hit)
+        if admitted.controls.mode is Mode.ONLY:
+            raise refusal(ErrorReason.ERROR_REASON_CACHE_MISS)
+        return await self._have_answered(request, admitted, found.miss)
+
+    async def _admit(self, request: Request) -> Admitted:
+        exchange = Exchange.of(request.scope)
+        principal = await self._authenticator.authenticate(request)
+        settings = self._settings
+        body = await read_body(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+        call = parse_chat(body)
+        exchange.requested_model = call.model[:200]
+        exchange.span_attributes |= {"gen_ai.operation.name": "chat", "gen_ai.request.model": exchange.requested_model}
+        controls = parse_controls(request.headers)
+        model = self._catalog.resolve(call.model)
+        exchange.model = model.id
+        return Admitted(exchange, principal, body, call, model, controls)
+
+    async def _look_up(self, admitted: Admitted) -> cache_pb2.LookupResponse:
+        """What the cache has. A cache that is away counts as a miss without leave to store."""
+        if admitted.controls.mode is Mode.OFF:
+            refuse_ambiguous(admitted.body)
+            return _missed(cache_pb2.Miss.REASON_BYPASSED)
+        try:
+            return await self._mesh.cache.lookup(lookup_request(admitted))
+        except MeshError as error:
+            if error.reason not in _AWAY:
+                raise
+            _log.warning("cache_away", request_id=admitted.exchange.request_id, reason=error.message)
+        refuse_ambiguous(admitted.body)
+        return _missed(cache_pb2.Miss.REASON_UNAVAILABLE)
+
+    async def _replay(self, admitted: Admitted, hit: cache_pb2.Hit) -> Response:
+        exchange = admitted.exchange
+        exchange.served_mode = mode_of(hit)
+        receipt = await self._mesh.ledger.charge(charge_request(admitted, hit))
+        settled = Settled(receipt.receipt_id, receipt.charged_nano_usd, hit.usage)
+        self._note(exchange, settled)
+        headers = begun_headers(exchange, status_hit(exchange.served_mode, hit.key_digest)) | settled_headers(settled)
+        headers["age"] = str(max(0, hit.age_ms) // 1_000)
+        if not admitted.call.stream:
+            return Response(hit.openai_body, headers=headers, media_type=_JSON)
+        frames = sse.frames(hit.chunks)
+        if admitted.call.include_usage:
+            frames += self._usage_frame(admitted, hit.usage_chunk, settled)
+        return Response(frames + sse.DONE, headers={**headers, **sse.HEADERS}, media_type=sse.MEDIA_TYPE)
+
+    async def _have_answered(self, request: Request, admitted: Admitted, miss: cache_pb2.Miss) -> Response:
+        exchange = admitted.exchange
+        exchange.served_mode = "fresh"
+        ticket = miss.ticket if miss.HasField("ticket") else None
+        headers = begun_headers(exchange, miss_status(miss))
+        events = self._mesh.router.complete(complete_request(admitted, ticket))
+        if not admitted.call.stream:
+            async with Hangup(request.receive), aclosing(events):
+                final = await _final(events)
+            settled = self._settle(exchange, final)
+            return Response(final.openai_body, headers=headers | settled_headers(settled), media_type=_JSON)
+        async with Hangup(request.receive):
+            # The answer begins with the first event and not before: until then a refusal is still an HTTP status.
+            first = await anext(events, None)
+        return EventStream(self._relay(admitted, events, first), events, headers)
+
+    async def _relay(
+        self, admitted: Admitted, events: Events, first: router_pb2.CompleteResponse | None
+    ) -> AsyncGenerator[bytes]:
+        """The frames of a fresh stream: its chunks as bytes, unread, then the end or an error."""
+        try:
+            event = first
+            while event is not None and not event.HasField("final"):
+                if event.HasField("chunks"):
+                    yield sse.frames(event.chunks.payloads)
+                event = await anext(events, None)
+            if event is None:
+                raise refusal(ErrorReason.ERROR_REASON_INTERNAL, "the router ended the stream without a Final")
+            settled = self._settle(admitted.exchange, event.final)
+            end = sse.DONE
+            if admitted.call.include_usage:
+                end = self._usage_frame(admitted, event.final.usage_chunk, settled) + end
+            yield end
+        except Exception as error:  # noqa: BLE001 - whatever it was, the client must not take the stream for whole
+            yield self._broken_off(admitted.exchange, error)
+
+    def _broken_off(self, exchange: Exchange, error: Exception) -> bytes:
+        if isinstance(error, MeshError):
+            _log.warning("stream_failed", request_id=exchange.request_id, reason=error.message)
+        else:
+            _log.error("unexpected_error", request_id=exchange.request_id, exc_info=error)
+            error = refusal(ErrorReason.ERROR_REASON_INTERNAL)
+        exchange.error_code = shape_of(error).code
+        return sse.error_frame(error_body(error))
+
+    def _usage_frame(self, admitted: Admitted, chunk: bytes, settled: Settled) -> bytes:
+        return sse.frames([usage_payload(admitted, chunk, settled, now_s=self._clock.now_ms() // 1_000)])
+
+    def _settle(self, exchange: Exchange, final: router_pb2.Final) -> Settled:
+        settled = Settled(final.receipt_id, final.charged_nano_usd, final.usage)
+        self._note(exchange, settled)
+        return settled
+
+    @staticmethod
+    def _note(exchange: Exchange, settled: Settled) -> None:
+        exchange.receipt_id = settled.receipt_id
+        exchange.span_attributes |= {
+            "gen_ai.response.model": exchange.model,
+            "gen_ai.usage.input_tokens": prompt_tokens(settled.usage),
+            "gen_ai.usage.output_tokens": answer_tokens(settled.usage),
+        }
+
+
+async def _final(events: Events) -> router_pb2.Final:
+    async for event in events:
+        if event.HasField("final"):
+            return event.final
+    raise refusal(ErrorReason.ERROR_REASON_INTERNAL, "the router ended the call without a Final")
+
+
+def _missed(reason: cache_pb2.Miss.Reason.ValueType) -> cache_pb2.LookupResponse:
+    return cache_pb2.LookupResponse(miss=cache_pb2.Miss(reason=reason))

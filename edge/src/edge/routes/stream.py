@@ -1,0 +1,35 @@
+"""An answer that is sent as it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from edge.hangup import Hangup
+from edge.wire import sse
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. Ends the call behind them when the client goes.
+
+    ``events``: what ``frames`` is made from; closed here as well, because closing a generator that has not begun closes
+    nothing of what it would have used. Starlette's own response starts a task group to watch the client; this a task.
+    """
+
+    def __init__(
+        self, frames: AsyncGenerator[bytes], events: AsyncGenerator[object], headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(frames, headers={**headers, **sse.HEADERS}, media_type=sse.MEDIA_TYPE)
+        self._frames = frames
+        self._events = events
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        """Sends it."""
+        async with Hangup(receive), aclosing(self._events), aclosing(self._frames) as frames:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async for frame in frames:
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,72 @@
+"""What can be set, read from the environment as ``TALLYGATE_EDGE_*``."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+
+class EdgeSettings(BaseSettings):
+    """Settings of the edge. Every field may be given in code; the environment fills in the others."""
+
+    model_config = SettingsConfigDict(env_prefix="TALLYGATE_EDGE_")
+
+    host: str = "127.0.0.1"
+    """The address to listen on; "0.0.0.0" or "::" for all."""
+
+    port: int = Field(default=8080, ge=0, le=65_535)
+    """The TCP port to listen on; 0 takes a free one."""
+
+    fd: int | None = Field(default=None, ge=0)
+    """A listening socket that the process inherits under this file descriptor; host and port are then not used."""
+
+    ledger_addr: str = "grpc://127.0.0.1:7003"
+    """Where the ledger is: "grpc://HOST:PORT", "unix:///PATH" or "local://NAME"."""
+
+    cache_addr: str = "grpc://127.0.0.1:7002"
+    """Where the cache is."""
+
+    router_addr: str = "grpc://127.0.0.1:7001"
+    """Where the router is."""
+
+    catalog_addr: str = "grpc://127.0.0.1:7004"
+    """Where the catalog is."""
+
+    max_body_bytes: int = Field(default=20 * MIB, ge=1)
+    """The largest request body, in bytes. OpenAI's own limit on images in a request is of this order."""
+
+    body_timeout_s: float = Field(default=60.0, gt=0)
+    """A request body has arrived after so many seconds, or the request is refused."""
+
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    """A completion takes at most so many seconds, a stream to its end; the default timeout of OpenAI's SDKs."""
+
+    rpc_timeout_s: float = Field(default=5.0, gt=0)
+    """Any other call in the mesh takes at most so many seconds."""
+
+    lookup_timeout_s: float = Field(default=2.0, gt=0)
+    """The cache answers within so many seconds, or the request goes on without it."""
+
+    probe_timeout_s: float = Field(default=2.0, gt=0)
+    """A dependency answers the health check of ``/readyz`` within so many seconds, or counts as away."""
+
+    watch_timeout_s: float = Field(default=3_600.0, gt=0)
+    """A watch of catalog or revocations is opened anew after so many seconds."""
+
+    max_inflight: int = Field(default=1_000, ge=1)
+    """Completions under way at once; one more is refused as ``unavailable``. Far more calls than this on one gRPC
+    channel were seen to come back cancelled."""
+
+    auth_entries: int = Field(default=10_000, ge=1)
+    """Authenticated keys that are remembered, for as long as the ledger allows."""
+
+    keep_alive_s: int = Field(default=75, ge=1)
+    """An idle connection is kept so many seconds; longer than the 60 that load balancers keep theirs."""
+
+    drain_s: float = Field(default=30.0, ge=0)
+    """At the end, requests under way may take so many seconds more."""
+
+    log_level: str = "info"
+    """The least severe level that is logged."""

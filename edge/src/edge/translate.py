@@ -1,0 +1,193 @@
+"""Between OpenAI's REST and the mesh: requests to the services, and their answers as headers and as the last chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from edge.exchange import Exchange
+from edge.wire.cache_control import Controls, Mode, status_forward
+from edge.wire.checks import ChatCall
+from edge.wire.receipts import served_mode
+from meshkit.money import format_usd
+from tallygate.cache.v1 import cache_pb2
+from tallygate.catalog.v1 import catalog_pb2
+from tallygate.common.v1 import money_pb2, principal_pb2
+from tallygate.ledger.v1 import ledger_pb2
+from tallygate.router.v1 import router_pb2
+
+ENDPOINT = "chat/completions"
+
+_MODES = {
+    Mode.DEFAULT: cache_pb2.CacheControls.MODE_DEFAULT,
+    Mode.OFF: cache_pb2.CacheControls.MODE_OFF,
+    Mode.REFRESH: cache_pb2.CacheControls.MODE_REFRESH,
+    Mode.ONLY: cache_pb2.CacheControls.MODE_ONLY,
+}
+_SERVED_BY_TIER = {
+    cache_pb2.REPLAY_TIER_EXACT: ledger_pb2.SERVED_MODE_EXACT,
+    cache_pb2.REPLAY_TIER_CANONICAL: ledger_pb2.SERVED_MODE_CANONICAL,
+    cache_pb2.REPLAY_TIER_SEMANTIC: ledger_pb2.SERVED_MODE_SEMANTIC,
+}
+_FORWARDED = {  # RFC 9211, 2.2: why the request went on
+    cache_pb2.Miss.REASON_NOT_STORED: "miss",
+    cache_pb2.Miss.REASON_STALE: "stale",
+    cache_pb2.Miss.REASON_NOT_ELIGIBLE: "bypass",
+    cache_pb2.Miss.REASON_BYPASSED: "request",
+    cache_pb2.Miss.REASON_UNAVAILABLE: "bypass",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that has passed the edge's own checks."""
+
+    exchange: Exchange
+    principal: principal_pb2.Principal
+    body: bytes
+    """As the client sent it."""
+    call: ChatCall
+    model: catalog_pb2.Model
+    """What the client's name stands for."""
+    controls: Controls
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What is known when an answer is paid for."""
+
+    receipt_id: str
+    charged_nano_usd: int
+    usage: money_pb2.Usage
+
+
+def lookup_request(request: Admitted) -> cache_pb2.LookupRequest:
+    """Asks for a stored answer."""
+    controls = request.controls
+    return cache_pb2.LookupRequest(
+        principal=request.principal,
+        endpoint=ENDPOINT,
+        model=request.model.id,
+        policy_epoch=request.model.policy_epoch,
+        openai_body=request.body,
+        controls=cache_pb2.CacheControls(
+            mode=_MODES[controls.mode], max_age_s=controls.max_age_s, allow_sampled=controls.allow_sampled
+        ),
+        completion_id=request.exchange.generation_id,
+    )
+
+
+def complete_request(request: Admitted, ticket: cache_pb2.Ticket | None) -> router_pb2.CompleteRequest:
+    """Asks for a fresh answer; without a ticket it is not stored."""
+    return router_pb2.CompleteRequest(
+        principal=request.principal,
+        request_id=request.exchange.request_id,
+        endpoint=ENDPOINT,
+        model=request.model.id,
+        openai_body=request.body,
+        stream=request.call.stream,
+        cache_ticket=ticket,
+        requested_model=request.call.model,
+    )
+
+
+def charge_request(request: Admitted, hit: cache_pb2.Hit) -> ledger_pb2.ChargeRequest:
+    """Charges for a replay at the price of the answer's origin."""
+    return ledger_pb2.ChargeRequest(
+        principal=request.principal,
+        request_id=request.exchange.request_id,
+        facts=ledger_pb2.ChargeFacts(
+            usage=hit.usage,
+            price=hit.price,
+            served_mode=_SERVED_BY_TIER[hit.tier],
+            outcome=ledger_pb2.OUTCOME_COMPLETE,
+            requested_model=request.call.model,
+            model=request.model.id,
+            source_id=hit.source_id,
+            upstream_model=hit.upstream_model,
+            origin_receipt_id=hit.origin_receipt_id,
+            trace_id=request.exchange.trace_id,
+        ),
+    )
+
+
+def mode_of(hit: cache_pb2.Hit) -> str:
+    """The value of ``X-Served-Mode`` for a replay."""
+    return served_mode(_SERVED_BY_TIER[hit.tier])
+
+
+def miss_status(miss: cache_pb2.Miss) -> str:
+    """``Cache-Status`` of the fresh answer that follows a miss."""
+    detail = "unavailable" if miss.reason == cache_pb2.Miss.REASON_UNAVAILABLE else miss.detail
+    return status_forward(_FORWARDED.get(miss.reason, "miss"), detail)
+
+
+def begun_headers(exchange: Exchange, cache_status: str) -> dict[str, str]:
+    """What is known when an answer begins."""
+    return {
+        "x-generation-id": exchange.generation_id,
+        "x-served-mode": exchange.served_mode,
+        "cache-status": cache_status,
+    }
+
+
+def settled_headers(settled: Settled) -> dict[str, str]:
+    """What is known when it is paid for."""
+    usage = settled.usage
+    return {
+        "x-receipt-id": settled.receipt_id,
+        "x-cost-usd": format_usd(settled.charged_nano_usd),
+        "x-usage-input-tokens": str(prompt_tokens(usage)),
+        "x-usage-output-tokens": str(answer_tokens(usage)),
+    }
+
+
+def prompt_tokens(usage: money_pb2.Usage) -> int:
+    """Prompt tokens of all classes."""
+    return usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens
+
+
+def answer_tokens(usage: money_pb2.Usage) -> int:
+    """Answer tokens, those spent on reasoning among them."""
+    return usage.output_tokens + usage.reasoning_tokens
+
+
+def usage_payload(request: Admitted, chunk: bytes, settled: Settled, *, now_s: int) -> bytes:
+    """The usage chunk of a stream, ``chunk`` as its source sent it, with the extension field ``tallygate``.
+
+    Where the source sent none, one is made of what was counted; ``usage`` is null where nothing is known.
+    """
+    payload: dict[str, Any] = orjson.loads(chunk) if chunk else _own_usage_chunk(request, settled.usage, now_s)
+    exchange = request.exchange
+    payload["tallygate"] = {
+        "receipt_id": settled.receipt_id,
+        "cost_usd": format_usd(settled.charged_nano_usd),
+        "served_mode": exchange.served_mode,
+        "generation_id": exchange.generation_id,
+        "trace_id": exchange.trace_id,
+    }
+    return orjson.dumps(payload)
+
+
+def _own_usage_chunk(request: Admitted, usage: money_pb2.Usage, now_s: int) -> dict[str, Any]:
+    return {
+        "id": request.exchange.generation_id,
+        "object": "chat.completion.chunk",
+        "created": now_s,
+        "model": request.model.id,
+        "choices": [],
+        "usage": None if usage.provenance == money_pb2.USAGE_PROVENANCE_NONE else _openai_usage(usage),
+    }
+
+
+def _openai_usage(usage: money_pb2.Usage) -> dict[str, Any]:
+    """https://platform.openai.com/docs/api-reference/chat/object: totals, with the details inside them."""
+    return {
+        "prompt_tokens": prompt_tokens(usage),
+        "completion_tokens": answer_tokens(usage),
+        "total_tokens": prompt_tokens(usage) + answer_tokens(usage),
+        "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }

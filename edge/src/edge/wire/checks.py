@@ -1,0 +1,205 @@
+"""The body of a chat completion: parsed once, its types checked, everything else left to the source.
+
+Ranges are the source's business, but for the integers that a hold is computed from.
+https://platform.openai.com/docs/api-reference/chat/create
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from edge.errors import invalid
+
+MAX_CHOICES = 128
+MAX_TOKENS = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """What the edge itself needs to know of a request."""
+
+    model: str
+    """The name that the client used, an alias perhaps."""
+    stream: bool
+    include_usage: bool
+    """The client asked for the usage chunk at the end of its stream."""
+
+
+def parse_chat(body: bytes) -> ChatCall:
+    """Parses and checks.
+
+    Raises:
+        MeshError: INVALID_REQUEST, naming the field at fault.
+    """
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if not body.strip():
+            raise invalid("The request body is empty; send a JSON object.") from error
+        raise invalid(f"The request body is not valid JSON: {error}.") from error
+    if not isinstance(parsed, dict):
+        raise invalid(f"The request body must be a JSON object, not {_kind(parsed)}.")
+    model = parsed.get("model")
+    if model is None or model == "":
+        raise invalid("You must name a model: `model` is missing.", "model")
+    for name, value in parsed.items():
+        check = _FIELDS.get(name)
+        if check is not None and value is not None:
+            check(name, value)
+    if parsed.get("messages") is None:
+        raise invalid("`messages` is missing; send a list of at least one message.", "messages")
+    stream_options = parsed.get("stream_options") or {}
+    include_usage = stream_options.get("include_usage")
+    if include_usage is not None:
+        _boolean("stream_options.include_usage", include_usage)
+    stream = bool(parsed.get("stream"))
+    return ChatCall(model=model, stream=stream, include_usage=stream and bool(include_usage))
+
+
+def _kind(value: object) -> str:
+    """The JSON name of a value's type, with its article."""
+    if value is None:
+        return "null"
+    return _KINDS.get(type(value), "an object")
+
+
+_KINDS: Mapping[type, str] = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
+
+
+def _wrong(name: str, wanted: str, value: object) -> Exception:
+    return invalid(f"`{name}` must be {wanted}, not {_kind(value)}.", name)
+
+
+def _string(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise _wrong(name, "a string", value)
+
+
+def _boolean(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise _wrong(name, "a boolean", value)
+
+
+def _number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(name, "a number", value)
+
+
+def _integer(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong(name, "an integer", value)
+
+
+def _object(name: str, value: object) -> None:
+    if not isinstance(value, dict):
+        raise _wrong(name, "an object", value)
+
+
+def _array(name: str, value: object) -> None:
+    if not isinstance(value, list):
+        raise _wrong(name, "an array", value)
+
+
+def _within(low: int, high: int) -> Callable[[str, object], None]:
+    def check(name: str, value: object) -> None:
+        _integer(name, value)
+        assert isinstance(value, int)
+        if not low <= value <= high:
+            raise invalid(f"`{name}` must be between {low} and {high}, not {_shown(value)}.", name)
+
+    return check
+
+
+def _shown(value: int) -> str:
+    return str(value) if abs(value) < 10**20 else "a number of that size"
+
+
+def _objects(name: str, value: object) -> None:
+    _array(name, value)
+    assert isinstance(value, list)
+    for index, item in enumerate(value):
+        _object(f"{name}[{index}]", item)
+
+
+def _string_or_object(name: str, value: object) -> None:
+    if not isinstance(value, str | dict):
+        raise _wrong(name, "a string or an object", value)
+
+
+def _string_or_strings(name: str, value: object) -> None:
+    if isinstance(value, str):
+        return
+    if not isinstance(value, list):
+        raise _wrong(name, "a string or an array of strings", value)
+    for index, item in enumerate(value):
+        _string(f"{name}[{index}]", item)
+
+
+def _messages(name: str, value: object) -> None:
+    _array(name, value)
+    assert isinstance(value, list)
+    if not value:
+        raise invalid(f"`{name}` is empty; send at least one message.", name)
+    for index, message in enumerate(value):
+        _message(f"{name}[{index}]", message)
+
+
+def _message(name: str, message: object) -> None:
+    _object(name, message)
+    assert isinstance(message, dict)
+    role = message.get("role")
+    if role is None or role == "":
+        raise invalid(f"`{name}.role` is missing.", f"{name}.role")
+    _string(f"{name}.role", role)
+    content = message.get("content")
+    if isinstance(content, list):
+        _objects(f"{name}.content", content)
+    elif content is not None and not isinstance(content, str):
+        raise _wrong(f"{name}.content", "a string, an array of content parts or null", content)
+    tool_calls = message.get("tool_calls")
+    if tool_calls is not None:
+        _objects(f"{name}.tool_calls", tool_calls)
+
+
+_FIELDS: Mapping[str, Callable[[str, object], None]] = {
+    "model": _string,
+    "messages": _messages,
+    "stream": _boolean,
+    "stream_options": _object,
+    "n": _within(1, MAX_CHOICES),
+    "max_tokens": _within(1, MAX_TOKENS),
+    "max_completion_tokens": _within(1, MAX_TOKENS),
+    "temperature": _number,
+    "top_p": _number,
+    "presence_penalty": _number,
+    "frequency_penalty": _number,
+    "top_logprobs": _integer,
+    "seed": _integer,
+    "logprobs": _boolean,
+    "parallel_tool_calls": _boolean,
+    "store": _boolean,
+    "stop": _string_or_strings,
+    "user": _string,
+    "reasoning_effort": _string,
+    "service_tier": _string,
+    "tools": _objects,
+    "functions": _objects,
+    "tool_choice": _string_or_object,
+    "function_call": _string_or_object,
+    "response_format": _object,
+    "logit_bias": _object,
+    "metadata": _object,
+    "modalities": _array,
+    "prediction": _object,
+    "audio": _object,
+}

@@ -1,0 +1,36 @@
+"""Server-sent events as OpenAI sends them: ``data: JSON``, a blank line, and ``data: [DONE]`` at the end.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+MEDIA_TYPE = "text/event-stream"
+DONE = b"data: [DONE]\n\n"
+HEADERS: Mapping[str, str] = {
+    "cache-control": "no-cache",
+    # nginx and what follows it buffer a response otherwise, and the stream arrives in one piece at the end.
+    "x-accel-buffering": "no",
+}
+
+
+def frames(payloads: Iterable[bytes]) -> bytes:
+    """The frames of several payloads, in one piece."""
+    return b"".join([b"data: " + _one_line(payload) + b"\n\n" for payload in payloads])
+
+
+def _one_line(payload: bytes) -> bytes:
+    # A line break would end the event's line. In JSON it can only stand between tokens, where a space means the same.
+    if b"\n" in payload or b"\r" in payload:
+        return payload.replace(b"\r", b" ").replace(b"\n", b" ")
+    return payload
+
+
+def error_frame(body: Mapping[str, Any]) -> bytes:
+    """The frame of an error that comes after the stream has begun. No ``[DONE]`` follows."""
+    return b"event: error\ndata: " + orjson.dumps(body) + b"\n\n"

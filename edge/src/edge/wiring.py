@@ -1,0 +1,22 @@
+"""Composition root: from settings and a way to dial to the application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.types import ASGIApp
+
+from edge.app import create_app
+from edge.clients import dial_mesh
+from edge.settings import EdgeSettings
+from meshkit.channels import Dial
+from meshkit.clock import SystemClock
+from meshkit.ids import new_id
+from meshkit.telemetry import Telemetry
+
+
+@asynccontextmanager
+async def build(settings: EdgeSettings, dial: Dial, telemetry: Telemetry) -> AsyncIterator[ASGIApp]:
+    """The edge as an ASGI application, to be served by ``edge.serving``. It runs its watches in the ASGI lifespan."""
+    yield create_app(dial_mesh(settings, dial), settings, telemetry, clock=SystemClock(), make_id=new_id)

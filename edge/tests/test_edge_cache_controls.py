@@ -1,0 +1,134 @@
+"""What a request asks of the cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edge.wire.cache_control import Controls, Mode, parse_controls
+from meshkit.errors import MeshError
+from tallygate.cache.v1 import cache_pb2
+
+DUPLICATE = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "a", "content": "b"}]}'
+
+
+@pytest.mark.parametrize(
+    ("headers", "controls"),
+    [
+        ({}, Controls()),
+        ({"x-tallygate-cache": ""}, Controls()),
+        ({"x-tallygate-cache": "off"}, Controls(Mode.OFF)),
+        ({"x-tallygate-cache": " Refresh , SAMPLED"}, Controls(Mode.REFRESH, allow_sampled=True)),
+        ({"x-tallygate-cache": "only"}, Controls(Mode.ONLY)),
+        ({"x-tallygate-cache": "sampled"}, Controls(allow_sampled=True)),
+        ({"cache-control": "no-store"}, Controls(Mode.OFF)),
+        ({"cache-control": "no-cache"}, Controls(Mode.REFRESH)),
+        ({"cache-control": "no-store, no-cache"}, Controls(Mode.OFF)),
+        ({"cache-control": "no-cache, no-store"}, Controls(Mode.OFF)),
+        ({"cache-control": "only-if-cached"}, Controls(Mode.ONLY)),
+        ({"cache-control": "max-age=60"}, Controls(max_age_s=60)),
+        ({"cache-control": 'max-age="0"'}, Controls(max_age_s=0)),
+        ({"cache-control": "max-age=" + "9" * 400}, Controls(max_age_s=2**31)),
+        ({"cache-control": "no-transform, min-fresh=3"}, Controls()),
+        ({"cache-control": "no-store", "x-tallygate-cache": "refresh"}, Controls(Mode.REFRESH)),
+        ({"cache-control": "no-store", "x-tallygate-cache": "sampled"}, Controls(Mode.OFF, allow_sampled=True)),
+    ],
+)
+def test_controls(headers: dict[str, str], controls: Controls) -> None:
+    assert parse_controls(headers) == controls
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-tallygate-cache": "on"},
+        {"x-tallygate-cache": "off, only"},
+        {"cache-control": "max-age"},
+        {"cache-control": "max-age=soon"},
+        {"cache-control": "max-age=-1"},
+        {"cache-control": "max-age=²"},
+    ],
+)
+def test_controls_that_mean_nothing_are_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(MeshError, match="takes"):
+        parse_controls(headers)
+
+
+async def test_controls_reach_the_cache(world: Any) -> None:
+    world.router.answers()
+    await world.chat({"x-tallygate-cache": "refresh, sampled", "cache-control": "max-age=0"})
+    controls = world.cache.lookups[0].controls
+    assert controls.mode == cache_pb2.CacheControls.MODE_REFRESH
+    assert controls.allow_sampled
+    assert controls.HasField("max_age_s")
+    assert controls.max_age_s == 0
+
+
+async def test_by_default_any_age_may_be_replayed(world: Any) -> None:
+    world.router.answers()
+    await world.chat()
+    controls = world.cache.lookups[0].controls
+    assert controls.mode == cache_pb2.CacheControls.MODE_DEFAULT
+    assert not controls.HasField("max_age_s")
+
+
+async def test_off_does_not_ask_the_cache_and_does_not_store(world: Any) -> None:
+    world.cache.holds(stream=False)
+    world.router.answers()
+    response = await world.chat({"x-tallygate-cache": "off"})
+    assert response.headers["x-served-mode"] == "fresh"
+    assert response.headers["cache-status"] == "Tallygate; fwd=request"
+    assert not world.cache.lookups
+    assert not world.router.requests[0].HasField("cache_ticket")
+
+
+async def test_only_is_an_error_on_a_miss(world: Any) -> None:
+    response = await world.chat({"x-tallygate-cache": "only"})
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "cache_miss"
+    assert not world.router.requests
+
+
+async def test_only_replays_a_hit(world: Any) -> None:
+    world.cache.holds(stream=False)
+    assert (await world.chat({"x-tallygate-cache": "only"})).headers["x-served-mode"] == "exact"
+
+
+async def test_bad_controls_are_a_bad_request(world: Any) -> None:
+    assert (await world.chat({"x-tallygate-cache": "maybe"})).status_code == 400
+
+
+@pytest.mark.parametrize("past_the_cache", ["off", "away"])
+async def test_duplicate_keys_are_refused_past_the_cache_too(world: Any, past_the_cache: str) -> None:
+    if past_the_cache == "away":
+        await world.stop("cache")
+    response = await world.post(DUPLICATE, {"x-tallygate-cache": "off"} if past_the_cache == "off" else {})
+    assert response.status_code == 400
+    assert "duplicate key: 'content'" in response.json()["error"]["message"]
+    assert not world.router.requests
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (b"9007199254740992", "beyond 2^53-1"),
+        (b"-" + b"9" * 300, "beyond 2^53-1"),
+        (b"[" * 1_010 + b"]" * 1_010, "nested too deeply"),
+    ],
+    ids=["2^53", "300 digits", "deep"],
+)
+async def test_what_has_no_canonical_form_is_refused_past_the_cache_too(world: Any, value: bytes, said: str) -> None:
+    body = b'{"model": "gpt-4o-mini", "messages": [{"role": "user"}], "x": ' + value + b"}"
+    response = await world.post(body, {"x-tallygate-cache": "off"})
+    assert response.status_code == 400
+    assert said in response.json()["error"]["message"]
+
+
+async def test_a_body_with_one_meaning_passes_the_strict_check(world: Any) -> None:
+    world.router.answers()
+    body = (
+        b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "a"}],'
+        b' "x": {"x": 9007199254740991, "y": -1.5e3, "z": [{"x": 1}, {"x": 1}]}}'
+    )
+    assert (await world.post(body, {"x-tallygate-cache": "off"})).status_code == 200

@@ -1,0 +1,63 @@
+"""Liveness and readiness."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+
+
+async def test_liveness_needs_no_key_and_no_dependency(world: Any) -> None:
+    for name in world.names:
+        await world.stop(name)
+    response = await world.client.get("/api/health", headers={"authorization": ""})
+    assert response.status_code == 200
+    assert response.json() == {"status": "ok", "service": "edge", "version": version("tallygate-edge")}
+
+
+async def test_ready_with_everything_there(world: Any) -> None:
+    response = await world.client.get("/readyz", headers={"authorization": ""})
+    assert response.status_code == 200
+    assert response.json() == {
+        "status": "ready",
+        "version": version("tallygate-edge"),
+        "dependencies": {
+            "catalog": {"status": "ok", "revision": "rev1"},
+            "ledger": {"status": "ok"},
+            "router": {"status": "ok"},
+            "cache": {"status": "ok"},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("gone", "http", "overall", "own"),
+    [
+        ("ledger", 503, "unready", "unavailable"),
+        ("router", 503, "unready", "unavailable"),
+        ("cache", 200, "degraded", "degraded"),
+        ("catalog", 200, "degraded", "degraded"),
+    ],
+)
+async def test_what_each_dependency_is_worth(world: Any, gone: str, http: int, overall: str, own: str) -> None:
+    await world.stop(gone)
+    response = await world.client.get("/readyz")
+    assert response.status_code == http
+    body = response.json()
+    assert body["status"] == overall
+    others = {name: entry["status"] for name, entry in body["dependencies"].items()}
+    assert others.pop(gone) == own
+    assert set(others.values()) == {"ok"}
+
+
+async def test_without_a_first_snapshot_nothing_is_ready_and_requests_say_so(fresh_world: Any) -> None:
+    fresh_world.catalog.current = None
+    await fresh_world.start_edge()
+    response = await fresh_world.client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["dependencies"]["catalog"] == {"status": "unavailable", "revision": None}
+    for asked in (fresh_world.chat(), fresh_world.client.get("/v1/models"), fresh_world.client.get("/v1/models/x")):
+        refused = await asked
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "unavailable"
