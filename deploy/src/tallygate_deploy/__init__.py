@@ -1,0 +1,1 @@
+"""The `tallygate` command, and the compositions of the services that it starts."""

@@ -1,0 +1,106 @@
+"""`tallygate up`: every service in one process, over local channels, on SQLite and an in-process cache."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+
+import edge.wiring
+import ledger_svc.wiring
+from cache_svc.settings import CacheSettings
+from catalog_svc.settings import CatalogSettings
+from edge.serving import running_http
+from edge.settings import EdgeSettings
+from ledger_svc.settings import LedgerSettings
+from meshkit.channels import Dialer
+from meshkit.local import LocalNetwork
+from meshkit.logs import configure_logging
+from meshkit.serve import running, until_signalled
+from meshkit.telemetry import Telemetry
+from router_svc.settings import RouterSettings
+from tallygate_deploy.composition import Addresses, Composition, ServiceSettings
+from tallygate_deploy.data_dir import DataDir
+from tallygate_deploy.first_start import provision
+from tallygate_deploy.installation import StartOptions, announce, base_url, fresh_ready_file
+from tallygate_deploy.model_choice import ModelChoice, chosen_models
+
+RunInstallation = Callable[[StartOptions], Coroutine[None, None, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running all-in-one."""
+
+    url: str
+    ledger: grpc.aio.Channel
+
+
+async def run(options: StartOptions) -> None:
+    """Serve until SIGTERM or SIGINT, then let running requests finish."""
+    configure_logging("tallygate")
+    async with AsyncExitStack() as stack:
+        models = await stack.enter_async_context(chosen_models(options))
+        served = await stack.enter_async_context(serving(options, models))
+        stack.enter_context(fresh_ready_file(options))
+        welcome = await provision(options.data, served.ledger, mint_key=options.ready_file is not None)
+        announce(options, served.url, welcome, model=models.example)
+        await until_signalled()
+
+
+@asynccontextmanager
+async def serving(options: StartOptions, models: ModelChoice) -> AsyncIterator[Served]:
+    """All services and the edge, inside the block."""
+    async with AsyncExitStack() as stack:
+        composition = await stack.enter_async_context(Composition())
+        # Its path must fit a socket address (107 characters), which a data folder's may not.
+        private = stack.enter_context(tempfile.TemporaryDirectory(prefix="tallygate-"))
+        operator_address = f"unix://{private}/ledger.sock"
+        found = await composition.serve_four(
+            service_settings(options.data, models), Addresses(), operator_address=operator_address
+        )
+        stack.enter_context(options.data.announced_ledger(operator_address))
+        dial, telemetry = await composition.node("edge")
+        settings = EdgeSettings(
+            host=options.host,
+            port=options.port,
+            catalog_addr=found.catalog,
+            ledger_addr=found.ledger,
+            cache_addr=found.cache,
+            router_addr=found.router,
+        )
+        app = await stack.enter_async_context(edge.wiring.build(settings, dial, telemetry))
+        bound = await stack.enter_async_context(
+            running_http(app, settings.host, settings.port, drain_s=settings.drain_s)
+        )
+        yield Served(base_url(options.host, int(bound.rpartition(":")[2])), dial(found.ledger))
+
+
+def service_settings(data: DataDir, models: ModelChoice) -> ServiceSettings:
+    """What differs from the defaults when the services live on one data folder."""
+    return ServiceSettings(
+        catalog=CatalogSettings(overlays=models.overlays, revisions_dir=data.revisions),
+        ledger=ledger_settings(data),
+        cache=CacheSettings(url="memory://"),
+        router=RouterSettings(),
+    )
+
+
+def ledger_settings(data: DataDir) -> LedgerSettings:
+    """The ledger on the folder's SQLite file."""
+    return LedgerSettings(database_url=f"sqlite+aiosqlite:///{data.ledger_db}", peppers={1: data.pepper()})
+
+
+@asynccontextmanager
+async def ledger_alone(data: DataDir) -> AsyncIterator[grpc.aio.Channel]:
+    """Only the ledger, for an operator's command while nothing serves from the folder."""
+    telemetry, network = Telemetry.off("tallygate-cli"), LocalNetwork()
+    async with (
+        Dialer(telemetry, network) as dial,
+        ledger_svc.wiring.build(ledger_settings(data), dial, telemetry) as register,
+        running(register, "local://ledger", telemetry, local=network) as address,
+    ):
+        yield dial(address)

@@ -1,0 +1,95 @@
+"""The `tallygate` command."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from tallygate_deploy import allinone, demo, mesh, operator
+from tallygate_deploy.data_dir import DataDir, DataDirInUseError
+from tallygate_deploy.installation import CannotStartError, StartOptions
+from tallygate_deploy.processes import ServiceDiedError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="One OpenAI-compatible endpoint in front of many model sources, which keeps the tally.",
+)
+app.add_typer(operator.key_app, name="key")
+app.add_typer(operator.credit_app, name="credit")
+app.add_typer(operator.receipt_app, name="receipt")
+
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")]
+HostOption = Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")]
+CatalogOption = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="An overlay on the catalog: sources, models, offers, prices, aliases (YAML)."
+    ),
+]
+ReadyFileOption = Annotated[
+    Path | None, typer.Option(help="When it can serve, write {base_url, api_key, pid} here as JSON.")
+]
+LocalModelOption = Annotated[
+    bool | None,
+    typer.Option(help="Serve the embedded model. By default only when no source in the catalog can be called."),
+]
+
+
+@app.command()
+def up(
+    port: PortOption = 8080,
+    host: HostOption = "127.0.0.1",
+    data: operator.DataOption = operator.DEFAULT_DATA,
+    catalog: CatalogOption = None,
+    ready_file: ReadyFileOption = None,
+    local_model: LocalModelOption = None,
+) -> None:
+    """All services in one process. SQLite, an in-process cache, no other server. SIGTERM drains and exits 0."""
+    _run_installation(allinone.run, StartOptions(DataDir(data), host, port, catalog, ready_file, local_model))
+
+
+@app.command("mesh")
+def mesh_command(
+    port: PortOption = 8080,
+    host: HostOption = "127.0.0.1",
+    data: operator.DataOption = Path("~/.tallygate-mesh"),
+    catalog: CatalogOption = None,
+    ready_file: ReadyFileOption = None,
+    local_model: LocalModelOption = None,
+) -> None:
+    """Each service in a process of its own, with PostgreSQL and a Redis-protocol server from packages."""
+    _run_installation(mesh.run, StartOptions(DataDir(data), host, port, catalog, ready_file, local_model))
+
+
+@app.command("demo")
+def demo_command(
+    mode: Annotated[str, typer.Option(help='"mesh" for five processes, "up" for one.')] = "mesh",
+) -> None:
+    """A real model answers, its answer is replayed, both receipts and traces are shown. Ends with one line of JSON."""
+    try:
+        asyncio.run(demo.run(mode))
+    except (demo.DemoFailedError, ServiceDiedError, TimeoutError) as error:
+        _fail(error)
+
+
+def _run_installation(run: allinone.RunInstallation, options: StartOptions) -> None:
+    try:
+        with options.data.locked():
+            uvloop.run(run(options))
+    except (DataDirInUseError, CannotStartError, ServiceDiedError, TimeoutError) as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> None:
+    typer.echo(f"tallygate: {error}", err=True)
+    raise typer.Exit(1) from None
+
+
+def main() -> None:
+    """Entry point of the `tallygate` script."""
+    app()

@@ -1,0 +1,112 @@
+"""The four services joined over one transport, with a scripted source behind them: what a contract case runs on."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cache_svc.settings import CacheSettings
+from catalog_svc.settings import CatalogSettings
+from ledger_svc.settings import LedgerSettings
+from meshkit.money import NANO_PER_USD
+from meshkit.telemetry import Telemetry
+from router_svc.settings import RouterSettings
+from tallygate.cache.v1 import cache_pb2_grpc
+from tallygate.catalog.v1 import catalog_pb2_grpc
+from tallygate.common.v1 import principal_pb2
+from tallygate.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from tallygate.router.v1 import router_pb2_grpc
+from tallygate_deploy.composition import Addresses, Composition, ServiceSettings
+from tests.upstream.overlay import API_KEYS
+from tests.upstream.server import ScriptedUpstream, scripted_upstream
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Typed clients of every service, an organisation with credit, and the source."""
+
+    ledger: ledger_pb2_grpc.LedgerServiceAsyncStub
+    cache: cache_pb2_grpc.CacheServiceAsyncStub
+    router: router_pb2_grpc.RouterServiceAsyncStub
+    catalog: catalog_pb2_grpc.CatalogServiceAsyncStub
+    upstream: ScriptedUpstream
+    org_id: str
+    project_id: str
+    principal: principal_pb2.Principal
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def request_id(self) -> str:
+        """One that no other case uses."""
+        return f"req_contract{next(self._numbers)}"
+
+
+@asynccontextmanager
+async def world_over(transport: str) -> AsyncIterator[World]:
+    """Everything, up and running, over "local", "unix" or "tcp"."""
+    async with AsyncExitStack() as stack:
+        # Short, because a unix socket's path has room for 107 characters.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tg-")))
+        upstream = await stack.enter_async_context(scripted_upstream())
+        overlay = upstream.write_overlay(folder / "overlay.yaml")
+        patched = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, secret in API_KEYS.items():
+            patched.setenv(name, secret)
+        composition = await stack.enter_async_context(Composition(Telemetry.off))
+        found = await composition.serve_four(_settings(folder, overlay), _addresses(transport, folder))
+        dial, _ = await composition.node("caller")
+        ledger = ledger_pb2_grpc.LedgerServiceStub(dial(found.ledger))
+        org = await ledger.CreateOrganization(ledger_pb2.CreateOrganizationRequest(name="contract"), timeout=10)
+        project = await ledger.CreateProject(
+            ledger_pb2.CreateProjectRequest(org_id=org.org_id, name="contract"), timeout=10
+        )
+        key = await ledger.CreateKey(
+            ledger_pb2.CreateKeyRequest(org_id=org.org_id, project_id=project.project_id, name="contract"), timeout=10
+        )
+        credit = ledger_pb2.AddCreditRequest(
+            org_id=org.org_id,
+            amount_nano_usd=1_000 * NANO_PER_USD,
+            idempotency_key="contract",
+            kind=ledger_pb2.CREDIT_KIND_PAID,
+        )
+        await ledger.AddCredit(credit, timeout=10)
+        yield World(
+            ledger=ledger,
+            cache=cache_pb2_grpc.CacheServiceStub(dial(found.cache)),
+            router=router_pb2_grpc.RouterServiceStub(dial(found.router)),
+            catalog=catalog_pb2_grpc.CatalogServiceStub(dial(found.catalog)),
+            upstream=upstream,
+            org_id=org.org_id,
+            project_id=project.project_id,
+            principal=principal_pb2.Principal(org_id=org.org_id, project_id=project.project_id, key_id=key.key.key_id),
+        )
+
+
+def _addresses(transport: str, folder: Path) -> Addresses:
+    names = ("catalog", "ledger", "cache", "router")
+    return Addresses(
+        **{
+            name: {
+                "local": f"local://{name}",
+                "unix": f"unix://{folder}/{name}.sock",
+                "tcp": "grpc://127.0.0.1:0",
+            }[transport]
+            for name in names
+        }
+    )
+
+
+def _settings(folder: Path, overlay: Path) -> ServiceSettings:
+    return ServiceSettings(
+        catalog=CatalogSettings(overlays=[overlay]),
+        ledger=LedgerSettings(
+            database_url=f"sqlite+aiosqlite:///{folder}/ledger.db", peppers={1: "a pepper for contract tests"}
+        ),
+        cache=CacheSettings(url="memory://"),
+        router=RouterSettings(),
+    )
