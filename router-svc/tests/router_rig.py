@@ -93,9 +93,12 @@ class ScriptedSource:
         return len(self.bodies)
 
 
-def json_answer(body: bytes, status: int = 200) -> Handler:
+def json_answer(body: bytes, status: int = 200, **headers: str) -> Handler:
+    """``headers``: their names with underscores for hyphens."""
+
     async def handler(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=body, status=status, content_type="application/json")
+        extra = {name.replace("_", "-"): value for name, value in headers.items()}
+        return web.Response(body=body, status=status, content_type="application/json", headers=extra)
 
     return handler
 
@@ -201,10 +204,14 @@ class FakeCache:
 
     stored: list[tuple[CacheTicket, bytes, FreshAnswer]] = field(default_factory=list)
     failure: Exception | None = None
+    storing: asyncio.Event | None = None
+    """Storing waits until it is set."""
 
     async def store(self, principal: Principal, ticket: CacheTicket, request_body: bytes, answer: FreshAnswer) -> None:
         if self.failure is not None:
             raise self.failure
+        if self.storing is not None:
+            await self.storing.wait()
         self.stored.append((ticket, request_body, answer))
 
 

@@ -29,7 +29,6 @@ from meshkit.money import Provenance, Usage
 from router_svc.domain.answer import Outcome
 from router_svc.domain.catalog import Source
 from router_svc.domain.errors import (
-    CacheUnavailable,
     UpstreamFailed,
     UpstreamRateLimited,
     UpstreamRejected,
@@ -179,6 +178,30 @@ async def test_sources_that_are_all_rate_limited_say_so(source: ScriptedSource, 
     assert_one_end(rig.ledger)
 
 
+@pytest.mark.parametrize(
+    ("first", "other", "told"), [("7", "3", "3"), ("7", "", None), ("Wed, 21 Oct 2026 07:28:00 GMT", "3", None)]
+)
+async def test_when_to_ask_again_is_what_the_readiest_source_says(
+    source: ScriptedSource, second: ScriptedSource, first: str, other: str, told: str | None
+) -> None:
+    source.script = [json_answer(b"{}", 429, retry_after=first)]
+    second.script = [json_answer(b"{}", 429, retry_after=other)]
+    async with rig_over(catalog_of(source_at(source), source_at(second, "b"))) as rig:
+        with pytest.raises(UpstreamRateLimited) as raised:
+            await rig.complete()
+    assert raised.value.metadata.get("retry_after_s") == told
+
+
+@pytest.mark.parametrize("garbage", [b"{not json", b"[1]"])
+async def test_a_stream_that_begins_with_garbage_is_a_failed_attempt(
+    source: ScriptedSource, second: ScriptedSource, garbage: bytes
+) -> None:
+    source.script = [stream_answer(sse(garbage, usage_chunk()))]
+    async with rig_over(catalog_of(source_at(source), source_at(second, "b"))) as rig:
+        await rig.complete()
+    assert [(a.won, a.failure) for a in rig.ledger.settled["req_1"][1]] == [(False, "protocol"), (True, "")]
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_rejection_is_passed_on_and_not_tried_elsewhere(
     source: ScriptedSource, second: ScriptedSource, stream: bool
@@ -317,33 +340,6 @@ async def test_usage_on_the_last_choice_is_taken_off_and_given_at_the_end(source
     told = orjson.loads(final.usage_chunk)
     assert (told["choices"], told["usage"]) == ([], usage_block())
     assert final.usage == USED
-
-
-async def test_a_complete_answer_is_offered_to_the_cache(source: ScriptedSource) -> None:
-    async with rig_over(catalog_of(source_at(source))) as rig:
-        await rig.complete(cache_ticket=TICKET)
-        await rig.service.aclose(5.0)
-        ((ticket, _, answer),) = rig.cache.stored
-    assert ticket == TICKET
-    assert answer.chunks == (chunk("Hel"), chunk("lo!"), chunk(finish="stop"), usage_chunk())
-    assert (answer.body, answer.receipt_id, answer.source_id) == (b"", "rcpt_req_1", "a")
-
-
-async def test_a_cache_that_is_away_hurts_nobody(source: ScriptedSource) -> None:
-    async with rig_over(catalog_of(source_at(source))) as rig:
-        rig.cache.failure = CacheUnavailable("away")
-        events = await rig.complete(cache_ticket=TICKET)
-    assert isinstance(events[-1], FinalEvent)
-
-
-async def test_an_interrupted_answer_is_never_offered_to_the_cache(source: ScriptedSource) -> None:
-    source.script = [stream_answer(sse(chunk("one"), usage_chunk(), done=False), cut=True)]
-    async with rig_over(catalog_of(source_at(source))) as rig:
-        with pytest.raises(UpstreamFailed):
-            await rig.complete(cache_ticket=TICKET)
-        await rig.service.aclose(5.0)
-    assert rig.cache.stored == []
-    assert rig.ledger.settled["req_1"][0].usage == USED, "the source's own number is kept, though it broke off"
 
 
 async def test_mistral_is_asked_again_without_stream_options_and_never_with_them_after(source: ScriptedSource) -> None:

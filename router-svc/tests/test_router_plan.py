@@ -133,12 +133,19 @@ def test_a_free_offer_needs_no_price() -> None:
 def test_without_a_source_the_reasons_are_told() -> None:
     snapshot = replace(
         catalog_of(A, Source("b", "")).value,
-        offers={"m": (Offer("a/m", "m", "a", "up", None), Offer("b/m", "m", "b", "up", price("b/m")))},
+        offers={
+            "m": (
+                Offer("a/m", "m", "a", "up", None),
+                Offer("b/m", "m", "b", "up", price("b/m")),
+                Offer("a/m2", "m", "a", "up", price("a/m2"), context_tokens=10, max_output_tokens=20),
+            )
+        },
     )
     with pytest.raises(NoSource) as raised:
-        plan_over(None, snapshot).require_candidate()
+        plan_over(body_of(max_tokens=15), snapshot).require_candidate()
     assert raised.value.metadata == {
         "a/m": "price_unknown: the offer has no price",
+        "a/m2": "context: an answer of 15 tokens is beyond the context of 10",
         "b/m": "not_configured: the source has no address",
     }
     with pytest.raises(NoSource):
@@ -269,6 +276,15 @@ def test_what_a_source_bills_apart_from_tokens_is_refused_by_name(fields: dict[s
     assert (reason, detail) == (RejectionReason.PRICE_UNKNOWN, f"no price is known for {named}")
     with pytest.raises(PriceUnknown, match="can't be held"):
         planned(body_of(**fields)).require_candidate()
+
+
+def test_a_request_that_the_model_can_not_take_is_the_clients_to_change() -> None:
+    blind = replace(MODEL, capabilities=Capabilities(tools=True))
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
+    body = body_of(messages=[{"role": "user", "content": [image]}])
+    for sources in ((A,), (A, Source("not-set-up", "http://b/v1", api_key_env="UNSET_KEY"))):
+        with pytest.raises(InvalidRequest, match="lacks vision"):
+            planned(body, *sources, model=blind).require_candidate()
 
 
 @pytest.mark.parametrize("tier", [None, "auto", "default"])

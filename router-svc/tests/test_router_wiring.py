@@ -149,7 +149,7 @@ async def test_the_ledgers_refusal_arrives_as_it_is(neighbours: Neighbours, sour
         ({"endpoint": "embeddings"}, ErrorReason.ERROR_REASON_INVALID_REQUEST),
         (
             {"openai_body": b'{"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function"}]}'},
-            ErrorReason.ERROR_REASON_NO_SOURCE,
+            ErrorReason.ERROR_REASON_INVALID_REQUEST,
         ),
     ],
 )

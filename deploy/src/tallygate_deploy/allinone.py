@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -25,10 +26,8 @@ from router_svc.settings import RouterSettings
 from tallygate_deploy.composition import Addresses, Composition, ServiceSettings
 from tallygate_deploy.data_dir import DataDir
 from tallygate_deploy.first_start import provision
-from tallygate_deploy.installation import StartOptions, announce, base_url, fresh_ready_file
+from tallygate_deploy.installation import StartOptions, announce, base_url, fresh_ready_file, listening
 from tallygate_deploy.model_choice import ModelChoice, chosen_models
-
-RunInstallation = Callable[[StartOptions], Coroutine[None, None, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,9 @@ async def run(options: StartOptions) -> None:
     """Serve until SIGTERM or SIGINT, then let running requests finish."""
     configure_logging("tallygate")
     async with AsyncExitStack() as stack:
+        listener = stack.enter_context(listening(options))
         models = await stack.enter_async_context(chosen_models(options))
-        served = await stack.enter_async_context(serving(options, models))
+        served = await stack.enter_async_context(serving(options, models, listener))
         stack.enter_context(fresh_ready_file(options))
         welcome = await provision(options.data, served.ledger, mint_key=options.ready_file is not None)
         announce(options, served.url, welcome, model=models.example)
@@ -52,8 +52,8 @@ async def run(options: StartOptions) -> None:
 
 
 @asynccontextmanager
-async def serving(options: StartOptions, models: ModelChoice) -> AsyncIterator[Served]:
-    """All services and the edge, inside the block."""
+async def serving(options: StartOptions, models: ModelChoice, listener: socket.socket) -> AsyncIterator[Served]:
+    """All services, and the edge on ``listener``, inside the block."""
     async with AsyncExitStack() as stack:
         composition = await stack.enter_async_context(Composition())
         # Its path must fit a socket address (107 characters), which a data folder's may not.
@@ -65,8 +65,6 @@ async def serving(options: StartOptions, models: ModelChoice) -> AsyncIterator[S
         stack.enter_context(options.data.announced_ledger(operator_address))
         dial, telemetry = await composition.node("edge")
         settings = EdgeSettings(
-            host=options.host,
-            port=options.port,
             catalog_addr=found.catalog,
             ledger_addr=found.ledger,
             cache_addr=found.cache,
@@ -74,7 +72,14 @@ async def serving(options: StartOptions, models: ModelChoice) -> AsyncIterator[S
         )
         app = await stack.enter_async_context(edge.wiring.build(settings, dial, telemetry))
         bound = await stack.enter_async_context(
-            running_http(app, settings.host, settings.port, drain_s=settings.drain_s)
+            running_http(
+                app,
+                settings.host,
+                settings.port,
+                fd=listener.detach(),
+                drain_s=settings.drain_s,
+                keep_alive_s=settings.keep_alive_s,
+            )
         )
         yield Served(base_url(options.host, int(bound.rpartition(":")[2])), dial(found.ledger))
 

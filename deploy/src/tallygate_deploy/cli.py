@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 import uvloop
 
-from tallygate_deploy import allinone, demo, mesh, operator
-from tallygate_deploy.data_dir import DataDir, DataDirInUseError
-from tallygate_deploy.installation import CannotStartError, StartOptions
+from tallygate_deploy import operator
+from tallygate_deploy.data_dir import DataDir, DataDirError
+from tallygate_deploy.installation import CannotStartError, RunInstallation, StartOptions
+from tallygate_deploy.local_parts import LocalPartError
 from tallygate_deploy.processes import ServiceDiedError
 
 app = typer.Typer(
@@ -50,7 +51,9 @@ def up(
     local_model: LocalModelOption = None,
 ) -> None:
     """All services in one process. SQLite, an in-process cache, no other server. SIGTERM drains and exits 0."""
-    _run_installation(allinone.run, StartOptions(DataDir(data), host, port, catalog, ready_file, local_model))
+    from tallygate_deploy import allinone  # noqa: PLC0415 - imports every service; other commands need not wait for it
+
+    _run_installation("up", allinone.run, StartOptions(DataDir(data), host, port, catalog, ready_file, local_model))
 
 
 @app.command("mesh")
@@ -63,7 +66,9 @@ def mesh_command(
     local_model: LocalModelOption = None,
 ) -> None:
     """Each service in a process of its own, with PostgreSQL and a Redis-protocol server from packages."""
-    _run_installation(mesh.run, StartOptions(DataDir(data), host, port, catalog, ready_file, local_model))
+    from tallygate_deploy import mesh  # noqa: PLC0415 - as above
+
+    _run_installation("mesh", mesh.run, StartOptions(DataDir(data), host, port, catalog, ready_file, local_model))
 
 
 @app.command("demo")
@@ -71,17 +76,20 @@ def demo_command(
     mode: Annotated[str, typer.Option(help='"mesh" for five processes, "up" for one.')] = "mesh",
 ) -> None:
     """A real model answers, its answer is replayed, both receipts and traces are shown. Ends with one line of JSON."""
+    from tallygate_deploy import demo  # noqa: PLC0415 - as above
+
     try:
         asyncio.run(demo.run(mode))
     except (demo.DemoFailedError, ServiceDiedError, TimeoutError) as error:
         _fail(error)
 
 
-def _run_installation(run: allinone.RunInstallation, options: StartOptions) -> None:
+def _run_installation(mode: str, run: RunInstallation, options: StartOptions) -> None:
     try:
         with options.data.locked():
+            options.data.claim(mode)
             uvloop.run(run(options))
-    except (DataDirInUseError, CannotStartError, ServiceDiedError, TimeoutError) as error:
+    except (DataDirError, CannotStartError, LocalPartError, ServiceDiedError, TimeoutError) as error:
         _fail(error)
 
 

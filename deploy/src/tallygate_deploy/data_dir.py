@@ -12,7 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 
-class DataDirInUseError(Exception):
+class DataDirError(Exception):
+    """The folder can't be used as asked; the message says what to do."""
+
+
+class DataDirInUseError(DataDirError):
     """Another process serves from this folder."""
 
 
@@ -56,6 +60,25 @@ class DataDir:
                     f"another tallygate serves from {self.root}: stop it, or choose another folder with --data"
                 ) from None
             yield
+
+    @property
+    def mode(self) -> str:
+        """The command that the folder belongs to, "up" or "mesh"; empty before the first start."""
+        path = self.root / "mode"
+        return path.read_text(encoding="ascii").strip() if path.exists() else ""
+
+    def claim(self, mode: str) -> None:
+        """Makes the folder that of ``mode`` for good: the two keep their ledgers in different databases.
+
+        Raises:
+            DataDirError: it belongs to the other.
+        """
+        if self.mode not in {"", mode}:
+            raise DataDirError(
+                f"{self.root} belongs to `tallygate {self.mode}`: use that, or choose another folder with --data"
+            )
+        if not self.mode:
+            self.write_private("mode", mode)
 
     def pepper(self) -> str:
         """The secret with which key hashes are made; made on first use. Whoever loses it loses every key."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tallygate_deploy.data_dir import DataDir, write_private
 from tallygate_deploy.first_start import Welcome
+
+_BACKLOG = 2_048
 
 
 class CannotStartError(Exception):
@@ -30,10 +33,28 @@ class StartOptions:
     local_model: bool | None = None
 
 
+RunInstallation = Callable[[StartOptions], Coroutine[None, None, None]]
+"""Serves until it is told to stop."""
+
+
 def base_url(host: str, port: int) -> str:
     """What a client sets as ``base_url``; an address that means "all" is shown as loopback."""
     shown = "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104 - compared with, not bound
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/v1"
+
+
+def listening(options: StartOptions) -> socket.socket:
+    """The socket that clients connect to. Bound before anything is started: a taken port is said at once.
+
+    Raises:
+        CannotStartError: it can't be bound.
+    """
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        return socket.create_server((options.host, options.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        where = f"{options.host}:{options.port}"
+        raise CannotStartError(f"can't listen on {where} ({error.strerror}): choose another --port") from error
 
 
 def announce(options: StartOptions, url: str, welcome: Welcome, *, model: str) -> None:

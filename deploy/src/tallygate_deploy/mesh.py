@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -24,7 +23,7 @@ from meshkit.serve import until_signalled
 from meshkit.telemetry import Telemetry
 from tallygate_deploy.data_dir import DataDir
 from tallygate_deploy.first_start import provision
-from tallygate_deploy.installation import CannotStartError, StartOptions, announce, base_url, fresh_ready_file
+from tallygate_deploy.installation import StartOptions, announce, base_url, fresh_ready_file, listening
 from tallygate_deploy.local_parts import postgres, valkey
 from tallygate_deploy.model_choice import ModelChoice, chosen_models
 from tallygate_deploy.processes import ServiceProcess, service_process, until_one_dies
@@ -46,6 +45,7 @@ async def run(options: StartOptions) -> None:
     """
     configure_logging("tallygate-mesh")
     async with AsyncExitStack() as stack:
+        listener = stack.enter_context(listening(options))
         models = await stack.enter_async_context(chosen_models(options))
         database_url = await stack.enter_async_context(postgres(options.data.root / "postgres"))
         cache_url = await stack.enter_async_context(valkey(options.data.root / "valkey"))
@@ -59,10 +59,10 @@ async def run(options: StartOptions) -> None:
         ]
         dial = await stack.enter_async_context(Dialer(Telemetry.off("tallygate-mesh")))
         await asyncio.gather(*(_healthy(child, dial(addresses[child.name])) for child in children))
-        with _listener(options) as listener:
-            port, fd = listener.getsockname()[1], listener.fileno()
-            edge_environment = {**environments["edge"], "TALLYGATE_EDGE_FD": str(fd)}
-            child = await stack.enter_async_context(_started(options, "edge", edge_environment, fds=[fd]))
+        port, fd = listener.getsockname()[1], listener.fileno()
+        edge_environment = {**environments["edge"], "TALLYGATE_EDGE_FD": str(fd)}
+        child = await stack.enter_async_context(_started(options, "edge", edge_environment, fds=[fd]))
+        listener.close()
         children.append(child)
         await _edge_ready(child, base_url(options.host, port))
         stack.enter_context(options.data.announced_ledger(addresses["ledger"]))
@@ -101,16 +101,6 @@ def _started(
     module = name if name == "edge" else f"{name}_svc"
     log = options.data.root / "logs" / f"{name}.log"
     return service_process(name, module, environment, log=log, stop_after_s=_STOP_AFTER_S, pass_fds=fds)
-
-
-def _listener(options: StartOptions) -> socket.socket:
-    """The edge's socket. Bound here, so that a taken port is said at once and port 0 is known."""
-    try:
-        return socket.create_server((options.host, options.port), backlog=1024)
-    except OSError as error:
-        raise CannotStartError(
-            f"can't listen on {options.host}:{options.port} ({error.strerror}): choose another --port"
-        ) from error
 
 
 async def _healthy(child: ServiceProcess, channel: grpc.aio.Channel) -> None:

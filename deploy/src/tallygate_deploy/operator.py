@@ -11,10 +11,11 @@ import datetime as dt
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
+import grpc
 import typer
 from rich.console import Console
 from rich.table import Column, Table
@@ -24,11 +25,11 @@ from meshkit.channels import Dialer
 from meshkit.deadlines import deadline
 from meshkit.errors import MeshError, mesh_errors
 from meshkit.ids import new_id
+from meshkit.logs import configure_logging
 from meshkit.money import format_usd, parse_usd
 from meshkit.telemetry import Telemetry
 from tallygate.ledger.v1 import ledger_pb2, ledger_pb2_grpc
-from tallygate_deploy import allinone
-from tallygate_deploy.data_dir import DataDir, Tenant
+from tallygate_deploy.data_dir import DataDir, DataDirError, DataDirInUseError, Tenant
 
 if TYPE_CHECKING:
     Ledger: TypeAlias = ledger_pb2_grpc.LedgerServiceAsyncStub
@@ -54,18 +55,31 @@ T = TypeVar("T")
 @asynccontextmanager
 async def _ledger(data: DataDir, address: str | None) -> AsyncIterator[Ledger]:
     """A client of the ledger: the one named, the one that serves from the folder, or one opened for the moment."""
-    address = address or data.ledger_address()
     if address is None:
-        with data.locked():
-            async with allinone.ledger_alone(data) as channel:
-                yield ledger_pb2_grpc.LedgerServiceStub(channel)
-    else:
-        async with Dialer(Telemetry.off("tallygate-cli")) as dial:
-            yield ledger_pb2_grpc.LedgerServiceStub(dial(address))
+        try:
+            with data.locked():
+                async with _opened_for_the_moment(data) as channel:
+                    yield ledger_pb2_grpc.LedgerServiceStub(channel)
+                return
+        except DataDirInUseError:
+            address = data.ledger_address()
+            if address is None:
+                raise DataDirError(f"the tallygate on {data.root} is still starting; try again in a moment") from None
+    async with Dialer(Telemetry.off("tallygate-cli")) as dial:
+        yield ledger_pb2_grpc.LedgerServiceStub(dial(address))
+
+
+def _opened_for_the_moment(data: DataDir) -> AbstractAsyncContextManager[grpc.aio.Channel]:
+    if data.mode == "mesh":
+        raise DataDirError(f"nothing serves from {data.root}: start it with `tallygate mesh --data {data.root}`")
+    from tallygate_deploy.allinone import ledger_alone  # noqa: PLC0415 - all services: seconds that others need not wait
+
+    return ledger_alone(data)
 
 
 def _ask(data: Path, address: str | None, question: Callable[[Ledger, DataDir], Awaitable[T]]) -> T:
     """Run one question against the ledger; a refusal is printed in one line and ends the command with 1."""
+    configure_logging("tallygate-cli", level="warning")
     data_dir = DataDir(data)
 
     async def run() -> T:
@@ -75,6 +89,9 @@ def _ask(data: Path, address: str | None, question: Callable[[Ledger, DataDir], 
 
     try:
         return asyncio.run(run())
+    except DataDirError as error:
+        typer.echo(f"tallygate: {error}", err=True)
+        raise typer.Exit(1) from None
     except MeshError as refused:
         where = f" (ledger at {address or data_dir.ledger_address() or data_dir.root})"
         typer.echo(f"tallygate: {refused.message or refused.status.name}{where}", err=True)

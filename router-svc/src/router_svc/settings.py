@@ -60,6 +60,8 @@ class RouterSettings(BaseSettings):
     """The longest that one call of the ledger may take, in seconds."""
     cache_timeout_s: float = Field(5.0, gt=0)
     """The longest that one call of the cache may take, in seconds."""
+    store_wait_s: float = Field(0.25, ge=0)
+    """The longest that the end of an answer waits until the cache has it, in seconds; it is stored all the same."""
     catalog_wait_s: float = Field(5.0, ge=0)
     """How long the first requests wait for the first snapshot of the catalog, in seconds."""
     catalog_watch_s: float = Field(3_600.0, gt=0)

@@ -78,4 +78,5 @@ def _limits(settings: RouterSettings) -> Limits:
         max_inflight_per_source=settings.max_inflight_per_source,
         hold_margin_s=settings.hold_margin_s,
         settle_patience_s=settings.settle_patience_s,
+        store_wait_s=settings.store_wait_s,
     )

@@ -34,10 +34,18 @@ class SourceFailure(Exception):
     """A call of a source failed. ``message`` may be shown to the caller: it never holds a key or a prompt.
 
     ``http_status`` 0: there was no answer. ``param`` and ``code``: as the source gave them with a rejection.
+    ``retry_after_s``: when the source says that it may be called again; 0: it does not say.
     """
 
     def __init__(
-        self, kind: FailureKind, message: str, *, http_status: int = 0, param: str = "", code: str = ""
+        self,
+        kind: FailureKind,
+        message: str,
+        *,
+        http_status: int = 0,
+        param: str = "",
+        code: str = "",
+        retry_after_s: int = 0,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -45,6 +53,7 @@ class SourceFailure(Exception):
         self.http_status = http_status
         self.param = param
         self.code = code
+        self.retry_after_s = retry_after_s
 
     @property
     def elsewhere(self) -> bool:
@@ -60,6 +69,10 @@ def error_of(failures: Sequence[tuple[str, SourceFailure]]) -> RouterError:
         return UpstreamRejected(last.message, {name: value for name, value in facts.items() if value})
     facts = {source: failure.kind.value for source, failure in failures}
     if all(failure.kind is FailureKind.RATE_LIMITED for _, failure in failures):
+        # One that does not say may be ready at once, and then so is the request.
+        soonest_s = min(failure.retry_after_s for _, failure in failures)
+        if soonest_s:
+            facts["retry_after_s"] = str(soonest_s)
         return UpstreamRateLimited("every source that could take the request is rate limited", facts)
     named = "; ".join(f"{source}: {failure.message}" for source, failure in failures)
     return UpstreamFailed(f"no source answered ({named})", facts)

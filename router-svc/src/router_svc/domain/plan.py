@@ -8,7 +8,7 @@ from enum import Enum
 
 from meshkit.money import PriceSnapshot, worst_case_nano_usd
 from router_svc.domain.catalog import CatalogSnapshot, Model, Offer, Source, WireFormat
-from router_svc.domain.errors import ModelNotFound, NoSource, PriceUnknown
+from router_svc.domain.errors import InvalidRequest, ModelNotFound, NoSource, PriceUnknown
 from router_svc.domain.request import ChatRequest
 
 _NAMED_REJECTIONS = 20
@@ -22,6 +22,9 @@ class RejectionReason(Enum):
     CAPABILITY = 3
     CONTEXT = 4
     WIRE_FORMAT = 5
+
+
+_REQUESTS_FAULT = frozenset({RejectionReason.CAPABILITY, RejectionReason.CONTEXT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +63,19 @@ class Plan:
         """Refuse to go on without anyone to try.
 
         Raises:
-            PriceUnknown: every offer was dropped for want of a price.
-            NoSource: there is no offer, or they were dropped for several reasons; metadata names them.
+            PriceUnknown: every offer that could be called was dropped for want of a price.
+            InvalidRequest: every offer that could be called was dropped for what the request asks of the model.
+            NoSource: there is none that could be called, or they were dropped for several reasons; metadata names them.
         """
         if self.candidates:
             return
-        if self.rejections and all(r.reason is RejectionReason.PRICE_UNKNOWN for r in self.rejections):
-            details = sorted({rejection.detail for rejection in self.rejections})
-            raise PriceUnknown(f"what this request would cost can't be held: {'; '.join(details)}")
+        # Sources that the operator has not set up say nothing about the request, unless there are no others.
+        telling = [r for r in self.rejections if r.reason is not RejectionReason.NOT_CONFIGURED]
+        details = "; ".join(sorted({rejection.detail for rejection in telling}))
+        if telling and all(r.reason is RejectionReason.PRICE_UNKNOWN for r in telling):
+            raise PriceUnknown(f"what this request would cost can't be held: {details}")
+        if telling and all(r.reason in _REQUESTS_FAULT for r in telling):
+            raise InvalidRequest(f"the model can't take this request: {details}", "model")
         reasons = {r.offer_id: f"{r.reason.name.lower()}: {r.detail}" for r in self.rejections[:_NAMED_REJECTIONS]}
         why = "; ".join(f"{offer_id}: {reason}" for offer_id, reason in list(reasons.items())[:3])
         raise NoSource("no source can take this request" + (f" ({why})" if why else ""), reasons)

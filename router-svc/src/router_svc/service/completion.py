@@ -41,6 +41,7 @@ class CompletionLimits:
     drain_max_s: float
     drain_max_bytes: int
     max_answer_bytes: int
+    store_wait_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +128,15 @@ class Completion:
         if ended.error is not None:
             ended.error.metadata["receipt_id"] = charge.receipt_id
             raise ended.error
+        # Before the last event, so that whoever asks again on reading it finds the answer; a slow cache delays nobody.
+        stored = asyncio.create_task(self._offer_to_cache(ended.delivery, usage, charge))
+        await asyncio.wait({stored}, timeout=self._limits.store_wait_s)
         self.pipe.finish(
             FinalEvent(
                 ended.delivery.body, ended.delivery.usage_chunk, usage, charge.charged_nano_usd, charge.receipt_id
             )
         )
-        await self._offer_to_cache(ended.delivery, usage, charge)
+        await stored
 
     async def _call_sources(self) -> _Ended:
         failures: list[tuple[str, SourceFailure]] = []

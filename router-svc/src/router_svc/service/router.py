@@ -39,6 +39,7 @@ class Limits:
     max_inflight_per_source: int = 500
     hold_margin_s: float = 120.0
     settle_patience_s: float = 60.0
+    store_wait_s: float = 0.25
 
     @property
     def hold_ttl_ms(self) -> int:
@@ -90,7 +91,11 @@ class RouterService:
             clock=clock,
             count_tokens=count_tokens,
             limits=CompletionLimits(
-                limits.request_timeout_s, limits.drain_max_s, limits.drain_max_bytes, limits.max_answer_bytes
+                request_timeout_s=limits.request_timeout_s,
+                drain_max_s=limits.drain_max_s,
+                drain_max_bytes=limits.drain_max_bytes,
+                max_answer_bytes=limits.max_answer_bytes,
+                store_wait_s=limits.store_wait_s,
             ),
         )
         self._running: dict[tuple[str, str], Completion] = {}

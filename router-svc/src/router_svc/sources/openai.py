@@ -127,7 +127,12 @@ class OpenAISourceClient:
         if response.status_code == httpx.codes.OK:
             return response
         try:
-            raise refusal_of(response.status_code, await read_beginning(response), key)
+            raise refusal_of(
+                response.status_code,
+                await read_beginning(response),
+                key,
+                retry_after=response.headers.get("retry-after", ""),
+            )
         finally:
             await response.aclose()
 

@@ -49,6 +49,9 @@ class StreamReader:
         self._first = await self._next()
         if _is_empty(self._first):
             raise SourceFailure(FailureKind.PROTOCOL, "an empty stream", http_status=200)
+        if self._first.payloads and not _is_object(self._first.payloads[0]):
+            # Later chunks are relayed unread; a source that is broken shows it here, while another can still be tried.
+            raise SourceFailure(FailureKind.PROTOCOL, "the first event is not a JSON object", http_status=200)
 
     async def batches(self) -> AsyncIterator[StreamBatch]:
         """One batch for each read with an event in it, the first again."""
@@ -188,6 +191,13 @@ async def _reads(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 def _is_empty(batch: StreamBatch) -> bool:
     return not (batch.payloads or batch.usage_chunk)
+
+
+def _is_object(payload: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(payload), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _whole_events(events: list[bytes]) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import aiohttp
@@ -13,15 +14,18 @@ from router_svc.domain.failure import FailureKind, SourceFailure
 _REJECTED = frozenset({400, 404, 413, 422})
 _UNAUTHORIZED = frozenset({401, 402, 403})
 _MOST_MESSAGE = 2_000
+_MOST_RETRY_AFTER_S = 3_600
+_SECONDS = re.compile(r"[0-9]{1,9}")  # the header's other form, a date, is not used by any source that we know
 
 
-def refusal_of(status: int, body: bytes, secret: str) -> SourceFailure:
-    """The failure for an HTTP status and the beginning of the body.
+def refusal_of(status: int, body: bytes, secret: str, *, retry_after: str = "") -> SourceFailure:
+    """The failure for an HTTP status and the beginning of the body. ``retry_after``: the header of that name.
 
     Only a rejection of the request itself passes the source's words on; they never hold the key.
     """
     if status == 429:
-        return SourceFailure(FailureKind.RATE_LIMITED, "rate limited", http_status=status)
+        seconds = min(int(retry_after), _MOST_RETRY_AFTER_S) if _SECONDS.fullmatch(retry_after) else 0
+        return SourceFailure(FailureKind.RATE_LIMITED, "rate limited", http_status=status, retry_after_s=seconds)
     # Google answers a wrong key with 400 and names it by this reason.
     if status in _UNAUTHORIZED or (status == 400 and b"API_KEY_INVALID" in body):
         return SourceFailure(FailureKind.UNAUTHORIZED, "the operator's key was refused", http_status=status)
