@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from meshkit.money import format_usd
 from tallygate_deploy.data_dir import DataDir, write_private
-from tallygate_deploy.first_start import Welcome
+from tallygate_deploy.first_start import STARTING_CREDIT_NANO_USD, Welcome
 
 _BACKLOG = 2_048
 
@@ -64,7 +65,8 @@ def announce(options: StartOptions, url: str, welcome: Welcome, *, model: str) -
     key = welcome.api_key
     if key is not None:
         if welcome.first:
-            out.write("An organisation with $10.00 of credit was made. Its key is shown once; keep it:\n")
+            credit = format_usd(STARTING_CREDIT_NANO_USD)
+            out.write(f"An organisation with ${credit} of credit was made. Its key is shown once; keep it:\n")
         out.write(f"  {key}\nTry it:\n  curl {url}/chat/completions -H 'Authorization: Bearer {key}' \\\n")
         body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
         out.write(f"    -H 'Content-Type: application/json' -d '{body}'\n")
