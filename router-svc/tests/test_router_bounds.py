@@ -21,7 +21,7 @@ from router_rig import (
 )
 
 from meshkit.money import Provenance, Usage
-from router_svc.domain.answer import Outcome
+from router_svc.domain.answer import Attempt, Outcome
 from router_svc.domain.catalog import Source
 from router_svc.domain.errors import (
     DeadlineExceeded,
@@ -32,7 +32,7 @@ from router_svc.domain.errors import (
     UpstreamFailed,
 )
 from router_svc.service.pipe import ChunksEvent, FinalEvent, RouteEvent
-from router_svc.service.ports import CacheTicket
+from router_svc.service.ports import CacheTicket, Charge, SettleFacts
 from router_svc.service.router import Limits
 
 TICKET = CacheTicket(b"k" * 32, "chat/completions", "m", "e1")
@@ -75,6 +75,17 @@ async def test_a_settlement_is_tried_again_until_it_stands(source: ScriptedSourc
         events = await rig.complete()
     assert isinstance(events[-1], FinalEvent)
     assert_one_end(rig.ledger)
+
+
+async def test_a_settlement_that_is_refused_leaves_no_hold(source: ScriptedSource) -> None:
+    class Refusing(FakeLedger):
+        async def settle(self, org_id: str, request_id: str, facts: SettleFacts, attempts: Sequence[Attempt]) -> Charge:
+            raise LedgerRefused(RuntimeError("no"))
+
+    async with rig_over(catalog_of(source_at(source)), ledger=Refusing()) as rig:
+        with pytest.raises(LedgerRefused):
+            await rig.complete()
+    assert rig.ledger.open_holds == {}
 
 
 async def test_a_release_is_tried_again_until_it_stands(source: ScriptedSource) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 from router_rig import (
     HAPPY_STREAM,
+    MODEL,
     FakeLedger,
     Rig,
     ScriptedSource,
@@ -25,7 +27,7 @@ from router_rig import (
 
 from meshkit.money import Provenance, Usage
 from router_svc.domain.answer import Outcome
-from router_svc.domain.catalog import Source
+from router_svc.domain.catalog import Capabilities, Source
 from router_svc.domain.errors import ClientStalled, UpstreamFailed
 from router_svc.service.pipe import ChunksEvent
 from router_svc.service.ports import CacheTicket
@@ -102,6 +104,39 @@ async def test_leaving_in_the_middle_closes_the_source_and_settles_what_was_deli
     assert (facts.usage.output_tokens, facts.usage.provenance) == (2, Provenance.ESTIMATED)
     assert [(a.won, a.failure) for a in attempts] == [(True, "")]
     assert rig.cache.stored == []
+
+
+async def test_a_model_that_thinks_unseen_is_read_to_its_usage_though_its_client_has_gone(
+    source: ScriptedSource,
+) -> None:
+    rest = asyncio.Event()
+    source.script = [stream_answer(sse(chunk("one two"), done=False), rest, sse(chunk(finish="stop"), usage_chunk()))]
+    thinker = replace(MODEL, capabilities=Capabilities(reasoning=True))
+    async with rig_over(catalog_of(cancels(source), model=thinker)) as rig:
+        await leave_after_first_chunks(rig)
+        rest.set()
+        await ended(rig)
+    assert rig.ledger.settled["req_1"][0].usage == USED
+
+
+async def test_a_plain_answer_is_waited_for_longer_than_a_stream_is_drained(source: ScriptedSource) -> None:
+    reached, answer = asyncio.Event(), asyncio.Event()
+
+    async def late(request: web.Request) -> web.StreamResponse:
+        reached.set()
+        await answer.wait()
+        return web.Response(body=completion_body(usage=usage_block()), content_type="application/json")
+
+    source.script = [late]
+    async with rig_over(catalog_of(bills_on(source)), limits=Limits(drain_max_s=0.01)) as rig:
+        handle = await rig.begin(stream=False)
+        await reached.wait()
+        handle.leave()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(rig.ledger.done.wait(), 0.1)
+        answer.set()
+        await ended(rig)
+    assert rig.ledger.settled["req_1"][0].usage == USED
 
 
 async def test_leaving_in_the_middle_drains_where_cancelling_would_not_help(source: ScriptedSource) -> None:

@@ -103,7 +103,7 @@ def test_a_delivery_of_several_choices_is_complete_with_the_last() -> None:
     [
         (400, b'{"error":{"message":"m","param":"p","code":null}}', FailureKind.REJECTED, "m", "p"),
         (422, b'{"object":"error","message":{"detail":[1]}}', FailureKind.REJECTED, '{"detail":[1]}', ""),
-        (404, b'{"detail":"Not Found"}', FailureKind.REJECTED, "Not Found", ""),
+        (404, b'{"detail":"Not Found"}', FailureKind.STATUS, "HTTP 404", ""),
         (400, b'[{"error":{"code":400,"message":"google"}}]', FailureKind.REJECTED, "google", ""),
         (400, b'{"error":"plain"}', FailureKind.REJECTED, "plain", ""),
         (413, b"<html>", FailureKind.REJECTED, "the source rejected the request with HTTP 413", ""),

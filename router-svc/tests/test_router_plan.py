@@ -16,7 +16,13 @@ from meshkit.money import BillingTier, PriceSnapshot, Usage, charge_nano_usd, wo
 from router_svc.domain.catalog import Capabilities, CatalogSnapshot, Model, Offer, Source, WireFormat
 from router_svc.domain.errors import InvalidRequest, ModelNotFound, NoSource, PriceUnknown
 from router_svc.domain.plan import Plan, RejectionReason, plan
-from router_svc.domain.request import IMAGE_TOKENS, LOW_DETAIL_IMAGE_TOKENS, TEMPLATE_TOKENS, read_chat_request
+from router_svc.domain.request import (
+    IMAGE_TOKENS,
+    LOW_DETAIL_IMAGE_TOKENS,
+    TEMPLATE_TOKENS,
+    TOOLS_TEMPLATE_TOKENS,
+    read_chat_request,
+)
 
 A = Source("a", "http://a/v1")
 B = Source("b", "http://b/v1")
@@ -161,7 +167,10 @@ def test_without_a_source_the_reasons_are_told() -> None:
         ({"max_tokens": 7, "max_completion_tokens": 9}, 0, 9),
         ({"max_tokens": 7, "n": 3}, 0, 21),
         ({"n": 3}, 0, 3_000),
-        ({"max_tokens": 5_000}, 0, 1_000),
+        ({"max_tokens": 5_000}, 0, 5_000),
+        ({"max_tokens": 7, "best_of": 4}, 0, 28),
+        ({"max_tokens": 7, "n_predict": 400}, 0, 10**6),
+        ({"tools": [{"type": "function"}], "max_tokens": 7}, TOOLS_TEMPLATE_TOKENS, 7),
         ({"messages": IMAGE}, IMAGE_TOKENS, 1_000),
         (
             {
@@ -175,7 +184,7 @@ def test_without_a_source_the_reasons_are_told() -> None:
                     }
                 ]
             },
-            LOW_DETAIL_IMAGE_TOKENS,
+            LOW_DETAIL_IMAGE_TOKENS - len("data:image/png;base64,AA"),
             1_000,
         ),
     ],
@@ -267,7 +276,16 @@ def test_bodies_that_are_refused(body: bytes, param: str | None) -> None:
         ({"service_tier": "priority"}, "service_tier 'priority'"),
         ({"service_tier": "flex"}, "service_tier 'flex'"),
         ({"web_search_options": {}}, "web_search_options"),
-        ({"modalities": ["text", "audio"]}, "audio"),
+        ({"modalities": ["text", "audio"]}, "modalities other than text"),
+        ({"modalities": ["image"]}, "modalities other than text"),
+        ({"modalities": 5}, "modalities other than text"),
+        ({"models": ["dear/one"]}, "models"),
+        ({"plugins": [{"id": "web"}]}, "plugins"),
+        ({"search_parameters": {"mode": "on"}}, "search_parameters"),
+        ({"enable_search": True}, "enable_search"),
+        ({"provider": {"order": ["x"]}}, "provider"),
+        ({"service_tier": ["priority"]}, "service_tier ['priority']"),
+        ({"tools": [{"type": {}}]}, "the hosted tool {}"),
         ({"tools": [{"type": "web_search"}]}, "the hosted tool 'web_search'"),
     ],
 )
@@ -285,6 +303,20 @@ def test_a_request_that_the_model_can_not_take_is_the_clients_to_change() -> Non
     for sources in ((A,), (A, Source("not-set-up", "http://b/v1", api_key_env="UNSET_KEY"))):
         with pytest.raises(InvalidRequest, match="lacks vision"):
             planned(body, *sources, model=blind).require_candidate()
+
+
+@pytest.mark.parametrize("name", ["Max_Tokens", "MODEL", "Stream_Options", "N"])
+def test_a_field_that_a_careless_source_would_take_for_another_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="did you mean"):
+        read_chat_request(body_of(**{name: 1}))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"enable_search": False}, {"models": []}, {"provider": {"allow_fallbacks": False}}, {"modalities": ["text"]}],
+)
+def test_what_asks_for_nothing_apart_is_served(fields: dict[str, Any]) -> None:
+    assert planned(body_of(**fields)).candidates
 
 
 @pytest.mark.parametrize("tier", [None, "auto", "default"])

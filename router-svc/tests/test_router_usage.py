@@ -135,6 +135,15 @@ GOLDEN: dict[str, tuple[dict[str, Any], Usage]] = {
         },
         used(input_tokens=45, cached_input_tokens=30, output_tokens=31),
     ),
+    "cached tokens beside the prompt, as the total tells": (
+        {
+            "prompt_tokens": 1000,
+            "completion_tokens": 50,
+            "total_tokens": 1550,
+            "prompt_tokens_details": {"cached_tokens": 500},
+        },
+        used(input_tokens=1000, cached_input_tokens=500, output_tokens=50),
+    ),
     "cached tokens that can't be inside": (
         {"prompt_tokens": 5, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 900}},
         used(input_tokens=5, cached_input_tokens=900, output_tokens=7),

@@ -67,7 +67,7 @@ class RouterSettings(BaseSettings):
     catalog_watch_s: float = Field(3_600.0, gt=0)
     """How long one watch of the catalog stands before it is begun anew, in seconds."""
     drain_s: float = Field(30.0, ge=0)
-    """How long a shutdown waits for calls under way, in seconds; then what was delivered is settled."""
+    """How long a shutdown waits for the callers' answers to end, in seconds; then what was delivered is settled."""
 
 
 def source_secret(env_name: str) -> SecretStr | None:

@@ -26,6 +26,8 @@ from router_svc.sources.openai import OpenAISourceClient, OpenAITimeouts
 from router_svc.sources.tokens import OfflineTokens
 from tallygate.router.v1.router_pb2_grpc import add_RouterServiceServicer_to_server
 
+_AFTER_THE_CALLERS_S = 1.0
+
 
 @asynccontextmanager
 async def build(settings: RouterSettings, dial: Dial, telemetry: Telemetry) -> AsyncIterator[Register]:
@@ -60,7 +62,8 @@ async def build(settings: RouterSettings, dial: Dial, telemetry: Telemetry) -> A
         try:
             yield register
         finally:
-            await service.aclose(settings.drain_s)
+            # The server has drained: no caller is left to wait for. What goes on is for those who went away before.
+            await service.aclose(_AFTER_THE_CALLERS_S)
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch

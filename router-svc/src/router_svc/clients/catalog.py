@@ -93,7 +93,7 @@ def _model(message: catalog_pb2.Model) -> Model:
         model_id=message.id,
         context_tokens=message.context_tokens,
         max_output_tokens=message.max_output_tokens,
-        capabilities=Capabilities(able.tools, able.vision, able.json_object, able.json_schema),
+        capabilities=Capabilities(able.tools, able.vision, able.json_object, able.json_schema, able.reasoning),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -48,7 +48,8 @@ class StreamBatch:
     """What one read of a source's stream gave.
 
     ``payloads``: for the client, without usage. ``usage_chunk``: for the end. ``finished``: choices that gave their
-    finish reason. ``done``: the source said that this is the end.
+    finish reason. ``done``: the source said that this is the end. ``said_since_usage``: something of ``payloads`` came
+    after ``usage``, which is then only the usage so far.
     """
 
     payloads: tuple[bytes, ...] = ()
@@ -56,6 +57,7 @@ class StreamBatch:
     usage: Usage | None = None
     finished: frozenset[int] = frozenset()
     done: bool = False
+    said_since_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Delivery:
     delivered: int = 0
     usage_chunk: bytes = b""
     usage: Usage | None = None
+    usage_is_current: bool = False
+    """Nothing was said since the source told ``usage``."""
     finished: set[int] = field(default_factory=set)
     done: bool = False
     body: bytes = b""
@@ -96,6 +100,10 @@ class Delivery:
         self.received_bytes += sum(map(len, batch.payloads)) + len(batch.usage_chunk)
         self.usage_chunk = batch.usage_chunk or self.usage_chunk
         self.usage = batch.usage or self.usage
+        if batch.usage is not None:
+            self.usage_is_current = not batch.said_since_usage
+        elif batch.payloads:
+            self.usage_is_current = False
         self.finished |= batch.finished
         self.done = self.done or batch.done
 
@@ -123,6 +131,12 @@ def estimate_usage(fields: Mapping[str, Any], visible: str, reasoning: str, coun
         calls=1,
         provenance=Provenance.ESTIMATED,
     )
+
+
+def at_least(told: Usage, estimate: Usage) -> Usage:
+    """What a source told before it was done, and what was counted since: of each class the larger, as an estimate."""
+    larger = {name: max(getattr(told, name), getattr(estimate, name)) for name in ("output_tokens", "reasoning_tokens")}
+    return replace(told, **larger, provenance=Provenance.ESTIMATED)
 
 
 def _messages_of(chunk: bytes) -> Iterable[Mapping[str, Any]]:

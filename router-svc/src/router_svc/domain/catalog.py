@@ -26,6 +26,7 @@ class Capabilities:
     vision: bool = False
     json_object: bool = False
     json_schema: bool = False
+    reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)

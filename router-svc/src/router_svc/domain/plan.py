@@ -44,6 +44,8 @@ class Candidate:
     source: Source
     price: PriceSnapshot
     worst_case_nano_usd: int
+    reasons_unseen: bool = False
+    """The model thinks in tokens that a stream does not show, and only its last usage tells of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def _candidate(request: ChatRequest, model: Model, offer: Offer, source: Source)
         raise _Dropped(RejectionReason.CAPABILITY, f"the model lacks {', '.join(missing)}")
     prompt_tokens, answer_tokens = _bounds(request, model, offer)
     worst = worst_case_nano_usd(offer.price, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens * request.choices)
-    return Candidate(offer, source, offer.price, worst)
+    return Candidate(offer, source, offer.price, worst, reasons_unseen=model.capabilities.reasoning)
 
 
 def _bounds(request: ChatRequest, model: Model, offer: Offer) -> tuple[int, int]:
@@ -159,7 +161,11 @@ def _bounds(request: ChatRequest, model: Model, offer: Offer) -> tuple[int, int]
     prompt = request.prompt_bound_tokens
     if context:
         prompt = context if prompt is None else min(prompt, context)
-    answer = longest_answer if asked is None else min(asked, longest_answer or asked)
+    answer = longest_answer if asked is None else asked  # not every source clamps what is asked to what it says
+    if request.limits_otherwise:
+        answer = context
+    elif context:
+        answer = min(answer, context)
     if prompt is None or not answer:
         raise _Dropped(RejectionReason.CONTEXT, "the limits of the model are unknown, so its cost has no bound")
     return prompt, answer

@@ -9,15 +9,24 @@ from typing import Any
 import orjson
 
 from router_svc.domain.errors import InvalidRequest
+from router_svc.domain.unpriced import unpriced_in
 
 MAX_CHOICES = 128
-TEMPLATE_TOKENS = 256
-"""What a source's chat template may add to a prompt beyond the bytes of its JSON."""
+TEMPLATE_TOKENS = 1_024
+"""What a source may add to a prompt beyond the bytes of its JSON: its chat template, a preamble of its own."""
+TOOLS_TEMPLATE_TOKENS = 1_024
+"""The same for a request with tools: Anthropic's system prompt for them alone is 300 to 530 tokens."""
 IMAGE_TOKENS = 50_000
 """The most that one image is counted as: eight high-detail tiles of a small OpenAI model are 48,169 tokens."""
 LOW_DETAIL_IMAGE_TOKENS = 3_000
-_PRICED_SERVICE_TIERS = frozenset({None, "auto", "default", "standard", "standard_only"})
-_CLIENT_TOOLS = frozenset({"function", "custom"})
+_OTHER_LIMITS = ("n_predict", "max_new_tokens", "num_predict", "max_output_tokens", "max_length", "max_gen_len")
+_READ_FIELDS = frozenset(
+    {
+        *("model", "messages", "stream", "stream_options", "n", "best_of", "max_tokens", "max_completion_tokens"),
+        *("tools", "functions", "response_format", "prediction", "service_tier", "modalities", "provider"),
+        *_OTHER_LIMITS,
+    }
+)
 _TEXT_PARTS = frozenset({"text", "refusal"})
 
 
@@ -38,7 +47,8 @@ class ChatRequest:
     ``prompt_bound_tokens``: no tokenizer makes more of the prompt; None where only the model's context bounds it
     (files, audio). ``answer_bound_tokens``: what the client asked for at most, for one choice; None: nothing.
     ``choices``: answers asked for. ``unpriced``: what the request asks for that sources bill apart from text tokens, at
-    prices that no offer states; such a request is refused, never served below its price.
+    prices that no offer states; such a request is refused, never served below its price. ``limits_otherwise``: it sets
+    the limit of the answer by a name that only some sources obey, so only the context bounds it.
     """
 
     body: bytes
@@ -48,6 +58,7 @@ class ChatRequest:
     answer_bound_tokens: int | None
     choices: int
     unpriced: tuple[str, ...] = ()
+    limits_otherwise: bool = False
 
     def least_prompt_tokens(self) -> int:
         """Fewer tokens than any tokenizer makes of the prompt's words: ten bytes of words a token."""
@@ -66,6 +77,7 @@ def read_chat_request(body: bytes) -> ChatRequest:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from error
     if not isinstance(fields, dict):
         raise InvalidRequest("the body must be a JSON object")
+    _refuse_lookalikes(fields)
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("messages must be a list with at least one message", "messages")
@@ -80,10 +92,11 @@ def read_chat_request(body: bytes) -> ChatRequest:
             json_object=format_type == "json_object",
             json_schema=format_type == "json_schema",
         ),
-        prompt_bound_tokens=_prompt_bound_tokens(len(body), parts),
+        prompt_bound_tokens=_prompt_bound_tokens(fields, len(body), parts),
         answer_bound_tokens=_answer_bound_tokens(fields, len(body)),
-        choices=_choices(fields.get("n")),
-        unpriced=tuple(_unpriced(fields, parts)),
+        choices=max(_choices("n", fields.get("n")), _choices("best_of", fields.get("best_of"))),
+        unpriced=tuple(unpriced_in(fields, parts)),
+        limits_otherwise=any(fields.get(name) is not None for name in _OTHER_LIMITS),
     )
 
 
@@ -117,33 +130,24 @@ def _content_parts(messages: list[Any]) -> Iterator[dict[str, Any]]:
             yield from (part for part in content if isinstance(part, dict))
 
 
-def _unpriced(fields: Mapping[str, Any], parts: list[dict[str, Any]]) -> Iterator[str]:
-    tier = fields.get("service_tier")
-    if tier not in _PRICED_SERVICE_TIERS:
-        yield f"service_tier {tier!r}"
-    if fields.get("web_search_options") is not None:
-        yield "web_search_options"
-    if "audio" in (fields.get("modalities") or ()) or any(part.get("type") == "input_audio" for part in parts):
-        yield "audio"
-    tools = fields.get("tools")
-    for tool in tools if isinstance(tools, list) else ():
-        if isinstance(tool, dict) and tool.get("type", "function") not in _CLIENT_TOOLS:
-            yield f"the hosted tool {tool.get('type')!r}"
-
-
 def _format_type(response_format: Any) -> str:
     return str(response_format.get("type", "")) if isinstance(response_format, dict) else ""
 
 
-def _prompt_bound_tokens(body_bytes: int, parts: list[dict[str, Any]]) -> int | None:
+def _prompt_bound_tokens(fields: Mapping[str, Any], body_bytes: int, parts: list[dict[str, Any]]) -> int | None:
     bound = body_bytes + TEMPLATE_TOKENS
+    if fields.get("tools") or fields.get("functions"):
+        bound += TOOLS_TEMPLATE_TOKENS
     for part in parts:
         kind = part.get("type")
         if kind == "image_url":
             image = part.get("image_url")
+            url = image.get("url") if isinstance(image, dict) else image
+            if isinstance(url, str) and url.startswith("data:"):
+                bound -= len(url)  # it is a picture, not text; what a picture counts as is added
             low = isinstance(image, dict) and image.get("detail") == "low"
             bound += LOW_DETAIL_IMAGE_TOKENS if low else IMAGE_TOKENS
-        elif kind not in _TEXT_PARTS:
+        elif not isinstance(kind, str) or kind not in _TEXT_PARTS:
             return None
     return bound
 
@@ -162,9 +166,16 @@ def _answer_bound_tokens(fields: Mapping[str, Any], body_bytes: int) -> int | No
     return asked
 
 
-def _choices(value: Any) -> int:
+def _choices(name: str, value: Any) -> int:
     if value is None:
         return 1
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_CHOICES:
-        raise InvalidRequest(f"n must be an integer from 1 to {MAX_CHOICES}", "n")
+        raise InvalidRequest(f"{name} must be an integer from 1 to {MAX_CHOICES}", name)
     return value
+
+
+def _refuse_lookalikes(fields: Mapping[str, Any]) -> None:
+    """A source that reads names without regard to case would obey a field that we did not read."""
+    for name in fields:
+        if name not in _READ_FIELDS and name.casefold() in _READ_FIELDS:
+            raise InvalidRequest(f"unknown field {name!r}: did you mean {name.casefold()!r}?", name)

@@ -37,11 +37,12 @@ def usage_of_source(block: object, *, cached_beside_prompt: bool = False) -> Usa
         or _count(block, "cache_read_input_tokens")
     )
     written = _count(prompt_details, "cache_write_tokens") or _count(block, "cache_creation_input_tokens")
-    beside = cached_beside_prompt or cached + written > prompt
+    beyond = _count(block, "total_tokens") - prompt - completion
+    beside = cached_beside_prompt or cached + written > prompt or 0 < cached + written == beyond
     output, reasoning = _answer(
         completion,
         _count(completion_details, "reasoning_tokens"),
-        beyond_total=_count(block, "total_tokens") - prompt - completion - (cached + written if beside else 0),
+        beyond_total=beyond - (cached + written if beside else 0),
     )
     return Usage(
         input_tokens=prompt if beside else prompt - cached - written,

@@ -13,8 +13,8 @@ import structlog
 
 from meshkit.clock import Clock
 from meshkit.money import Provenance, Usage
-from router_svc.domain.answer import Attempt, CountTokens, Delivery, Outcome, StreamBatch, estimate_usage
-from router_svc.domain.errors import CacheUnavailable, ClientStalled, RouterError, UpstreamFailed
+from router_svc.domain.answer import Attempt, CountTokens, Delivery, Outcome, StreamBatch, at_least, estimate_usage
+from router_svc.domain.errors import CacheUnavailable, ClientStalled, LedgerRefused, RouterError, UpstreamFailed
 from router_svc.domain.failure import FailureKind, SourceFailure, broken_off, error_of
 from router_svc.domain.plan import Candidate, Plan
 from router_svc.domain.request import ChatRequest
@@ -177,7 +177,8 @@ class Completion:
         call = SourceCall(candidate, self._call.body, self._deadline_at - loop.time())
         try:
             async with asyncio.timeout_at(self._deadline_at) as self._scope:
-                self._scope_source_cancels = candidate.source.cancel_stops_billing
+                # What a model thought unseen is told by its last usage only: cut off, it would be nobody's to pay.
+                self._scope_source_cancels = candidate.source.cancel_stops_billing and not candidate.reasons_unseen
                 if self._call.stream:
                     async with self._tools.sources.stream(call) as batches:
                         async for batch in batches:
@@ -232,8 +233,11 @@ class Completion:
 
     def _bound_scope(self) -> None:
         """Bring the end of the source's call nearer: now, or after the time that draining may take."""
-        cancels = self._stopping or self._scope_source_cancels
-        self._end_within(0.0 if cancels else self._limits.drain_max_s)
+        if self._stopping or self._scope_source_cancels:
+            self._end_within(0.0)
+        elif self._call.stream:
+            self._end_within(self._limits.drain_max_s)
+        # A plain answer comes whole or not at all: the call's own deadline bounds the wait for it.
 
     def _end_within(self, seconds: float) -> None:
         scope = self._scope
@@ -244,14 +248,18 @@ class Completion:
     async def _usage_of(self, ended: _Ended) -> Usage | None:
         """The source's numbers, else an estimate; None where there is nothing to charge for."""
         delivery = ended.delivery
-        if delivery is None or delivery.usage is not None:
-            return delivery.usage if delivery else None
-        visible, reasoning = delivery.texts()
-        if not visible and not reasoning and not delivery.is_complete(self._request.choices):
+        if delivery is None:
             return None
-        return await asyncio.to_thread(
+        told, complete = delivery.usage, delivery.is_complete(self._request.choices)
+        if told is not None and (complete or delivery.usage_is_current):
+            return told
+        visible, reasoning = delivery.texts()
+        if told is None and not visible and not reasoning and not complete:
+            return None
+        estimate = await asyncio.to_thread(
             estimate_usage, self._request.fields, visible, reasoning, self._tools.count_tokens
         )
+        return estimate if told is None else at_least(told, estimate)
 
     async def _settle(self, ended: _Ended, delivery: Delivery, usage: Usage) -> Charge:
         offer = delivery.candidate.offer
@@ -268,6 +276,9 @@ class Completion:
         )
         try:
             return await self._tools.settlement.settle(self._call, facts, tuple(self._attempts))
+        except LedgerRefused:
+            await self._release("the ledger refused the settlement")
+            raise
         except RouterError as error:
             _log.error(
                 "not_settled", request_id=self._call.request_id, key_id=self._call.principal.key_id, error=str(error)

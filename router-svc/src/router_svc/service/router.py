@@ -144,7 +144,8 @@ class RouterService:
         _log.warning("calls_broken_off", calls=len(pending))
         for completion in list(self._running.values()):
             completion.stop()
-        _, pending = await asyncio.wait(pending, timeout=_STOP_S)
+        # What was delivered is settled: as long as the ledger is given for that.
+        _, pending = await asyncio.wait(pending, timeout=_STOP_S + self._limits.settle_patience_s)
         for task in pending:
             _log.error("call_abandoned", task=task.get_name())
             task.cancel()

@@ -45,6 +45,8 @@ def read_chunk(payload: bytes, *, cached_beside_prompt: bool) -> Chunk:
         raise SourceFailure(FailureKind.PROTOCOL, "an event is not valid JSON") from None
     if not isinstance(parsed, dict):
         return Chunk(payload)
+    if not isinstance(parsed.get("choices") or [], list):
+        raise SourceFailure(FailureKind.PROTOCOL, "choices of an event are not a list")
     if parsed.get("error"):
         raise error_event(parsed["error"])
     choices = [choice for choice in parsed.get("choices") or () if isinstance(choice, dict)]
@@ -69,7 +71,8 @@ def error_event(error: Any) -> SourceFailure:
     message = error.get("message") if isinstance(error, dict) else error
     code = error.get("code") if isinstance(error, dict) else None
     text = message if isinstance(message, str) else "the source sent an error"
-    kind = FailureKind.RATE_LIMITED if code in {429, "429", "rate_limit_exceeded"} else FailureKind.ERROR_EVENT
+    limited = isinstance(code, int | str) and code in {429, "429", "rate_limit_exceeded"}
+    kind = FailureKind.RATE_LIMITED if limited else FailureKind.ERROR_EVENT
     return SourceFailure(kind, text[:500], code=str(code or ""))
 
 

@@ -7,6 +7,7 @@ and domain/usage.py).
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -19,13 +20,15 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from pydantic import SecretStr
 
 from router_svc.domain.answer import PlainAnswer, StreamBatch
+from router_svc.domain.catalog import Source
 from router_svc.domain.failure import FailureKind, SourceFailure
 from router_svc.service.ports import SourceCall
 from router_svc.sources.body import asks_only_for_usage, body_for_source
 from router_svc.sources.openai_answer import StreamReader, read_beginning, read_whole
-from router_svc.sources.refusal import refusal_of, transport_failure
+from router_svc.sources.refusal import redacted, refusal_of, transport_failure
 from router_svc.sources.span import SourceSpan
 
+_STREAM_OPTIONS = re.compile(r"\bstream_options\b")
 _PATH = "/chat/completions"
 _trace_context = TraceContextTextMapPropagator()
 
@@ -75,6 +78,8 @@ class OpenAISourceClient:
                     except TimeoutError:
                         raise SourceFailure(FailureKind.TIMEOUT, "no event in time", http_status=200) from None
                     yield reader.batches()
+            except SourceFailure as failure:
+                raise self._without_secrets(failure, source) from failure.__cause__
             finally:
                 await response.aclose()
 
@@ -88,8 +93,16 @@ class OpenAISourceClient:
                 return await read_whole(
                     response, span, cached_beside_prompt=source.cached_beside_prompt, most_bytes=self._max_answer_bytes
                 )
+            except SourceFailure as failure:
+                raise self._without_secrets(failure, source) from failure.__cause__
             finally:
                 await response.aclose()
+
+    def _without_secrets(self, failure: SourceFailure, source: Source) -> SourceFailure:
+        """A source's own words can name the operator's key; the caller is another."""
+        secret = self._secret_of(source.api_key_env)
+        failure.message = redacted(failure.message, secret.get_secret_value() if secret else "")
+        return failure
 
     async def _begin_stream(self, call: SourceCall, span: SourceSpan) -> httpx.Response:
         """Send; once more without stream_options where the source knows them not (Mistral answers them with 422)."""
@@ -98,12 +111,14 @@ class OpenAISourceClient:
             try:
                 return await self._send(call, span, body_for_source(call.body, model=model, stream=True), stream=True)
             except SourceFailure as failure:
-                refused = failure.kind is FailureKind.REJECTED and "stream_options" in failure.message
+                refused = failure.kind is FailureKind.REJECTED and _STREAM_OPTIONS.search(failure.message)
                 if not refused or not asks_only_for_usage(orjson.loads(call.body).get("stream_options")):
                     raise
-            self._without_stream_options.add(source_id)
         body = body_for_source(call.body, model=model, stream=True, ask_usage=False)
-        return await self._send(call, span, body, stream=True)
+        response = await self._send(call, span, body, stream=True)
+        # Only now is it known that the source minds the field, and not something else that the client sent.
+        self._without_stream_options.add(source_id)
+        return response
 
     async def _send(self, call: SourceCall, span: SourceSpan, body: bytes, *, stream: bool) -> httpx.Response:
         source = call.candidate.source

@@ -91,7 +91,7 @@ class StreamReader:
         relayed: list[bytes] = []
         told = Chunk(b"")
         finished: frozenset[int] = frozenset()
-        done = False
+        done = said_since_usage = False
         for event in events:
             if event == _DONE:
                 done = True
@@ -106,10 +106,12 @@ class StreamReader:
             if chunk.relayed:
                 relayed.append(chunk.relayed)
             if chunk.usage_chunk:
-                told = chunk
+                told, said_since_usage = chunk, False
+            else:
+                said_since_usage = True
             finished |= chunk.finished
             self._span.told(model=chunk.model, finish_reasons=chunk.finish_reasons, usage=chunk.usage)
-        return StreamBatch(tuple(relayed), told.usage_chunk, told.usage, finished, done)
+        return StreamBatch(tuple(relayed), told.usage_chunk, told.usage, finished, done, said_since_usage)
 
     async def _reach_end(self) -> None:
         try:
@@ -152,12 +154,14 @@ async def read_whole(
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise SourceFailure(FailureKind.PROTOCOL, "the answer is not valid JSON", http_status=200) from None
-    if isinstance(parsed, dict) and parsed.get("error") and not parsed.get("choices"):
+    if isinstance(parsed, dict) and parsed.get("error"):
         raise error_event(parsed["error"])
     if not isinstance(parsed, dict) or not isinstance(parsed.get("choices"), list):
         raise SourceFailure(FailureKind.PROTOCOL, "the answer is not a completion", http_status=200)
     usage = usage_of_source(parsed.get("usage"), cached_beside_prompt=cached_beside_prompt)
     reasons = [choice.get("finish_reason") for choice in parsed["choices"] if isinstance(choice, dict)]
+    if "error" in reasons:
+        raise SourceFailure(FailureKind.ERROR_EVENT, "the source ended its answer with an error", http_status=200)
     span.told(
         model=str(parsed.get("model") or ""),
         finish_reasons=tuple(str(reason) for reason in reasons if reason),

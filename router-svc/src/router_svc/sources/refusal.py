@@ -11,9 +11,10 @@ import orjson
 
 from router_svc.domain.failure import FailureKind, SourceFailure
 
-_REJECTED = frozenset({400, 404, 413, 422})
+_REJECTED = frozenset({400, 413, 422})
 _UNAUTHORIZED = frozenset({401, 402, 403})
 _MOST_MESSAGE = 2_000
+_CREDENTIALS = re.compile(r"\b(?:sk|gsk|xai|org|proj)-[A-Za-z0-9_*.-]{6,}")
 _MOST_RETRY_AFTER_S = 3_600
 _SECONDS = re.compile(r"[0-9]{1,9}")  # the header's other form, a date, is not used by any source that we know
 
@@ -33,11 +34,20 @@ def refusal_of(status: int, body: bytes, secret: str, *, retry_after: str = "") 
         return SourceFailure(FailureKind.STATUS, f"HTTP {status}", http_status=status)
     message, param, code = _words(body)
     message = message or f"the source rejected the request with HTTP {status}"
-    if secret:
-        message = message.replace(secret, "[key]")
     return SourceFailure(
-        FailureKind.REJECTED, message[:_MOST_MESSAGE], http_status=status, param=param[:200], code=code[:200]
+        FailureKind.REJECTED,
+        redacted(message, secret)[:_MOST_MESSAGE],
+        http_status=status,
+        param=param[:200],
+        code=code[:200],
     )
+
+
+def redacted(text: str, secret: str) -> str:
+    """``text`` without the operator's key, whole or as sources abridge it, and without the operator's account there."""
+    if secret:
+        text = text.replace(secret, "[key]")
+    return _CREDENTIALS.sub("[key]", text)
 
 
 def transport_failure(error: httpx.TransportError | aiohttp.ClientError) -> SourceFailure:
