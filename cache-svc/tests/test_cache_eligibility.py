@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cache_svc.domain.eligibility import why_never_stored
 
@@ -101,3 +104,38 @@ def test_an_unset_temperature_is_a_sample() -> None:
 def test_only_endpoints_whose_answers_can_be_folded_are_kept() -> None:
     assert why("embeddings") != ""
     assert why("responses") != ""
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(["file", "image_url", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["type", "image_url", "file", "url", "file_data"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+PLACES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "tool": lambda value: {"tools": [value]},
+    "type of a tool": lambda value: {"tools": [{"type": value}]},
+    "part": parts,
+    "type of a part": lambda value: parts({"type": value}),
+    "image_url": lambda value: parts({"type": "image_url", "image_url": value}),
+    "file": lambda value: parts({"type": "file", "file": value}),
+    "message": lambda value: {"messages": [value]},
+    "tools": lambda value: {"tools": value},
+    "messages": lambda value: {"messages": value},
+    "store": lambda value: {"store": value},
+    "temperature": lambda value: {"temperature": value},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@given(value=JSON)
+def test_every_body_has_an_answer(place: str, value: Any) -> None:
+    assert isinstance(why(**PLACES[place](value)), str)
+
+
+@pytest.mark.parametrize("kind", [[], {}, ["text"], 1, None])
+def test_a_type_that_is_no_name_is_never_stored(kind: Any) -> None:
+    assert "type None" in why(**parts({"type": kind}))
+    assert "type None" in why(tools=[{"type": kind}])

@@ -77,6 +77,28 @@ async def test_an_epoch_that_is_raised_after_it_was_evicted_is_new(store: RedisS
     assert await store.raise_epoch(NAMES[0]) != first
 
 
+async def test_a_restored_backup_undoes_a_purge_until_it_is_made_again(
+    store: RedisStore, client: Redis, clock: FakeClock, sample: Any
+) -> None:
+    service = CacheService(store, clock, Limits(max_entry_bytes=100_000, ttl_s=600))
+
+    async def missed() -> Miss:
+        outcome = await service.lookup(sample.subject(), Controls(), "gen_0")
+        assert isinstance(outcome, Miss)
+        return outcome
+
+    assert await service.store(sample.subject(), (await missed()).key, sample.fresh()) == ""
+    backup = {key: await client.dump(key) or b"" for key in await client.keys()}
+    purged = await service.purge("org_a")
+    begun = await missed()
+    for key, value in backup.items():
+        await client.restore(key, 600_000, value, replace=True)
+    assert isinstance(await service.lookup(sample.subject(), Controls(), "gen_0"), Hit), "as EntryStore says"
+    assert await service.purge("org_a") > purged
+    assert "purged since" in await service.store(sample.subject(), begun.key, sample.fresh())
+    assert (await missed()).reason is MissReason.NOT_STORED
+
+
 async def test_a_key_that_something_else_overwrote_is_no_error(store: RedisStore, client: Redis) -> None:
     await store.epochs(NAMES)
     for key in await client.keys("*:epoch:*"):

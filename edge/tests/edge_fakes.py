@@ -60,6 +60,7 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.authenticate_gate: asyncio.Event | None = None
         self.charges: list[ledger_pb2.ChargeRequest] = []
         self.charge_errors: list[MeshError] = []
+        self.charge_gate: asyncio.Event | None = None
         self.receipts: dict[tuple[str, str], ledger_pb2.Receipt] = {}
         self.watchers: list[asyncio.Queue[str | None]] = []
         self.watching = asyncio.Event()
@@ -92,6 +93,8 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
 
     async def Charge(self, request: Any, context: Any) -> ledger_pb2.ChargeResponse:
         self.charges.append(request)
+        if self.charge_gate:
+            await self.charge_gate.wait()
         if self.charge_errors:
             raise self.charge_errors.pop(0)
         return ledger_pb2.ChargeResponse(

@@ -9,6 +9,7 @@ import pytest
 from edge.wire.cache_control import Controls, Mode, parse_controls
 from meshkit.errors import MeshError
 from tallygate.cache.v1 import cache_pb2
+from tallygate.common.v1.errors_pb2 import ErrorReason
 
 DUPLICATE = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "a", "content": "b"}]}'
 
@@ -90,6 +91,22 @@ async def test_only_is_an_error_on_a_miss(world: Any) -> None:
     assert not world.router.requests
 
 
+@pytest.mark.parametrize("away", ["stopped", "broken", "its backend"])
+async def test_only_without_the_cache_is_no_miss(world: Any, away: str) -> None:
+    if away == "stopped":
+        await world.stop("cache")
+    elif away == "broken":
+        world.cache.error = MeshError(ErrorReason.ERROR_REASON_INTERNAL, "internal error")
+    else:
+        miss = cache_pb2.Miss(reason=cache_pb2.Miss.REASON_UNAVAILABLE)
+        world.cache.answer = cache_pb2.LookupResponse(miss=miss)
+    response = await world.chat({"x-tallygate-cache": "only"})
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "unavailable"
+    assert response.headers["retry-after"] == "1"
+    assert not world.router.requests
+
+
 async def test_only_replays_a_hit(world: Any) -> None:
     world.cache.holds(stream=False)
     assert (await world.chat({"x-tallygate-cache": "only"})).headers["x-served-mode"] == "exact"
@@ -115,8 +132,9 @@ async def test_duplicate_keys_are_refused_past_the_cache_too(world: Any, past_th
         (b"9007199254740992", "beyond 2^53-1"),
         (b"-" + b"9" * 300, "beyond 2^53-1"),
         (b"[" * 1_010 + b"]" * 1_010, "nested too deeply"),
+        (b"[" * 254 + b"]" * 254, "nested too deeply"),
     ],
-    ids=["2^53", "300 digits", "deep"],
+    ids=["2^53", "300 digits", "deep", "deeper than what the cache takes"],
 )
 async def test_what_has_no_canonical_form_is_refused_past_the_cache_too(world: Any, value: bytes, said: str) -> None:
     body = b'{"model": "gpt-4o-mini", "messages": [{"role": "user"}], "x": ' + value + b"}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import grpc
 import pytest
 
+from edge.clients import GrpcLedger
 from edge.wire.receipts import receipt_json
 from tallygate.common.v1 import money_pb2
 from tallygate.ledger.v1 import ledger_pb2
@@ -165,3 +167,18 @@ async def test_a_receipt_of_another_organisation_is_not_there(
     error = response.json()["error"]
     assert error["code"] == "not_found"
     assert len(error["message"]) < 200
+
+
+async def test_no_receipt_is_read_for_an_empty_organisation(world: Any, receipt: ledger_pb2.Receipt) -> None:
+    """To the ledger it is the operator, who reads all of them."""
+    world.ledger.receipts[("", "rcpt_1")] = receipt
+    channel = grpc.aio.insecure_channel("unix:///nowhere")
+    ledger = GrpcLedger(channel, timeout_s=1, watch_timeout_s=1, charge_patience_s=1)
+    with pytest.raises(ValueError, match="empty organisation"):
+        await ledger.receipt("", "rcpt_1")
+    await channel.close()
+    (principal,) = world.ledger.principals.values()
+    principal.org_id = ""
+    response = await world.client.get("/v1/receipts/rcpt_1")
+    assert response.status_code == 500
+    assert "rcpt_1" not in response.text

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
 import orjson
 import pytest
+import structlog
 
 from meshkit.errors import MeshError
 from tallygate.cache.v1 import cache_pb2
@@ -88,13 +90,85 @@ async def test_a_charge_of_unknown_fate_is_sent_again_as_the_same_charge(world: 
     assert first == second
 
 
-async def test_a_charge_that_fails_twice_is_no_answer(world: Any) -> None:
+AWAY = MeshError(ErrorReason.ERROR_REASON_UNAVAILABLE, "ipv4:10.0.0.3:7003 is away")
+LATE = MeshError(ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED, "the deadline passed before the answer")
+
+
+async def test_a_charge_is_sent_until_its_fate_is_known(world: Any) -> None:
     world.cache.holds(stream=False)
-    world.ledger.charge_errors = 2 * [MeshError(ErrorReason.ERROR_REASON_UNAVAILABLE, "ipv4:10.0.0.3:7003 is away")]
-    response = await world.chat()
+    world.ledger.charge_errors = [AWAY, LATE, AWAY]
+    assert (await world.chat()).status_code == 200
+    assert len(world.ledger.charges) == 4
+    assert all(charge == world.ledger.charges[0] for charge in world.ledger.charges)
+
+
+@pytest.mark.parametrize("error", [AWAY, LATE], ids=["away", "late"])
+async def test_a_charge_whose_fate_stays_unknown_is_no_answer(make_world: Any, error: MeshError) -> None:
+    world = await make_world(charge_patience_s=0.2)
+    world.cache.holds(stream=False)
+    world.ledger.charge_errors = 100 * [error]
+    with structlog.testing.capture_logs() as lines:
+        response = await world.chat()
     assert response.status_code == 503
+    assert response.json()["error"]["code"] == "unavailable"
     assert "10.0.0.3" not in response.text
-    assert len(world.ledger.charges) == 2
+    assert 1 <= len(world.ledger.charges) < 10
+    (line,) = [line for line in lines if line["event"] == "charge_fate_unknown"]
+    assert (line["log_level"], line["request_id"]) == ("error", response.headers["x-request-id"])
+
+
+async def test_a_refused_charge_is_sent_once(world: Any) -> None:
+    world.cache.holds(stream=False)
+    world.ledger.charge_errors = [MeshError(ErrorReason.ERROR_REASON_BUDGET_EXCEEDED, "over the cap")]
+    assert (await world.chat()).status_code == 429
+    assert len(world.ledger.charges) == 1
+
+
+async def test_a_client_that_goes_does_not_end_its_charge(world: Any) -> None:
+    world.cache.holds(stream=False)
+    world.ledger.charge_errors = [AWAY]
+    world.ledger.charge_gate = asyncio.Event()
+    client = asyncio.create_task(world.chat())
+
+    async def sent() -> bool:
+        return bool(world.ledger.charges)
+
+    await world.until(sent)
+    with structlog.testing.capture_logs() as lines:
+
+        async def known() -> bool:
+            return any(line["event"] == "charged_without_client" for line in lines)
+
+        client.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await client
+        world.ledger.charge_gate.set()
+        await world.until(known)
+    first, second = world.ledger.charges
+    assert first == second
+
+
+async def test_a_client_that_goes_leaves_a_trace_of_a_charge_that_failed(make_world: Any) -> None:
+    world = await make_world(charge_patience_s=0.2)
+    world.cache.holds(stream=False)
+    world.ledger.charge_gate = asyncio.Event()
+    client = asyncio.create_task(world.chat())
+
+    async def sent() -> bool:
+        return bool(world.ledger.charges)
+
+    await world.until(sent)
+    with structlog.testing.capture_logs() as lines:
+
+        async def known() -> bool:
+            return any(line["event"] == "charge_failed" for line in lines)
+
+        client.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await client
+        await world.until(known)
+    logged = [(line["event"], line["log_level"]) for line in lines if line["event"].startswith("charge_")]
+    assert logged == [("charge_fate_unknown", "error"), ("charge_failed", "warning")]
 
 
 async def test_a_charge_that_the_ledger_cannot_read_is_our_fault_and_not_the_clients(world: Any) -> None:
@@ -120,7 +194,11 @@ async def test_a_cache_that_is_away_is_a_miss_without_leave_to_store(world: Any)
 async def test_a_cache_that_fails_is_a_miss(world: Any, reason: ErrorReason.ValueType) -> None:
     world.cache.error = MeshError(reason, "broken")
     world.router.answers()
-    assert (await world.chat()).status_code == 200
+    with structlog.testing.capture_logs() as lines:
+        assert (await world.chat()).status_code == 200
+    logged = [(line["event"], line["log_level"]) for line in lines if line["event"].startswith("cache_")]
+    bug = reason == ErrorReason.ERROR_REASON_INTERNAL
+    assert logged == [("cache_failed", "error") if bug else ("cache_away", "warning")]
 
 
 async def test_what_the_cache_calls_invalid_is_refused(world: Any) -> None:

@@ -51,8 +51,12 @@ class StoreUsage:
 class EntryStore(Protocol):
     """Keeps opaque bytes by address, and purge epochs by name. Every method may raise ``StoreUnavailable``.
 
-    An epoch that was never seen, or was lost, comes into being with a value that it never had before, so that no
-    backend that forgets can undo a purge.
+    An epoch that was never seen, or was evicted or expired, comes into being with a value that it never had before, and
+    is raised to such a value too. So a backend that forgets undoes no purge.
+
+    One that remembers an earlier state does: a restored backup, or a replica that took over before a purge had reached
+    it, has the epochs of that state, and finds again the entries that were stored under them, until their TTL ends or
+    the purge is made anew. It holds then, for what was stored or begun before it, whatever the backend went back to.
     """
 
     async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:

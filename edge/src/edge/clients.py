@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -13,6 +14,7 @@ from edge.errors import refusal
 from edge.mesh import Mesh
 from edge.settings import EdgeSettings
 from meshkit.channels import Dial
+from meshkit.deadlines import deadline, remaining_s
 from meshkit.errors import MeshError, mesh_errors
 from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2, catalog_pb2_grpc
@@ -22,15 +24,20 @@ from tallygate.router.v1 import router_pb2, router_pb2_grpc
 
 _log = structlog.get_logger(__name__)
 _UNCERTAIN = {ErrorReason.ERROR_REASON_UNAVAILABLE, ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED}
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
 class GrpcLedger:
     """``edge.mesh.Ledger``."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float, watch_timeout_s: float) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, *, timeout_s: float, watch_timeout_s: float, charge_patience_s: float
+    ) -> None:
         self._stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         self._timeout_s = timeout_s
         self._watch_timeout_s = watch_timeout_s
+        self._charge_patience_s = charge_patience_s
+        self._charges: set[asyncio.Task[ledger_pb2.Receipt]] = set()
 
     async def authenticate(self, secret: str) -> ledger_pb2.AuthenticateResponse:
         """Who holds ``secret``."""
@@ -40,14 +47,33 @@ class GrpcLedger:
     async def charge(self, request: ledger_pb2.ChargeRequest) -> ledger_pb2.Receipt:
         """Charges for a replay.
 
-        Sent once more where it is not known whether it arrived: the request id makes it one charge.
+        A client that is refused asks again under a request id of its own, and pays for it. So a charge of which nobody
+        knows whether it arrived is sent again, and its request id makes all of them one, until the ledger has said what
+        became of it; also where the client does not wait for that.
         """
+        task = asyncio.create_task(self._charge_patiently(request))
+        self._charges.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._charges.discard)
         try:
-            return await self._charge(request)
-        except MeshError as error:
-            if error.reason not in _UNCERTAIN:
-                raise
-            return await self._charge(request)
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda done: _log_unawaited(request.request_id, done))
+            raise
+
+    async def _charge_patiently(self, request: ledger_pb2.ChargeRequest) -> ledger_pb2.Receipt:
+        pause_s = _FIRST_PAUSE_S
+        with deadline(self._charge_patience_s, detached=True):
+            while True:
+                try:
+                    return await self._charge(request)
+                except MeshError as error:
+                    if error.reason not in _UNCERTAIN:
+                        raise
+                    if (remaining_s() or 0.0) <= pause_s:
+                        _log.error("charge_fate_unknown", request_id=request.request_id, reason=error.message)
+                        raise refusal(ErrorReason.ERROR_REASON_UNAVAILABLE, error.message) from error
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _charge(self, request: ledger_pb2.ChargeRequest) -> ledger_pb2.Receipt:
         try:
@@ -63,7 +89,7 @@ class GrpcLedger:
 
     async def receipt(self, org_id: str, receipt_id: str) -> ledger_pb2.Receipt:
         """One receipt of the organisation."""
-        assert org_id, "an empty organisation is the operator's, and reads every receipt"
+        _require_org(org_id)
         request = ledger_pb2.GetReceiptRequest(org_id=org_id, receipt_id=receipt_id)
         with mesh_errors():
             answer = await self._stub.GetReceipt(request, timeout=self._timeout_s)
@@ -146,6 +172,23 @@ class GrpcProbe:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
+def _require_org(org_id: str) -> None:
+    if not org_id:
+        raise ValueError("an empty organisation is the operator's, and reads every receipt")
+
+
+def _log_unawaited(request_id: str, charge: asyncio.Task[ledger_pb2.Receipt]) -> None:
+    """Says what became of a charge when whoever began it is gone."""
+    if charge.cancelled():
+        _log.error("charge_cancelled", request_id=request_id)
+    elif isinstance(error := charge.exception(), MeshError):
+        _log.warning("charge_failed", request_id=request_id, reason=error.message)
+    elif error is not None:
+        _log.error("unexpected_error", request_id=request_id, exc_info=error)
+    else:
+        _log.info("charged_without_client", request_id=request_id, receipt_id=charge.result().receipt_id)
+
+
 def dial_mesh(settings: EdgeSettings, dial: Dial) -> Mesh:
     """Clients of all services at the addresses of the settings."""
     channels = {
@@ -156,7 +199,10 @@ def dial_mesh(settings: EdgeSettings, dial: Dial) -> Mesh:
     }
     return Mesh(
         ledger=GrpcLedger(
-            channels["ledger"], timeout_s=settings.rpc_timeout_s, watch_timeout_s=settings.watch_timeout_s
+            channels["ledger"],
+            timeout_s=settings.rpc_timeout_s,
+            watch_timeout_s=settings.watch_timeout_s,
+            charge_patience_s=settings.charge_patience_s,
         ),
         cache=GrpcCache(channels["cache"], timeout_s=settings.lookup_timeout_s),
         router=GrpcRouter(channels["router"], timeout_s=settings.request_timeout_s),

@@ -46,6 +46,10 @@ class EdgeSettings(BaseSettings):
     rpc_timeout_s: float = Field(default=5.0, gt=0)
     """Any other call in the mesh takes at most so many seconds."""
 
+    charge_patience_s: float = Field(default=10.0, gt=0)
+    """A charge of which it is not known whether it arrived is sent again, as the same charge, for so many seconds. Then
+    the client is told ``unavailable``, and it stays unknown."""
+
     lookup_timeout_s: float = Field(default=2.0, gt=0)
     """The cache answers within so many seconds, or the request goes on without it."""
 

@@ -58,7 +58,7 @@ def _hosted_tools(body: dict[str, Any]) -> str:
     if not isinstance(tools, list):
         return "`tools` is not a list"
     for tool in tools:
-        kind = tool.get("type") if isinstance(tool, dict) else None
+        kind = _kind(tool)
         if kind not in CLIENT_TOOLS:
             return f"a tool of type {kind!r} runs at the source"
     return ""
@@ -81,8 +81,14 @@ def _remote_content(body: dict[str, Any]) -> str:
     return ""
 
 
+def _kind(item: Any) -> str | None:
+    """The `type` of a tool or a content part. None where it has none that is a name: a list is in no set."""
+    kind = item.get("type") if isinstance(item, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
 def _remote_part(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
+    kind = _kind(part)
     if kind in _TEXT_PARTS:
         return ""
     if kind in _URL_PARTS:

@@ -2,7 +2,8 @@
 
 A key's name has the version of the entry's form in it, so that two builds never read each other's entries. Entries
 leave by their TTL and by the server's own eviction, under any ``maxmemory-policy``: an epoch that was evicted comes
-back with a new value, and what was stored under the old one is never found again.
+back with a new value, and what was stored under the old one is never found again. After a backup was restored, or a
+replica took over that lagged behind, the purges since its state are to be made again; see ``EntryStore``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
@@ -89,14 +91,21 @@ class RedisStore:
             await self._client.delete(_ENTRY + address)
 
     async def raise_epoch(self, epoch_name: str) -> int:
-        """Begins the epoch where it is not there, and adds one."""
+        """Sets a new value, above the last one.
+
+        Not the last one plus one: after a restored backup that may be a value which the epoch had once before.
+        """
         (key,) = _epoch_keys([epoch_name])
+
+        async def write_next(pipe: Pipeline) -> int:
+            last = cast("bytes | None", await pipe.get(key))
+            epoch = max(int(last or 0) + 1, self._new_epoch())
+            pipe.multi()  # type: ignore[no-untyped-call]
+            pipe.set(key, epoch, ex=_EPOCH_TTL_S)
+            return epoch
+
         with _away():
-            async with self._client.pipeline(transaction=True) as pipe:
-                pipe.set(key, self._new_epoch(), nx=True, ex=_EPOCH_TTL_S)
-                pipe.incr(key)
-                _, epoch = await pipe.execute()
-        return int(epoch)
+            return cast("int", await self._client.transaction(write_next, key, value_from_callable=True))
 
     async def usage(self) -> StoreUsage:
         """Nothing: the server counts its bytes for all its users together."""

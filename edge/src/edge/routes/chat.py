@@ -77,7 +77,8 @@ class ChatCompletions:
         if found.HasField("hit"):
             return await self._replay(admitted, found.hit)
         if admitted.controls.mode is Mode.ONLY:
-            raise refusal(ErrorReason.ERROR_REASON_CACHE_MISS)
+            away = found.miss.reason == cache_pb2.Miss.REASON_UNAVAILABLE
+            raise refusal(ErrorReason.ERROR_REASON_UNAVAILABLE if away else ErrorReason.ERROR_REASON_CACHE_MISS)
         return await self._have_answered(request, admitted, found.miss)
 
     async def _admit(self, request: Request) -> Admitted:
@@ -103,7 +104,11 @@ class ChatCompletions:
         except MeshError as error:
             if error.reason not in _AWAY:
                 raise
-            _log.warning("cache_away", request_id=admitted.exchange.request_id, reason=error.message)
+            if error.reason == ErrorReason.ERROR_REASON_INTERNAL:
+                # The client is served all the same; but it is a bug, and nobody would look for it in an outage.
+                _log.error("cache_failed", request_id=admitted.exchange.request_id, reason=error.message)
+            else:
+                _log.warning("cache_away", request_id=admitted.exchange.request_id, reason=error.message)
         refuse_ambiguous(admitted.body)
         return _missed(cache_pb2.Miss.REASON_UNAVAILABLE)
 

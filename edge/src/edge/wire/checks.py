@@ -1,5 +1,6 @@
-"""The body of a chat completion: parsed once, its types checked, everything else left to the source.
+"""The body of a chat completion: its types checked, everything else left to the source.
 
+Checked is what this service, the cache or the router reads, so that neither of them meets a list where it takes a name.
 Ranges are the source's business, but for the integers that a hold is computed from.
 https://platform.openai.com/docs/api-reference/chat/create
 """
@@ -80,6 +81,10 @@ def _wrong(name: str, wanted: str, value: object) -> Exception:
     return invalid(f"`{name}` must be {wanted}, not {_kind(value)}.", name)
 
 
+Check = Callable[[str, object], object]
+"""Raises for a value that is not what the field of that name takes. What it returns is for other checks."""
+
+
 def _string(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise _wrong(name, "a string", value)
@@ -95,27 +100,29 @@ def _number(name: str, value: object) -> None:
         raise _wrong(name, "a number", value)
 
 
-def _integer(name: str, value: object) -> None:
+def _integer(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise _wrong(name, "an integer", value)
+    return value
 
 
-def _object(name: str, value: object) -> None:
+def _object(name: str, value: object) -> dict[str, object]:
     if not isinstance(value, dict):
         raise _wrong(name, "an object", value)
+    return value
 
 
-def _array(name: str, value: object) -> None:
+def _array(name: str, value: object) -> list[object]:
     if not isinstance(value, list):
         raise _wrong(name, "an array", value)
+    return value
 
 
-def _within(low: int, high: int) -> Callable[[str, object], None]:
+def _within(low: int, high: int) -> Check:
     def check(name: str, value: object) -> None:
-        _integer(name, value)
-        assert isinstance(value, int)
-        if not low <= value <= high:
-            raise invalid(f"`{name}` must be between {low} and {high}, not {_shown(value)}.", name)
+        number = _integer(name, value)
+        if not low <= number <= high:
+            raise invalid(f"`{name}` must be between {low} and {high}, not {_shown(number)}.", name)
 
     return check
 
@@ -125,10 +132,35 @@ def _shown(value: int) -> str:
 
 
 def _objects(name: str, value: object) -> None:
-    _array(name, value)
-    assert isinstance(value, list)
-    for index, item in enumerate(value):
+    for index, item in enumerate(_array(name, value)):
         _object(f"{name}[{index}]", item)
+
+
+def _strings(name: str, value: object) -> None:
+    for index, item in enumerate(_array(name, value)):
+        _string(f"{name}[{index}]", item)
+
+
+def _having(checks: Mapping[str, Check]) -> Check:
+    """An object whose members of these names, where it has them, pass these checks. A `type` may not be null: it says
+    what the others mean.
+    """
+
+    def check(name: str, value: object) -> None:
+        for member, found in _object(name, value).items():
+            member_check = checks.get(member)
+            if member_check is not None and (found is not None or member == "type"):
+                member_check(f"{name}.{member}", found)
+
+    return check
+
+
+def _each(item_check: Check) -> Check:
+    def check(name: str, value: object) -> None:
+        for index, item in enumerate(_array(name, value)):
+            item_check(f"{name}[{index}]", item)
+
+    return check
 
 
 def _string_or_object(name: str, value: object) -> None:
@@ -141,37 +173,44 @@ def _string_or_strings(name: str, value: object) -> None:
         return
     if not isinstance(value, list):
         raise _wrong(name, "a string or an array of strings", value)
-    for index, item in enumerate(value):
-        _string(f"{name}[{index}]", item)
+    _strings(name, value)
+
+
+_part = _having(
+    {
+        "type": _string,
+        "text": _string,
+        "image_url": _string_or_object,
+        "video_url": _string_or_object,
+        "audio_url": _string_or_object,
+        "input_audio": _object,
+        "file": _object,
+    }
+)
+_tool = _having({"type": _string, "function": _object, "custom": _object})
+
+
+def _content(name: str, value: object) -> None:
+    if isinstance(value, list):
+        _each(_part)(name, value)
+    elif not isinstance(value, str):
+        raise _wrong(name, "a string, an array of content parts or null", value)
+
+
+_message = _having({"role": _string, "content": _content, "tool_calls": _each(_tool), "audio": _object})
 
 
 def _messages(name: str, value: object) -> None:
-    _array(name, value)
-    assert isinstance(value, list)
-    if not value:
+    messages = _array(name, value)
+    if not messages:
         raise invalid(f"`{name}` is empty; send at least one message.", name)
-    for index, message in enumerate(value):
+    for index, message in enumerate(messages):
         _message(f"{name}[{index}]", message)
+        if not (isinstance(message, dict) and message.get("role")):
+            raise invalid(f"`{name}[{index}].role` is missing.", f"{name}[{index}].role")
 
 
-def _message(name: str, message: object) -> None:
-    _object(name, message)
-    assert isinstance(message, dict)
-    role = message.get("role")
-    if role is None or role == "":
-        raise invalid(f"`{name}.role` is missing.", f"{name}.role")
-    _string(f"{name}.role", role)
-    content = message.get("content")
-    if isinstance(content, list):
-        _objects(f"{name}.content", content)
-    elif content is not None and not isinstance(content, str):
-        raise _wrong(f"{name}.content", "a string, an array of content parts or null", content)
-    tool_calls = message.get("tool_calls")
-    if tool_calls is not None:
-        _objects(f"{name}.tool_calls", tool_calls)
-
-
-_FIELDS: Mapping[str, Callable[[str, object], None]] = {
+_FIELDS: Mapping[str, Check] = {
     "model": _string,
     "messages": _messages,
     "stream": _boolean,
@@ -192,14 +231,15 @@ _FIELDS: Mapping[str, Callable[[str, object], None]] = {
     "user": _string,
     "reasoning_effort": _string,
     "service_tier": _string,
-    "tools": _objects,
+    "tools": _each(_tool),
     "functions": _objects,
     "tool_choice": _string_or_object,
     "function_call": _string_or_object,
-    "response_format": _object,
+    "response_format": _having({"type": _string}),
     "logit_bias": _object,
     "metadata": _object,
-    "modalities": _array,
+    "modalities": _strings,
     "prediction": _object,
     "audio": _object,
+    "web_search_options": _object,
 }

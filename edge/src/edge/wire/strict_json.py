@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 
+import orjson
+
 from edge.errors import invalid
 
 MAX_EXACT_INTEGER = 2**53 - 1
@@ -18,11 +20,12 @@ def refuse_ambiguous(body: bytes) -> None:
     """Passes a body that has one meaning; it was parsed by orjson before, which has refused NaN and lone surrogates.
 
     Raises:
-        MeshError: INVALID_REQUEST for duplicate keys and for integers over 2^53-1.
+        MeshError: INVALID_REQUEST for duplicate keys, for integers over 2^53-1 and for what is nested too deeply.
     """
     try:
-        json.loads(body, object_pairs_hook=_unique, parse_int=_exact)
-    except RecursionError as error:
+        # Written again, because orjson reads deeper than it writes, and what comes after writes parts of the body.
+        orjson.dumps(json.loads(body, object_pairs_hook=_unique, parse_int=_exact))
+    except (RecursionError, orjson.JSONEncodeError) as error:
         raise invalid("The request body is nested too deeply.") from error
 
 
