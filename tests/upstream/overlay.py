@@ -23,7 +23,7 @@ PER_CALL_PRICE = {"input": 0, "output": 0, "per_call": 0.01}
 
 CONTEXT_TOKENS = 200_000
 MAX_OUTPUT_TOKENS = 1_000
-CAPABILITIES = ["tools", "vision", "json_object", "json_schema", "reasoning"]
+CAPABILITIES = ["tools", "vision", "json_object", "json_schema"]
 
 ON_BOTH = frozenset(
     {"test/500", "test/429", "test/500-once", "test/500-twice", "test/429-once", "test/cut-at-once-once", "test/400"}
@@ -58,9 +58,15 @@ def _model(name: str) -> dict[str, object]:
         "owned_by": "tallygate-tests",
         "context_tokens": CONTEXT_TOKENS,
         "max_output_tokens": MAX_OUTPUT_TOKENS,
-        "capabilities": [] if name == "test/text-only" else CAPABILITIES,
+        "capabilities": _capabilities(name),
         "released": "2026-01-01",
     }
+
+
+def _capabilities(name: str) -> list[str]:
+    if name == "test/text-only":
+        return []
+    return [*CAPABILITIES, "reasoning"] if name == "test/reasoning-usage" else CAPABILITIES
 
 
 def _offer(name: str) -> dict[str, object]:
