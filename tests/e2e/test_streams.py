@@ -101,7 +101,7 @@ def test_a_source_that_breaks_off_is_an_error_event_and_what_came_is_settled(gat
 def test_a_client_that_goes_is_settled_once_for_what_was_made(gateway: Gateway) -> None:
     tenant = gateway.tenants.make(credit_nano_usd=10**9)
     with streaming(gateway, tenant.secret, model="test/gated") as response:
-        next(events(response))
+        next(event for event in events(response) if text_of([event]))
     gateway.upstream.wait_until_blocking(lambda calls: calls[-1].ended)
     eventually(lambda: gateway.tenants.balance(tenant.org_id).open_holds == 0)
     (receipt,) = gateway.tenants.receipts(tenant.org_id)
