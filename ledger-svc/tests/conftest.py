@@ -19,14 +19,17 @@ import pytest
 from ledger_svc.domain.accounts import CreditKind
 from ledger_svc.domain.charges import ChargeFacts, Outcome, ServedMode
 from ledger_svc.domain.keys import Peppers
+from ledger_svc.domain.signing import Keyring, base64url, load_private_key
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.keys import KeyService
+from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.store.audit import audit
 from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
+from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import migrate
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
@@ -38,6 +41,10 @@ from meshkit.testing import FakeClock
 
 DATABASES = ("sqlite", "postgresql")
 Fresh = Callable[[str], AbstractContextManager[str]]
+
+SEEDS = {"2026-10": base64url(b"o" * 32), "2026-11": base64url(b"n" * 32)}
+KEYRING = Keyring({kid: load_private_key(seed) for kid, seed in SEEDS.items()})
+ORIGIN = "example.com/tallygate"
 
 PRICE = PriceSnapshot(
     offer_id="openai/gpt-x",
@@ -176,8 +183,13 @@ def records(database: Database) -> Records:
 
 
 @pytest.fixture
-def writer(database: Database) -> Writer:
-    return Writer(database)
+def log(database: Database) -> ReceiptLog:
+    return ReceiptLog(database, KEYRING, ORIGIN)
+
+
+@pytest.fixture
+def writer(database: Database, log: ReceiptLog) -> Writer:
+    return Writer(database, log)
 
 
 @pytest.fixture
@@ -204,8 +216,13 @@ def charging(writer: Writer, records: Records, clock: FakeClock, make_id: MakeId
 
 
 @pytest.fixture
-def receipts(records: Records) -> ReceiptService:
-    return ReceiptService(records)
+def receipts(records: Records, log: ReceiptLog) -> ReceiptService:
+    return ReceiptService(records, log)
+
+
+@pytest.fixture
+def log_service(log: ReceiptLog, clock: FakeClock) -> LogService:
+    return LogService(log=log, keys=KEYRING, origin=ORIGIN, clock=clock)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import signal
 import sys
@@ -32,6 +33,8 @@ from tallygate.ledger.v1 import ledger_pb2 as pb
 from tallygate.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 
 PEPPERS = {1: SecretStr("pepper-for-tests")}
+SEED = "b25l" * 10 + "b24"
+SIGNING_KEYS = {"2026-11": SecretStr(SEED)}
 CREDIT = pb.CREDIT_KIND_PAID
 REASON = ErrorReason
 
@@ -53,7 +56,7 @@ async def client(
 ) -> AsyncIterator[Client]:
     telemetry = Telemetry.off("ledger")
     with fresh("sqlite") as url:
-        settings = LedgerSettings(database_url=url, peppers=PEPPERS, revocation_queue=2)
+        settings = LedgerSettings(database_url=url, peppers=PEPPERS, signing_keys=SIGNING_KEYS, revocation_queue=2)
         async with (
             Dialer(telemetry) as dial,
             build(settings, dial, telemetry, clock=clock) as register,
@@ -251,7 +254,7 @@ def test_a_ledger_without_a_strong_pepper_does_not_start(peppers: dict[int, str]
 
 
 def test_settings_do_not_show_the_pepper() -> None:
-    assert "pepper-for-tests" not in repr(LedgerSettings(peppers=PEPPERS))
+    assert "pepper-for-tests" not in repr(LedgerSettings(peppers=PEPPERS, signing_keys=SIGNING_KEYS))
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "sqlite://", "sqlite:///:memory:", "nonsense"])
@@ -262,7 +265,7 @@ def test_a_database_that_the_ledger_does_not_run_on_is_refused(url: str) -> None
 
 @pytest.mark.parametrize("url", ["postgresql://u:p@127.0.0.1:1/none", "sqlite:////nowhere/at/all.db"])
 async def test_a_database_that_is_not_there_is_unavailable(url: str) -> None:
-    settings = LedgerSettings(database_url=url, peppers=PEPPERS, database_wait_s=2)
+    settings = LedgerSettings(database_url=url, peppers=PEPPERS, signing_keys=SIGNING_KEYS, database_wait_s=2)
     telemetry = Telemetry.off("ledger")
     async with Dialer(telemetry) as dial:
         with pytest.raises(errors.LedgerUnavailable):
@@ -276,6 +279,7 @@ async def test_the_process_serves_keeps_its_books_and_ends_on_sigterm(tmp_path: 
         "TALLYGATE_LEDGER_LISTEN": socket,
         "TALLYGATE_LEDGER_DATABASE_URL": f"sqlite:///{tmp_path}/books.db",
         "TALLYGATE_LEDGER_PEPPERS": '{"1": "pepper-for-tests"}',
+        "TALLYGATE_LEDGER_SIGNING_KEYS": json.dumps({"2026-11": SEED}),
     }
     telemetry, org_id = Telemetry.off("test"), ""
     for life in range(2):

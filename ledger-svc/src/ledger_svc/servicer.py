@@ -16,6 +16,7 @@ from ledger_svc.domain.keys import ApiKey
 from ledger_svc.domain.receipts import Receipt
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.keys import KeyService
+from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from meshkit import codec
@@ -60,7 +61,10 @@ _OUTCOMES = {
 _CREDIT_KINDS = {pb.CREDIT_KIND_PAID: CreditKind.PAID, pb.CREDIT_KIND_PROMOTIONAL: CreditKind.PROMOTIONAL}
 _MODE_NUMBERS = {mode: number for number, mode in _MODES.items()}
 _OUTCOME_NUMBERS = {outcome: number for number, outcome in _OUTCOMES.items()}
-_FACT_TEXTS = ("requested_model", "model", "source_id", "upstream_model", "origin_receipt_id", "trace_id")
+_FACT_TEXTS = (
+    *("requested_model", "model", "source_id", "upstream_model"),
+    *("origin_receipt_id", "trace_id", "request_digest", "answer_digest"),
+)
 
 
 @maps_errors(ERRORS)
@@ -68,11 +72,18 @@ class LedgerServicer(LedgerServiceServicer):
     """The RPCs; see ledger.proto for what each promises."""
 
     def __init__(
-        self, *, keys: KeyService, charging: ChargingService, receipts: ReceiptService, revocations: Revocations
+        self,
+        *,
+        keys: KeyService,
+        charging: ChargingService,
+        receipts: ReceiptService,
+        log: LogService,
+        revocations: Revocations,
     ) -> None:
         self._keys = keys
         self._charging = charging
         self._receipts = receipts
+        self._log = log
         self._revocations = revocations
 
     async def CreateOrganization(
@@ -166,7 +177,8 @@ class LedgerServicer(LedgerServiceServicer):
 
     async def GetReceipt(self, request: pb.GetReceiptRequest, context: Context) -> pb.GetReceiptResponse:
         """See ledger.proto."""
-        return pb.GetReceiptResponse(receipt=_receipt(await self._receipts.get(request.org_id, request.receipt_id)))
+        found = await self._receipts.get(request.org_id, request.receipt_id)
+        return pb.GetReceiptResponse(receipt=_receipt(found.receipt), jws=found.jws)
 
     async def ListReceipts(self, request: pb.ListReceiptsRequest, context: Context) -> pb.ListReceiptsResponse:
         """See ledger.proto."""
@@ -174,6 +186,46 @@ class LedgerServicer(LedgerServiceServicer):
             request.org_id, page_size=request.page_size, page_token=request.page_token
         )
         return pb.ListReceiptsResponse(receipts=map(_receipt, found), next_page_token=next_page_token)
+
+    async def GetInclusionProof(
+        self, request: pb.GetInclusionProofRequest, context: Context
+    ) -> pb.GetInclusionProofResponse:
+        """See ledger.proto."""
+        found = await self._log.inclusion(request.org_id, request.receipt_id, request.tree_size)
+        return pb.GetInclusionProofResponse(
+            jws=found.receipt.jws,
+            leaf_index=found.receipt.leaf_index,
+            tree_size=found.checkpoint.size,
+            hashes=found.hashes,
+            checkpoint=found.checkpoint.note,
+        )
+
+    async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Context) -> pb.GetCheckpointResponse:
+        """See ledger.proto."""
+        found = await self._log.checkpoint(request.tree_size)
+        return pb.GetCheckpointResponse(
+            checkpoint=found.note, tree_size=found.size, root_hash=found.root_hash, created_at_ms=found.created_at_ms
+        )
+
+    async def GetConsistencyProof(
+        self, request: pb.GetConsistencyProofRequest, context: Context
+    ) -> pb.GetConsistencyProofResponse:
+        """See ledger.proto."""
+        found = await self._log.consistency(request.first_size, request.second_size)
+        return pb.GetConsistencyProofResponse(
+            first_size=found.first_size, second_size=found.second_size, hashes=found.hashes
+        )
+
+    async def ListSigningKeys(self, request: pb.ListSigningKeysRequest, context: Context) -> pb.ListSigningKeysResponse:
+        """See ledger.proto."""
+        current, keys = self._log.keys.signing_kid, self._log.keys.public
+        return pb.ListSigningKeysResponse(
+            keys=[
+                pb.SigningKey(kid=kid, public_key=keys[kid].public_bytes_raw(), current=kid == current)
+                for kid in sorted(keys, key=lambda kid: (kid != current, kid))
+            ],
+            log_origin=self._log.origin,
+        )
 
 
 def _known(param: str, table: dict[Any, E], number: int) -> E:

@@ -11,12 +11,14 @@ from typing import Any
 from ledger_svc.domain.keys import Peppers
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.keys import KeyService
+from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.servicer import LedgerServicer
 from ledger_svc.settings import LedgerSettings
 from ledger_svc.store.directory import Directory
+from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import migrate
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
@@ -50,7 +52,11 @@ async def build(
     )
     try:
         await migrate(database)
-        writer, directory, records = Writer(database), Directory(database), Records(database)
+        keyring = settings.keyring()
+        log = ReceiptLog(database, keyring, settings.log_origin)
+        await log.backfill()
+        writer, directory, records = Writer(database, log), Directory(database), Records(database)
+        log_service = LogService(log=log, keys=keyring, origin=settings.log_origin, clock=clock)
         revocations = Revocations(directory, clock, max_pending=settings.revocation_queue)
         sweeper = Sweeper(ledger=writer, records=records, clock=clock, batch_limit=settings.sweep_batch_limit)
         servicer = LedgerServicer(
@@ -64,10 +70,15 @@ async def build(
                 valid_for_ms=settings.valid_for_ms,
             ),
             charging=ChargingService(ledger=writer, records=records, clock=clock, make_id=make_id),
-            receipts=ReceiptService(records),
+            receipts=ReceiptService(records, log),
+            log=log_service,
             revocations=revocations,
         )
-        async with _background(sweeper.run(settings.sweep_interval_s), revocations.run(settings.revocation_poll_s)):
+        async with _background(
+            sweeper.run(settings.sweep_interval_s),
+            revocations.run(settings.revocation_poll_s),
+            log_service.run(settings.checkpoint_interval_s),
+        ):
             yield lambda server: add_LedgerServiceServicer_to_server(servicer, server)
     finally:
         await database.close()

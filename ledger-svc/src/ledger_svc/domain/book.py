@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ledger_svc.domain.accounts import Account, AccountKind, account_id
 from ledger_svc.domain.charges import Attempt
@@ -16,7 +17,7 @@ from ledger_svc.domain.errors import NotFound
 from ledger_svc.domain.holds import Hold, HoldState
 from ledger_svc.domain.journal import Posting, Transfer
 from ledger_svc.domain.keys import ApiKey
-from ledger_svc.domain.receipts import Receipt
+from ledger_svc.domain.receipts import Receipt, encode
 
 Name = tuple[str, str]
 """(org_id, request_id), or (org_id, idem_key)."""
@@ -33,13 +34,18 @@ class Needs:
     idem_key: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReceiptEntry:
     """A receipt, and what the store keeps beside it: its transfer, and the fingerprint of the command that settled."""
 
     receipt: Receipt
     transfer_id: str
     fingerprint: str
+
+    @cached_property
+    def document(self) -> str:
+        """The receipt's document; made once, to be stored and to be signed."""
+        return encode(self.receipt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ class InvalidRequest(LedgerError):
 
 
 class NotFound(LedgerError):
-    """No such organisation, project, key, hold or receipt; also where it is another organisation's."""
+    """No such organisation, project, key, hold, receipt or checkpoint; also where it is another organisation's."""
 
 
 class InvalidApiKey(LedgerError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import fields
@@ -24,6 +25,8 @@ MAX_RATE_PICO_USD = 10**15
 MAX_MARKUP_BPS = 10**6
 MAX_TIME_MS = 2**53 - 1
 """The largest integer that a JSON number keeps."""
+
+_DIGEST = re.compile(r"(?:[0-9a-f]{32}:[0-9a-f]{64})?")
 
 
 def check_text(param: str, text: str, *, max_chars: int = MAX_ID_CHARS, empty: bool = False) -> str:
@@ -65,6 +68,9 @@ def check_facts(facts: ChargeFacts) -> ChargeFacts:
         check_text(f"facts.{name}", getattr(facts, name))
     for name in ("origin_receipt_id", "trace_id"):
         check_text(f"facts.{name}", getattr(facts, name), empty=True)
+    for name in ("request_digest", "answer_digest"):
+        if not _DIGEST.fullmatch(getattr(facts, name)):
+            raise InvalidRequest(f"facts.{name}", "is not a salt and a SHA-256 in lower-case hex, as SALT:DIGEST")
     for name in USAGE_CLASSES:
         check_range(f"facts.usage.{name}", getattr(facts.usage, name), 0, MAX_UNITS)
     price = facts.price

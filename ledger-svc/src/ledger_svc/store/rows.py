@@ -11,9 +11,11 @@ from sqlalchemy import Row
 from ledger_svc.domain import receipts
 from ledger_svc.domain.accounts import Account, AccountKind
 from ledger_svc.domain.book import AttemptEntry, ReceiptEntry
+from ledger_svc.domain.checkpoints import Checkpoint
 from ledger_svc.domain.holds import Hold, HoldState
 from ledger_svc.domain.journal import Transfer, TransferKind
 from ledger_svc.domain.keys import ApiKey
+from ledger_svc.domain.merkle import Frontier
 
 Values = dict[str, Any]
 
@@ -113,10 +115,26 @@ def receipt_values(entry: ReceiptEntry) -> Values:
         "absorbed_nano_usd": receipt.absorbed_nano_usd,
         "created_at_ms": receipt.created_at_ms,
         "fingerprint": entry.fingerprint,
-        "document": receipts.encode(receipt),
+        "document": entry.document,
     }
 
 
 def receipt_entry_from_row(row: Row[Any]) -> ReceiptEntry:
     """Of the columns document, transfer_id and fingerprint."""
     return ReceiptEntry(receipts.decode(row.document), row.transfer_id, row.fingerprint)
+
+
+def checkpoint_values(checkpoint: Checkpoint) -> Values:
+    """For all columns of checkpoint."""
+    return {
+        "size": checkpoint.size,
+        "root_hash": checkpoint.root_hash,
+        "frontier": checkpoint.frontier.encode(),
+        "note": checkpoint.note,
+        "created_at_ms": checkpoint.created_at_ms,
+    }
+
+
+def checkpoint_from_row(row: Row[Any]) -> Checkpoint:
+    """Of all columns of checkpoint."""
+    return Checkpoint(Frontier.decode(row.size, row.frontier), row.root_hash, row.note, row.created_at_ms)

@@ -19,6 +19,7 @@ from ledger_svc.domain.command import Command
 from ledger_svc.domain.holds import HoldState
 from ledger_svc.store import rows
 from ledger_svc.store.database import Database
+from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.tables import ACCOUNT, API_KEY, ATTEMPT, POSTING, RECEIPT, RESERVATION, TRANSFER
 
 R = TypeVar("R")
@@ -60,8 +61,9 @@ _UPDATE_HOLD = (
 class Writer:
     """Implements ``ports.Ledger``: one transaction for each command."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, log: ReceiptLog) -> None:
         self._database = database
+        self._log = log
 
     async def execute(self, command: Command[R]) -> R:
         """See ``ports.Ledger``. Safe to run again after a lost COMMIT: a command finds its own traces and answers the
@@ -72,6 +74,7 @@ class Writer:
             book = load(connection, [command.needs])
             answer = command.decide(book)
             flush(connection, book)
+            self._log.append(connection, book.new_receipts)
             return answer
 
         return await self._database.write(run)
