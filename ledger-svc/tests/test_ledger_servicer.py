@@ -253,8 +253,29 @@ def test_a_ledger_without_a_strong_pepper_does_not_start(peppers: dict[int, str]
         LedgerSettings.model_validate({"peppers": peppers})
 
 
-def test_settings_do_not_show_the_pepper() -> None:
-    assert "pepper-for-tests" not in repr(LedgerSettings(peppers=PEPPERS, signing_keys=SIGNING_KEYS))
+def test_settings_do_not_show_a_secret() -> None:
+    shown = repr(LedgerSettings(peppers=PEPPERS, signing_keys=SIGNING_KEYS))
+    assert "pepper-for-tests" not in shown
+    assert SEED not in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"signing_keys": {}}, "at least one signing key"),
+        ({"signing_keys": {"2026-11": "c2hvcnQ"}}, "32 bytes"),
+        ({"signing_kid": "2026-12"}, "no signing key 2026-12"),
+        ({"retired_keys": {"2026-10": "c2hvcnQ"}}, "32 bytes"),
+        ({"retired_keys": {"2026-11": "b25l" * 10 + "b24"}}, "either signing or retired"),
+        ({"log_origin": "two words"}, "origin"),
+    ],
+)
+def test_a_ledger_that_could_not_sign_does_not_start(change: dict[str, Any], why: str) -> None:
+    right = {"peppers": {1: "pepper-for-tests"}, "signing_keys": {"2026-11": SEED}}
+    assert LedgerSettings.model_validate(right).keyring().signing_kid == "2026-11"
+    with pytest.raises(ValidationError, match=why) as refusal:
+        LedgerSettings.model_validate(right | change)
+    assert "input_value" not in str(refusal.value), "it would show the secrets beside"
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "sqlite://", "sqlite:///:memory:", "nonsense"])

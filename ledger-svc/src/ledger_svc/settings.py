@@ -14,7 +14,7 @@ from ledger_svc.domain.signing import Keyring, load_private_key, load_public_key
 class LedgerSettings(BaseSettings):
     """What an operator can set."""
 
-    model_config = SettingsConfigDict(env_prefix="TALLYGATE_LEDGER_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="TALLYGATE_LEDGER_", extra="forbid", hide_input_in_errors=True)
 
     listen: str = "grpc://127.0.0.1:7003"
     """Where to serve: grpc://HOST:PORT or unix:///PATH. Port 0 takes a free one."""
