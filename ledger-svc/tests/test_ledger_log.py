@@ -6,22 +6,30 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
+from ledger_svc.domain.book import ReceiptEntry
 from ledger_svc.domain.charges import ChargeFacts, ServedMode
 from ledger_svc.domain.checkpoints import verify_checkpoint
 from ledger_svc.domain.errors import InsufficientBalance, InvalidRequest, NotFound
+from ledger_svc.domain.holds import Hold, HoldState
+from ledger_svc.domain.journal import Transfer, TransferKind
 from ledger_svc.domain.merkle import EMPTY_ROOT, leaf_hash, verify_consistency, verify_inclusion
-from ledger_svc.domain.receipts import decode
+from ledger_svc.domain.receipts import Receipt, decode
 from ledger_svc.domain.signing import Keyring, PublicKeys, load_private_key, verify_jws
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.log import InclusionProof, LogService
+from ledger_svc.store import rows
 from ledger_svc.store.audit import Violation, audit, find_violations
 from ledger_svc.store.database import Database
 from ledger_svc.store.log import LEAVES_AT_ONCE, ReceiptLog
+from ledger_svc.store.migrate import alembic_config, migrate
+from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
-from ledger_svc.store.tables import LOG_HEAD, LOG_LEAF, LOG_TILE
+from ledger_svc.store.tables import LOG_HEAD, LOG_LEAF, LOG_TILE, ORG, RECEIPT, RESERVATION, TRANSFER
 from ledger_svc.store.writer import Writer
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
@@ -256,6 +264,63 @@ async def test_receipts_from_before_the_log_get_leaves(
     for receipt_id in (*ids, new):
         check(await log_service.inclusion(payer.org_id, receipt_id, 0), public)
     assert [receipt_id for _, receipt_id in await leaves(database)] == [*sorted(ids), new]
+
+
+async def test_a_database_from_before_the_log_is_migrated_and_its_receipts_are_proved(
+    kind: str, request: pytest.FixtureRequest, tmp_path: object, new_facts: NewFacts, clock: FakeClock
+) -> None:
+    if kind == "sqlite":
+        url = f"sqlite:///{tmp_path}/old.db"
+    else:
+        server = request.getfixturevalue("postgresql")
+        server.psql("CREATE DATABASE before_the_log")
+        url = server.get_uri("before_the_log")
+    database = open_database(url, connections=2, wait_s=20)
+    keys = Keyring({"k": load_private_key(SEED)})
+    log = ReceiptLog(database, keys, "o")
+    service = LogService(log=log, keys=keys, origin="o", clock=clock)
+
+    def make_old(connection: Connection) -> None:
+        config = alembic_config(connection)
+        revision = ScriptDirectory.from_config(config).get_revision("0003_receipt_log")
+        command.upgrade(config, str(revision.down_revision))
+        connection.execute(insert(ORG).values(org_id="org", name="Acme", created_at_ms=1))
+        for n in range(3):
+            hold = Hold(
+                *(f"hold_{n}", "org", "prj", "key", f"req_{n}", "gpt-x", 0, 0, 0, "", 1, 2),
+                state=HoldState.SETTLED,
+                closed_at_ms=1,
+            )
+            transfer = Transfer(f"xfer_{n}", "org", TransferKind.SETTLEMENT, f"settle:req_{n}", "", 1)
+            receipt = Receipt(
+                f"rcpt_{n}",
+                hold.hold_id,
+                hold.request_id,
+                "org",
+                "prj",
+                "key",
+                new_facts(),
+                0,
+                0,
+                0,
+                0,
+                (),
+                1,
+                version=1,
+            )
+            connection.execute(insert(RESERVATION), rows.hold_values(hold))
+            connection.execute(insert(TRANSFER), rows.transfer_values(transfer))
+            connection.execute(insert(RECEIPT), rows.receipt_values(ReceiptEntry(receipt, transfer.transfer_id, "")))
+
+    try:
+        await database.write(make_old)
+        await migrate(database)
+        assert await log.backfill() == 3
+        for n in range(3):
+            check(await service.inclusion("org", f"rcpt_{n}", 0), keys.public)
+        assert await audit(database) == []
+    finally:
+        await database.close()
 
 
 async def test_a_rewritten_tree_is_found(

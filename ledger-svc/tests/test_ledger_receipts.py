@@ -153,8 +153,12 @@ async def test_a_digest_in_another_form_is_refused(
     digest: str, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     payer = await new_payer(10**6)
-    for name in ("request_digest", "answer_digest"):
-        facts = replace(new_facts(answer=1, mode=ServedMode.EXACT), **{name: digest})
+    right = new_facts(answer=1, mode=ServedMode.EXACT)
+    changed = {
+        "request_digest": replace(right, request_digest=digest),
+        "answer_digest": replace(right, answer_digest=digest),
+    }
+    for name, facts in changed.items():
         with pytest.raises(InvalidRequest) as refusal:
             await charging.charge(payer, "req", facts=facts)
         assert refusal.value.metadata["param"] == f"facts.{name}"

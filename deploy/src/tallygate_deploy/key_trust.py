@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -85,10 +85,18 @@ def pinned_by_jwks(path: Path) -> Pinned:
     """Raises:
     ValueError: not a set of public Ed25519 keys.
     """
-    document = json.loads(path.read_text(encoding="utf-8"))
+    return pinned_by_document(json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+def pinned_by_document(document: Any, source: str) -> Pinned:
+    """The keys of a JWKS; ``source`` names it.
+
+    Raises:
+        ValueError: not a set of public Ed25519 keys.
+    """
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list) or not document["keys"]:
-        raise ValueError(f"{path} is not a JWKS with at least one key")
-    return Pinned(dict(public_key_from_jwk(jwk) for jwk in document["keys"]), str(path))
+        raise ValueError(f"{source} is not a JWKS with at least one key")
+    return Pinned(dict(public_key_from_jwk(jwk) for jwk in document["keys"]), source)
 
 
 def pinned_by_text(keys: list[str]) -> Pinned:
