@@ -159,7 +159,7 @@ def test_a_right_proof_says_each_check_that_was_made(run: Callable[..., tuple[in
     assert code == 0, output
     lines = output.splitlines()
     assert [line.split(":")[0] for line in lines] == [
-        f"ok      {check}"
+        f"ok       {check}"
         for check in (
             *("form", "keys", "signature", "canonical form", "price hash", "charge"),
             *("leaf hash", "checkpoint signature", "inclusion", "consistency"),
@@ -274,7 +274,7 @@ def test_the_check_whose_business_it_is_fails(run: Callable[..., tuple[int, str]
     check, bundle = TAMPERED[what]
     code, output = run(bundle())
     assert code == 1, output
-    assert output.splitlines()[-1].startswith(f"FAILED  {check}: "), output
+    assert output.splitlines()[-1].startswith(f"FAILED   {check}: "), output
 
 
 REWRITTEN = Log([*LOG.documents[:3], encode(receipt(77)), *LOG.documents[4:]])
@@ -298,7 +298,7 @@ def test_a_rewritten_log_is_found(
 ) -> None:
     code, output = run(bundle(), checkpoint=pinned())
     assert code == 1
-    assert output.splitlines()[-1].startswith(f"FAILED  {check}: "), output
+    assert output.splitlines()[-1].startswith(f"FAILED   {check}: "), output
 
 
 def test_the_consistency_proof_may_come_in_its_own_file(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_the_consistency_proof_may_come_in_its_own_file(run: Callable[..., tuple
     assert run(RIGHT, "--consistency", str(path), checkpoint=LOG.checkpoint(4))[0] == 0
     path.write_text("{}")
     code, output = run(RIGHT, "--consistency", str(path), checkpoint=LOG.checkpoint(4))
-    assert (code, output.startswith("FAILED  form: ")) == (1, True)
+    assert (code, output.startswith("FAILED   form: ")) == (1, True)
 
 
 def test_keys_are_believed_on_first_use_and_no_others_later(
@@ -325,7 +325,7 @@ def test_keys_are_believed_on_first_use_and_no_others_later(
     assert code == 0
     assert "met for the first time" not in output
     code, output = run(Log(LOG.documents, OTHER_KEYS).bundle(1, 11), *trust, pinned=False)
-    assert (code, output.splitlines()[-1][:12]) == (1, "FAILED  keys")
+    assert (code, output.splitlines()[-1][:13]) == (1, "FAILED   keys")
 
 
 def test_a_key_may_be_given_as_text(run: Callable[..., tuple[int, str]]) -> None:

@@ -48,4 +48,4 @@ def test_a_fresh_answer_and_its_replay_are_proved_to_a_stranger(gateway: Gateway
             changed = "A" if bundle["jws"][-9] != "A" else "B"
             proof.write_text(json.dumps(bundle | {"jws": bundle["jws"][:-9] + changed + bundle["jws"][-8:]}))
             tampered = verify(proof, "--jwks", jwks, "--checkpoint", pinned)
-            assert (tampered.returncode, tampered.stdout.splitlines()[-1][:18]) == (1, "FAILED  signature:")
+            assert (tampered.returncode, tampered.stdout.splitlines()[-1][:19]) == (1, "FAILED   signature:")

@@ -1,4 +1,4 @@
-"""`tallygate demo`: a real model answers through the mesh, the same request is replayed, and both receipts are proved."""
+"""`tallygate demo`: a real model answers, the same request is replayed, and both receipts are proved."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def _verify(proofs: list[dict[str, Any]], keys: Pinned) -> None:
         _console.print(f"\n[bold]The proof of {proof['receipt_id']}[/]")
         try:
             for passed in verify(Evidence(proof, keys)):
-                _console.print(f"   [green]ok[/] {passed.check}: {passed.found}", highlight=False)
+                _console.print(f"   {passed}", highlight=False)
         except VerificationError as error:
             raise DemoFailedError(f"not proved: {error.check}: {error}") from error
     tampered = proofs[-1] | {"inclusion": proofs[-1]["inclusion"] | {"leaf_index": 0}}

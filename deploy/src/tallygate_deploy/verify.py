@@ -45,10 +45,14 @@ class VerificationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A check that was made, and what it found."""
+    """A check that was made, and what it found; or one that was left out, and why."""
 
     check: str
     found: str
+    made: bool = True
+
+    def __str__(self) -> str:
+        return f"{'ok' if self.made else 'left out':8} {self.check}: {printable(self.found)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ def _check_log(evidence: Evidence, keys: PublicKeys) -> Iterator[Passed]:
     if evidence.pinned is None:
         if proof is not None:
             raise VerificationError("consistency", "there is a consistency proof, but no --checkpoint that it is for")
-        yield Passed("consistency", "not checked: no earlier checkpoint was given (--checkpoint)")
+        yield Passed("consistency", "no earlier checkpoint was given (--checkpoint)", made=False)
         return
     with _Check("pinned checkpoint"):
         _, pinned = verify_checkpoint(evidence.pinned, keys)
@@ -308,12 +312,12 @@ def command(
                 _consistency_file(consistency),
             )
         for passed in verify(evidence):
-            typer.echo(f"ok      {passed.check}: {printable(passed.found)}")
+            typer.echo(passed)
     except VerificationError as failure:
-        typer.echo(f"FAILED  {failure.check}: {printable(str(failure))}")
+        typer.echo(f"FAILED   {failure.check}: {printable(str(failure))}")
         raise typer.Exit(1) from None
     if kept := trust.remember():
-        typer.echo(f"note    {kept}")
+        typer.echo(f"note     {kept}")
 
 
 def printable(text: str) -> str:
