@@ -166,8 +166,8 @@ def make_id() -> MakeId:
 
 
 @pytest.fixture
-def directory(database: Database) -> Directory:
-    return Directory(database)
+def directory(database: Database, writer: Writer) -> Directory:
+    return Directory(database, writer)
 
 
 @pytest.fixture
@@ -176,8 +176,9 @@ def records(database: Database) -> Records:
 
 
 @pytest.fixture
-def writer(database: Database) -> Writer:
-    return Writer(database)
+async def writer(database: Database) -> AsyncIterator[Writer]:
+    async with Writer(database).running() as running:
+        yield running
 
 
 @pytest.fixture

@@ -43,6 +43,8 @@ ERRORS: ErrorTable = {
     errors.IdempotencyConflict: (StatusCode.ALREADY_EXISTS, ErrorReason.ERROR_REASON_IDEMPOTENCY_CONFLICT),
     errors.HoldClosed: (StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_HOLD_CLOSED),
     errors.LedgerUnavailable: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
+    errors.Standby: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
+    errors.QueueFull: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
 }
 """Every refusal of the domain, as callers see it."""
 

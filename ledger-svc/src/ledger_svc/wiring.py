@@ -50,7 +50,13 @@ async def build(
     )
     try:
         await migrate(database)
-        writer, directory, records = Writer(database), Directory(database), Records(database)
+        writer = Writer(
+            database,
+            max_waiting=settings.writer_queue,
+            max_batch=settings.writer_batch,
+            takeover_poll_s=settings.takeover_poll_s,
+        )
+        directory, records = Directory(database, writer), Records(database)
         revocations = Revocations(directory, clock, max_pending=settings.revocation_queue)
         sweeper = Sweeper(ledger=writer, records=records, clock=clock, batch_limit=settings.sweep_batch_limit)
         servicer = LedgerServicer(
@@ -67,7 +73,10 @@ async def build(
             receipts=ReceiptService(records),
             revocations=revocations,
         )
-        async with _background(sweeper.run(settings.sweep_interval_s), revocations.run(settings.revocation_poll_s)):
+        async with (
+            writer.running(),
+            _background(sweeper.run(settings.sweep_interval_s), revocations.run(settings.revocation_poll_s)),
+        ):
             yield lambda server: add_LedgerServiceServicer_to_server(servicer, server)
     finally:
         await database.close()

@@ -12,13 +12,15 @@ explicit BEGIN (https://docs.sqlalchemy.org/en/21/dialects/sqlite.html, on trans
 from __future__ import annotations
 
 import asyncio
+import fcntl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import IO, Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from ledger_svc.store.database import Database
+from ledger_svc.store.database import Database, WriteSession
 
 T = TypeVar("T")
 
@@ -41,6 +43,12 @@ class SqliteDatabase(Database):
         """See ``Database``."""
         return await self.read(work)
 
+    async def write_session(self) -> WriteSession | None:
+        """See ``Database``. The session is the lock on a file beside the database; a process that dies loses it."""
+        path = await self.read(_path_of)
+        file = await asyncio.to_thread(_lock, Path(f"{path}-writer"))
+        return None if file is None else _SqliteSession(self, file)
+
     async def close(self) -> None:
         """See ``Database``. Waits for a transaction that is under way."""
         await asyncio.to_thread(self._writing.shutdown)
@@ -54,6 +62,32 @@ class SqliteDatabase(Database):
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._reading, _transact, self._reader, work)
+
+
+class _SqliteSession(WriteSession):
+    def __init__(self, database: SqliteDatabase, lock: IO[str]) -> None:
+        self._database = database
+        self._lock = lock
+
+    async def transact(self, work: Callable[[Connection], T]) -> T:
+        return await self._database._write(work)
+
+    async def close(self) -> None:
+        self._lock.close()
+
+
+def _path_of(connection: Connection) -> str:
+    return str(connection.exec_driver_sql("PRAGMA database_list").one()[2])
+
+
+def _lock(path: Path) -> IO[str] | None:
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def _transact(engine: Engine, work: Callable[[Connection], T]) -> T:

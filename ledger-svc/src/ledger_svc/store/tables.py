@@ -225,6 +225,16 @@ class ReceiptRow(Row, table=True):
     document: str = _text()
 
 
+class WriterEpochRow(Row, table=True):
+    """One row: how often the right to write was taken. See ``store.fence``."""
+
+    __tablename__ = "writer_epoch"
+    __table_args__ = (CheckConstraint("singleton = 1", name="singleton"),)
+
+    singleton: int = _bigint(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    epoch: int = _bigint()
+
+
 def _table(row: type[Row]) -> Table:
     return cast(Table, row.__table__)  # type: ignore[attr-defined]
 
@@ -232,3 +242,4 @@ def _table(row: type[Row]) -> Table:
 ORG, PROJECT, API_KEY, ACCOUNT = _table(OrgRow), _table(ProjectRow), _table(ApiKeyRow), _table(AccountRow)
 TRANSFER, POSTING, RECEIPT = _table(TransferRow), _table(PostingRow), _table(ReceiptRow)
 RESERVATION, ATTEMPT = _table(ReservationRow), _table(AttemptRow)
+WRITER_EPOCH = _table(WriterEpochRow)
