@@ -137,14 +137,20 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def unchecked(kind: str, fresh: Fresh) -> AsyncIterator[Database]:
+def url(kind: str, fresh: Fresh) -> Iterator[str]:
+    """Of a migrated, empty database."""
+    with fresh(kind) as found:
+        yield found
+
+
+@pytest.fixture
+async def unchecked(url: str) -> AsyncIterator[Database]:
     """A database whose books the test may spoil."""
-    with fresh(kind) as url:
-        database = _open(url)
-        try:
-            yield database
-        finally:
-            await database.close()
+    database = _open(url)
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 @pytest.fixture

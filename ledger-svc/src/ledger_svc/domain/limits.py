@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -22,6 +22,8 @@ MAX_UNITS = 10**12
 MAX_RATE_PICO_USD = 10**15
 """1,000 USD for a unit."""
 MAX_MARKUP_BPS = 10**6
+_REFUSED_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""The categories Cc and Cs of Unicode."""
 MAX_TIME_MS = 2**53 - 1
 """The largest integer that a JSON number keeps."""
 
@@ -32,7 +34,7 @@ def check_text(param: str, text: str, *, max_chars: int = MAX_ID_CHARS, empty: b
         raise InvalidRequest(param, "must not be empty")
     if len(text) > max_chars:
         raise InvalidRequest(param, f"has {len(text)} characters, at most {max_chars} are allowed")
-    if any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
+    if not text.isprintable() and _REFUSED_CHARS.search(text):
         raise InvalidRequest(param, "must not contain control characters")
     return text
 

@@ -6,11 +6,12 @@ in pico-USD as strings (JSON numbers are exact only to 2^53), counts and times a
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
-import rfc8785
+import orjson
 
 from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode
 from meshkit.money import (
@@ -27,9 +28,16 @@ from meshkit.money import (
 
 DOCUMENT_VERSION = 1
 
+_PROVENANCES = {provenance: provenance.name.lower() for provenance in Provenance}
+
 _PRICE_TEXTS = ("offer_id", "price_source", "price_version", "price_date", "catalog_revision")
 _FACT_TEXTS = ("requested_model", "model", "source_id", "upstream_model", "origin_receipt_id", "trace_id")
 _RATE_NAMES = tuple(f.name for f in fields(Rates))
+_ATTEMPT_NAMES = tuple(f.name for f in fields(Attempt))
+
+# dataclasses.asdict copies each value, deeply, at ten times the cost.
+_attempt_values, _rate_values = attrgetter(*_ATTEMPT_NAMES), attrgetter(*_RATE_NAMES)
+_fact_texts, _usage_values = attrgetter(*_FACT_TEXTS), attrgetter(*USAGE_CLASSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +64,27 @@ def facts_document(facts: ChargeFacts) -> dict[str, Any]:
     return {
         "served_mode": facts.served_mode.value,
         "outcome": facts.outcome.value,
-        **{name: getattr(facts, name) for name in _FACT_TEXTS},
+        **dict(zip(_FACT_TEXTS, _fact_texts(facts), strict=True)),
         "usage": {
-            **{name: getattr(facts.usage, name) for name in USAGE_CLASSES},
-            "provenance": facts.usage.provenance.name.lower(),
+            **dict(zip(USAGE_CLASSES, _usage_values(facts.usage), strict=True)),
+            "provenance": _PROVENANCES[facts.usage.provenance],
         },
-        "price": _price_document(facts.price),
+        "price": _price_document(facts.price, facts.price.catalog_revision),
     }
 
 
 def attempts_document(attempts: tuple[Attempt, ...]) -> list[dict[str, Any]]:
     """The attempts as JSON values, in order."""
-    return [asdict(attempt) for attempt in attempts]
+    return [dict(zip(_ATTEMPT_NAMES, _attempt_values(attempt), strict=True)) for attempt in attempts]
 
 
 def encode(receipt: Receipt) -> str:
-    """The receipt's document as RFC 8785 canonical JSON (ASCII escapes only where the RFC has them)."""
+    """The receipt's document as RFC 8785 canonical JSON.
+
+    orjson writes that for documents like ours at a fiftieth of a general implementation's cost: all names are ASCII, so
+    that its order is that of UTF-16 units, all numbers are integers below 2^53, and it escapes what the RFC escapes.
+    A test compares the two.
+    """
     document = {
         "v": DOCUMENT_VERSION,
         "receipt_id": receipt.receipt_id,
@@ -88,7 +101,7 @@ def encode(receipt: Receipt) -> str:
         "attempts": attempts_document(receipt.attempts),
         **facts_document(receipt.facts),
     }
-    return rfc8785.dumps(document).decode()
+    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def decode(text: str) -> Receipt:
@@ -97,7 +110,7 @@ def decode(text: str) -> Receipt:
     Raises:
         ValueError: another version, or not such a document.
     """
-    document = json.loads(text)
+    document = orjson.loads(text)
     if document["v"] != DOCUMENT_VERSION:
         raise ValueError(f"receipt document version {document['v']} is not {DOCUMENT_VERSION}")
     usage, price = document["usage"], document["price"]
@@ -121,7 +134,12 @@ def decode(text: str) -> Receipt:
     )
 
 
-def _price_document(price: PriceSnapshot) -> dict[str, Any]:
+@lru_cache(maxsize=4_096)
+def _price_document(price: PriceSnapshot, catalog_revision: str) -> dict[str, Any]:
+    """Kept, since a price serves many requests. Two prices that differ in their revision only are equal, hence the
+    argument. Must not be changed by who gets it.
+    """
+    assert price.catalog_revision == catalog_revision
     return {
         **{name: getattr(price, name) for name in _PRICE_TEXTS},
         "tier": price.tier.name.lower(),
@@ -130,7 +148,7 @@ def _price_document(price: PriceSnapshot) -> dict[str, Any]:
         "rate_tiers": [
             {
                 "above_input_tokens": tier.above_input_tokens,
-                **{name: str(getattr(tier.rates, name)) for name in _RATE_NAMES},
+                **dict(zip(_RATE_NAMES, map(str, _rate_values(tier.rates)), strict=True)),
             }
             for tier in price.rate_tiers
         ],
