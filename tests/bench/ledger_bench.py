@@ -1,9 +1,9 @@
 """How fast the ledger is: each operation is a durable reserve and settle.
 
 Closed loop at 64 concurrent, and an open loop at 500 a second in which a late answer does not delay the next call.
-Three ways to the same books: ``store``, the use cases without gRPC; ``local``, the real service over the local channel; and
-``socket``, the service in a process of its own over a unix socket, which is what the last line reports. The baseline
-of the same run commits each command by itself, as a ledger without a batching writer would.
+Three ways to the same books: ``store``, the use cases without gRPC; ``local``, the real service over the local channel;
+and ``socket``, the service in a process of its own over a unix socket, which is what the last line reports.
+The baseline of the same run commits each command by itself, as a ledger without a batching writer would.
 
 Ends with one line of JSON. PostgreSQL and SQLite are as durable as in production; the books are audited.
 """
