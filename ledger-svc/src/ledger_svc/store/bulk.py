@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Connection, Table, Text
@@ -41,7 +42,7 @@ class Bulk:
             return list(found) if found.returns_rows else []
         rows: list[Any] = []
         for chunk in _chunks(records):
-            values = tuple(value for record in chunk for value in record)
+            values = tuple(chain.from_iterable(chunk))
             found = connection.exec_driver_sql(_listed(self, len(chunk)), values)
             if found.returns_rows:
                 rows.extend(found)
