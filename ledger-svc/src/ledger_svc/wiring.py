@@ -20,7 +20,7 @@ from ledger_svc.store.directory import Directory
 from ledger_svc.store.migrate import migrate
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
-from ledger_svc.store.writer import Writer
+from ledger_svc.store.writer import CommitSeam, Writer
 from meshkit.channels import Dial
 from meshkit.clock import Clock, SystemClock
 from meshkit.ids import MakeId, new_id
@@ -37,8 +37,10 @@ async def build(
     *,
     clock: Clock | None = None,
     make_id: MakeId = new_id,
+    seam: CommitSeam | None = None,
 ) -> AsyncIterator[Register]:
     """Opens the database, brings it to the newest revision and starts the background tasks; all end with the block.
+    ``seam``: for a test that breaks the writer at a COMMIT.
 
     Raises:
         LedgerUnavailable: the database can't be reached.
@@ -55,6 +57,7 @@ async def build(
             max_waiting=settings.writer_queue,
             max_batch=settings.writer_batch,
             takeover_poll_s=settings.takeover_poll_s,
+            seam=seam,
         )
         directory, records = Directory(database, writer), Records(database)
         revocations = Revocations(directory, clock, max_pending=settings.revocation_queue)

@@ -31,7 +31,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 MAX_TRIES = 4
-_REGAIN_TRIES = 40
+_REGAIN_S = 2.0
 _REGAIN_AFTER_S = 0.05
 
 _log = structlog.get_logger(__name__)
@@ -237,22 +237,24 @@ class Writer:
         keep the old one's lock a little longer than the connection lived.
         """
         assert self._lease is not None
-        epoch, patience = self._lease.epoch, _REGAIN_TRIES
-        await self._lease.give_back()
-        self._lease = None
-        while patience and self._lease is None:
-            patience -= 1
+        lost, self._lease = self._lease, None
+        await lost.give_back()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _REGAIN_S
+        refusal: Refusal = Standby
+        while loop.time() < until:
             try:
                 lease = await Lease.take(self._database)
                 if lease is not None:
                     return self._follow(lease)
-                if await current_epoch(self._database) != epoch:
+                refusal = Standby
+                if await current_epoch(self._database) != lost.epoch:
                     break
-            except Exception as error:  # noqa: BLE001 - the tries are counted, and standing by goes on trying
+            except Exception as error:  # noqa: BLE001 - its time is bounded, and standing by goes on trying
                 _log.warning("lease_not_taken", cause=repr(error))
-                self._refusal = _unreachable if not patience else None
+                refusal = _unreachable
             await asyncio.sleep(_REGAIN_AFTER_S)
-        return await self._drop_lease(self._refusal or Standby)
+        return await self._drop_lease(refusal)
 
     async def _drop_lease(self, refusal: Refusal) -> None:
         """From now on every caller is refused, those that wait too."""
