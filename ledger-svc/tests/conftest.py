@@ -33,6 +33,7 @@ from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import migrate
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
+from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.writer import Writer
 from meshkit.ids import MakeId
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
@@ -144,14 +145,20 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def unchecked(kind: str, fresh: Fresh) -> AsyncIterator[Database]:
+def url(kind: str, fresh: Fresh) -> Iterator[str]:
+    """Of a migrated, empty database."""
+    with fresh(kind) as found:
+        yield found
+
+
+@pytest.fixture
+async def unchecked(url: str) -> AsyncIterator[Database]:
     """A database whose books the test may spoil."""
-    with fresh(kind) as url:
-        database = _open(url)
-        try:
-            yield database
-        finally:
-            await database.close()
+    database = _open(url)
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 @pytest.fixture
@@ -173,8 +180,8 @@ def make_id() -> MakeId:
 
 
 @pytest.fixture
-def directory(database: Database) -> Directory:
-    return Directory(database)
+def directory(database: Database, writer: Writer) -> Directory:
+    return Directory(database, writer)
 
 
 @pytest.fixture
@@ -183,13 +190,9 @@ def records(database: Database) -> Records:
 
 
 @pytest.fixture
-def log(database: Database) -> ReceiptLog:
-    return ReceiptLog(database, KEYRING, ORIGIN)
-
-
-@pytest.fixture
-def writer(database: Database, log: ReceiptLog) -> Writer:
-    return Writer(database, log)
+async def writer(database: Database) -> AsyncIterator[Writer]:
+    async with Writer(database, Sealer(KEYRING)).running() as running:
+        yield running
 
 
 @pytest.fixture
@@ -218,6 +221,11 @@ def charging(writer: Writer, records: Records, clock: FakeClock, make_id: MakeId
 @pytest.fixture
 def receipts(records: Records, log: ReceiptLog) -> ReceiptService:
     return ReceiptService(records, log)
+
+
+@pytest.fixture
+def log(database: Database, writer: Writer) -> ReceiptLog:
+    return ReceiptLog(database, writer, KEYRING, ORIGIN)
 
 
 @pytest.fixture

@@ -24,11 +24,13 @@ from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.log import InclusionProof, LogService
 from ledger_svc.store import rows
 from ledger_svc.store.audit import Violation, audit, find_violations
+from ledger_svc.store.bulk import insert_into
 from ledger_svc.store.database import Database
 from ledger_svc.store.log import LEAVES_AT_ONCE, ReceiptLog
 from ledger_svc.store.migrate import alembic_config, migrate
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
+from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.tables import LOG_HEAD, LOG_LEAF, LOG_TILE, ORG, RECEIPT, RESERVATION, TRANSFER
 from ledger_svc.store.writer import Writer
 from meshkit.principal import Principal
@@ -202,7 +204,6 @@ async def test_many_leaves_are_taken_in_bounded_steps(unchecked: Database, clock
     """The leaves are made up: it is the tree that is looked at."""
     count = 2 * LEAVES_AT_ONCE + 5
     keys = Keyring({"k": load_private_key(SEED)})
-    service = LogService(log=ReceiptLog(unchecked, keys, "o"), keys=keys, origin="o", clock=clock)
 
     def fill(connection: Connection) -> None:
         values = [
@@ -213,12 +214,14 @@ async def test_many_leaves_are_taken_in_bounded_steps(unchecked: Database, clock
         connection.execute(LOG_HEAD.update().values(size=count))
 
     await _without_foreign_keys(unchecked, fill)
-    assert await service.grow() == 3
-    newest = await service.checkpoint(0)
-    assert newest.size == count
-    old = await service.checkpoint(LEAVES_AT_ONCE)
-    proof = await service.consistency(old.size, 0)
-    assert verify_consistency(old.size, count, old.root_hash, newest.root_hash, proof.hashes)
+    async with Writer(unchecked, Sealer(keys)).running() as writer:
+        service = LogService(log=ReceiptLog(unchecked, writer, keys, "o"), keys=keys, origin="o", clock=clock)
+        assert await service.grow() == 3
+        newest = await service.checkpoint(0)
+        assert newest.size == count
+        old = await service.checkpoint(LEAVES_AT_ONCE)
+        proof = await service.consistency(old.size, 0)
+        assert verify_consistency(old.size, count, old.root_hash, newest.root_hash, proof.hashes)
 
 
 async def _without_foreign_keys(database: Database, work: Callable[[Connection], None]) -> None:
@@ -277,8 +280,6 @@ async def test_a_database_from_before_the_log_is_migrated_and_its_receipts_are_p
         url = server.get_uri("before_the_log")
     database = open_database(url, connections=2, wait_s=20)
     keys = Keyring({"k": load_private_key(SEED)})
-    log = ReceiptLog(database, keys, "o")
-    service = LogService(log=log, keys=keys, origin="o", clock=clock)
 
     def make_old(connection: Connection) -> None:
         config = alembic_config(connection)
@@ -308,16 +309,23 @@ async def test_a_database_from_before_the_log_is_migrated_and_its_receipts_are_p
                 1,
                 version=1,
             )
-            connection.execute(insert(RESERVATION), rows.hold_values(hold))
-            connection.execute(insert(TRANSFER), rows.transfer_values(transfer))
-            connection.execute(insert(RECEIPT), rows.receipt_values(ReceiptEntry(receipt, transfer.transfer_id, "")))
+            entry = ReceiptEntry(receipt, transfer.transfer_id, "")
+            for table, record in (
+                (RESERVATION, rows.hold_record(hold)),
+                (TRANSFER, rows.transfer_record(transfer)),
+                (RECEIPT, rows.receipt_record(entry)),
+            ):
+                insert_into(table).run(connection, [record])
 
     try:
         await database.write(make_old)
         await migrate(database)
-        assert await log.backfill() == 3
-        for n in range(3):
-            check(await service.inclusion("org", f"rcpt_{n}", 0), keys.public)
+        async with Writer(database, Sealer(keys)).running() as writer:
+            log = ReceiptLog(database, writer, keys, "o")
+            service = LogService(log=log, keys=keys, origin="o", clock=clock)
+            assert await log.backfill() == 3
+            for n in range(3):
+                check(await service.inclusion("org", f"rcpt_{n}", 0), keys.public)
         assert await audit(database) == []
     finally:
         await database.close()
@@ -359,6 +367,7 @@ async def test_a_rewritten_tree_is_found(
 async def test_a_rotated_key_signs_from_then_on_and_the_old_receipts_still_verify(
     database: Database,
     log_service: LogService,
+    writer: Writer,
     records: Records,
     charge: Callable[..., Awaitable[str]],
     new_payer: NewPayer,
@@ -370,9 +379,10 @@ async def test_a_rotated_key_signs_from_then_on_and_the_old_receipts_still_verif
     before = (await log_service.inclusion("", old, 0)).checkpoint
     retired = dict(log_service.keys.public)
     keys = Keyring({"2026-12": load_private_key(SEED)}, retired)
-    log = ReceiptLog(database, keys, log_service.origin)
+    writer._sealer = Sealer(keys)  # as a restart would, with other settings
+    log = ReceiptLog(database, writer, keys, log_service.origin)
     service = LogService(log=log, keys=keys, origin=log_service.origin, clock=clock)
-    charging = ChargingService(ledger=Writer(database, log), records=records, clock=clock, make_id=lambda k: f"{k}_z")
+    charging = ChargingService(ledger=writer, records=records, clock=clock, make_id=lambda kind: f"{kind}_z")
     new = await charging.charge(payer, "req-new", facts=new_facts(answer=1, mode=ServedMode.EXACT))
     for receipt_id, kid in ((old, "2026-11"), (new.receipt_id, "2026-12")):
         found = await service.inclusion("", receipt_id, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpc import StatusCode
@@ -21,6 +22,8 @@ from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from meshkit import codec
 from meshkit.errors import ErrorTable, maps_errors
+from meshkit.money import PriceSnapshot
+from tallygate.common.v1 import money_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.ledger.v1 import ledger_pb2 as pb
 from tallygate.ledger.v1.ledger_pb2_grpc import LedgerServiceServicer
@@ -44,6 +47,8 @@ ERRORS: ErrorTable = {
     errors.IdempotencyConflict: (StatusCode.ALREADY_EXISTS, ErrorReason.ERROR_REASON_IDEMPOTENCY_CONFLICT),
     errors.HoldClosed: (StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_HOLD_CLOSED),
     errors.LedgerUnavailable: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
+    errors.Standby: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
+    errors.QueueFull: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
 }
 """Every refusal of the domain, as callers see it."""
 
@@ -245,11 +250,17 @@ def _decoded(param: str, decode: Callable[[T], Any], message: T) -> Any:
 def _facts(message: pb.ChargeFacts) -> ChargeFacts:
     return ChargeFacts(
         usage=_decoded("facts.usage", codec.usage_from_proto, message.usage),
-        price=_decoded("facts.price", codec.price_from_proto, message.price),
+        price=_decoded("facts.price", _price, message.price.SerializeToString(deterministic=True)),
         served_mode=_known("facts.served_mode", _MODES, message.served_mode),
         outcome=_known("facts.outcome", _OUTCOMES, message.outcome),
         **{name: getattr(message, name) for name in _FACT_TEXTS},
     )
+
+
+@lru_cache(maxsize=4_096)
+def _price(encoded: bytes) -> PriceSnapshot:
+    """A price serves many requests, and is most of what there is to decode of a settlement."""
+    return codec.price_from_proto(money_pb2.PriceSnapshot.FromString(encoded))
 
 
 def _facts_to_proto(facts: ChargeFacts) -> pb.ChargeFacts:

@@ -38,6 +38,15 @@ class LedgerSettings(BaseSettings):
     UNAVAILABLE.
     """
 
+    writer_queue: int = Field(4_096, ge=1)
+    """Calls that may wait for the writer; one more is refused with UNAVAILABLE."""
+
+    writer_batch: int = Field(256, ge=1, le=2_000)
+    """Commands of one transaction at most."""
+
+    takeover_poll_s: float = Field(0.5, gt=0)
+    """Seconds between two tries of a replica that stands by to become the writer."""
+
     peppers: dict[int, SecretStr]
     """Keys under which API keys are hashed, by version, as JSON: {"1": "at least 16 random characters"}. New keys
     take the highest version; the others still verify. There is no default: whoever has the pepper and the database

@@ -118,8 +118,7 @@ class Book:
         for kind, amount in amounts.items():
             if not amount:
                 continue
-            before = self.account(transfer.org_id, kind)
-            after = replace(before, posted_nano_usd=before.posted_nano_usd + amount, version=before.version + 1)
+            after = self.account(transfer.org_id, kind).posted(amount)
             self._put_account(after)
             self.new_postings.append(
                 Posting(after.account_id, after.version, transfer.transfer_id, amount, after.posted_nano_usd)
@@ -142,8 +141,7 @@ class Book:
             (AccountKind.CUSTOMER_CREDIT, hold.from_paid_nano_usd),
         ):
             if amount:
-                before = self.account(hold.org_id, kind)
-                after = replace(before, reserved_nano_usd=before.reserved_nano_usd + sign * amount)
+                after = self.account(hold.org_id, kind).reserved(sign * amount)
                 assert after.reserved_nano_usd >= 0, after
                 self._put_account(after)
 

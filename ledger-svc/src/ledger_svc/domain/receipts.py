@@ -9,10 +9,12 @@ lack the price's hash and the digests.
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
+
+import orjson
 
 from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode
 from meshkit.money import (
@@ -29,10 +31,17 @@ from meshkit.money import (
 
 DOCUMENT_VERSION = 2
 
+_PROVENANCES = {provenance: provenance.name.lower() for provenance in Provenance}
+
 _PRICE_TEXTS = ("offer_id", "price_source", "price_version", "price_date", "catalog_revision")
 _DIGESTS = ("request_digest", "answer_digest")
 _FACT_TEXTS = ("requested_model", "model", "source_id", "upstream_model", "origin_receipt_id", "trace_id")
 _RATE_NAMES = tuple(f.name for f in fields(Rates))
+_ATTEMPT_NAMES = tuple(f.name for f in fields(Attempt))
+
+# dataclasses.asdict copies each value, deeply, at ten times the cost.
+_attempt_values, _rate_values = attrgetter(*_ATTEMPT_NAMES), attrgetter(*_RATE_NAMES)
+_fact_texts, _usage_values = attrgetter(*_FACT_TEXTS), attrgetter(*USAGE_CLASSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,32 +69,41 @@ def facts_document(facts: ChargeFacts) -> dict[str, Any]:
     return {
         "served_mode": facts.served_mode.value,
         "outcome": facts.outcome.value,
-        **{name: getattr(facts, name) for name in _FACT_TEXTS},
+        **dict(zip(_FACT_TEXTS, _fact_texts(facts), strict=True)),
         "usage": {
-            **{name: getattr(facts.usage, name) for name in USAGE_CLASSES},
-            "provenance": facts.usage.provenance.name.lower(),
+            **dict(zip(USAGE_CLASSES, _usage_values(facts.usage), strict=True)),
+            "provenance": _PROVENANCES[facts.usage.provenance],
         },
-        "price": _price_document(facts.price),
+        "price": _price_document(facts.price, facts.price.catalog_revision),
     }
 
 
 def attempts_document(attempts: tuple[Attempt, ...]) -> list[dict[str, Any]]:
     """The attempts as JSON values, in order."""
-    return [asdict(attempt) for attempt in attempts]
+    return [dict(zip(_ATTEMPT_NAMES, _attempt_values(attempt), strict=True)) for attempt in attempts]
 
 
 def price_sha256(price: PriceSnapshot) -> str:
     """The hash of a price snapshot: SHA-256 of its canonical JSON, in hex. Receipts of one price have the same."""
-    return _price_sha256(price, price.catalog_revision)  # of which two equal snapshots may have different ones
+    return _price_sha256(price, price.catalog_revision)
 
 
-@lru_cache(maxsize=1_000)
-def _price_sha256(price: PriceSnapshot, _catalog_revision: str) -> str:
-    return hashlib.sha256(_canonical(_price_document(price)).encode()).hexdigest()
+@lru_cache(maxsize=4_096)
+def _price_sha256(price: PriceSnapshot, catalog_revision: str) -> str:
+    return hashlib.sha256(_canonical(_price_document(price, catalog_revision))).hexdigest()
+
+
+def _canonical(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
 
 
 def encode(receipt: Receipt) -> str:
-    """The receipt's document as RFC 8785 canonical JSON (ASCII escapes only where the RFC has them)."""
+    """The receipt's document as RFC 8785 canonical JSON.
+
+    orjson writes that for documents like ours at a fiftieth of a general implementation's cost: all names are ASCII, so
+    that its order is that of UTF-16 units, all numbers are integers below 2^53, and it escapes what the RFC escapes.
+    A test compares the two.
+    """
     document = {
         "v": receipt.version,
         "receipt_id": receipt.receipt_id,
@@ -105,7 +123,7 @@ def encode(receipt: Receipt) -> str:
     if receipt.version > 1:
         document |= {name: getattr(receipt.facts, name) for name in _DIGESTS}
         document["price_sha256"] = price_sha256(receipt.facts.price)
-    return _canonical(document)
+    return _canonical(document).decode()
 
 
 def decode(text: str) -> Receipt:
@@ -114,7 +132,7 @@ def decode(text: str) -> Receipt:
     Raises:
         ValueError: another version, or not such a document.
     """
-    document = json.loads(text)
+    document = orjson.loads(text)
     version = document["v"]
     if version not in (1, DOCUMENT_VERSION):
         raise ValueError(f"receipt document version {version} is not known")
@@ -141,13 +159,12 @@ def decode(text: str) -> Receipt:
     )
 
 
-def _canonical(document: dict[str, Any]) -> str:
-    # RFC 8785, for what a receipt has in it: ASCII names, integers within 2^53, no floats. A tenth of the time that
-    # the library takes, which the tests hold it against.
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _price_document(price: PriceSnapshot) -> dict[str, Any]:
+@lru_cache(maxsize=4_096)
+def _price_document(price: PriceSnapshot, catalog_revision: str) -> dict[str, Any]:
+    """Kept, since a price serves many requests. Two prices that differ in their revision only are equal, hence the
+    argument. Must not be changed by who gets it.
+    """
+    assert price.catalog_revision == catalog_revision
     return {
         **{name: getattr(price, name) for name in _PRICE_TEXTS},
         "tier": price.tier.name.lower(),
@@ -156,7 +173,7 @@ def _price_document(price: PriceSnapshot) -> dict[str, Any]:
         "rate_tiers": [
             {
                 "above_input_tokens": tier.above_input_tokens,
-                **{name: str(getattr(tier.rates, name)) for name in _RATE_NAMES},
+                **dict(zip(_RATE_NAMES, map(str, _rate_values(tier.rates)), strict=True)),
             }
             for tier in price.rate_tiers
         ],

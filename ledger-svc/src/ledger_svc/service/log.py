@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from ledger_svc.domain.checkpoints import Checkpoint
-from ledger_svc.domain.errors import InvalidRequest, NotFound
+from ledger_svc.domain.errors import InvalidRequest, NotFound, Standby
 from ledger_svc.domain.limits import check_range, check_text
 from ledger_svc.domain.merkle import consistency_ranges, inclusion_ranges
 from ledger_svc.domain.signing import Keyring
@@ -100,10 +100,15 @@ class LogService:
         return count
 
     async def run(self, interval_s: float, sleep: Sleep = asyncio.sleep) -> None:
-        """Grows the log every ``interval_s`` until cancelled. A failure is logged; the next round tries again."""
+        """Gives old receipts their leaves and grows the log, every ``interval_s`` until cancelled. A failure is logged;
+        the next round tries again.
+        """
         while True:
             try:
+                await self._log.backfill()
                 await self.grow()
+            except Standby:
+                pass  # the writer does it
             except Exception:  # noqa: BLE001 - whatever it was, receipts wait for the next round
                 _log.exception("checkpoint_failed")
             await sleep(interval_s)

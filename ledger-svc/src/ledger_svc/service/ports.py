@@ -108,6 +108,13 @@ class ReceiptLog(Protocol):
             NotFound: also where it is another organisation's.
         """
 
+    async def backfill(self) -> int:
+        """Gives leaves to receipts from before there was a log; gives their number.
+
+        Raises:
+            Standby: another replica is the writer.
+        """
+
     async def newest(self) -> Checkpoint | None:
         """The checkpoint of the largest size; None before the first."""
 

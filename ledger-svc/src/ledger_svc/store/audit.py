@@ -182,10 +182,10 @@ def _receipts_unlike_their_columns(connection: Connection) -> Iterator[Violation
         page = connection.execute(query.limit(_RECEIPTS_AT_ONCE)).all()
         for row in page:
             receipt = receipts.decode(row.document)
-            expected = rows.receipt_values(ReceiptEntry(receipt, row.transfer_id, row.fingerprint))
-            for name, value in row._mapping.items():
-                if expected[name] != value:
-                    yield Violation(rule, row.receipt_id, f"{name} is {value!r}, expected {expected[name]!r}")
+            expected = rows.receipt_record(ReceiptEntry(receipt, row.transfer_id, row.fingerprint))
+            for (name, value), right in zip(row._mapping.items(), expected, strict=True):
+                if value != right:
+                    yield Violation(rule, row.receipt_id, f"{name} is {value!r}, expected {right!r}")
         if len(page) < _RECEIPTS_AT_ONCE:
             return
         after = page[-1].receipt_id

@@ -1,9 +1,5 @@
-"""The receipt log in the database: leaves written by the settlement's own transaction, subtrees and checkpoints by a
-task of their own.
-
-What a settlement pays for the log: one signature, one row, and one update of ``log_head`` for each transaction. The
-row of ``log_head`` is locked from that update to the COMMIT, so leaves become visible in the order of their indices:
-whoever sees leaf n sees every leaf before it. It is locked after all accounts, so nobody waits in a circle.
+"""The receipt log in the database: subtrees and checkpoints, proofs, and leaves for receipts that are older than the
+log. The other leaves come with their settlements, see ``store.sealing``.
 
 Growing the tree never changes a row. It starts from the newest checkpoint, and two replicas that grow it at once write
 the same rows.
@@ -15,10 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ledger_svc.domain.book import ReceiptEntry
 from ledger_svc.domain.checkpoints import Checkpoint, sign_checkpoint
 from ledger_svc.domain.errors import NotFound
 from ledger_svc.domain.merkle import TILE_LEVELS, Frontier, Node, Range, perfect_root, perfect_subtrees, proof
@@ -27,13 +22,13 @@ from ledger_svc.domain.signing import Keyring, compact
 from ledger_svc.service.ports import LoggedReceipt
 from ledger_svc.store import rows
 from ledger_svc.store.database import Database
+from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.tables import CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE, RECEIPT
+from ledger_svc.store.writer import Writer
 
 LEAVES_AT_ONCE = 4_096
 BACKFILL_AT_ONCE = 500
 
-_TAKE_INDICES = update(LOG_HEAD).values(size=LOG_HEAD.c.size + bindparam("count")).returning(LOG_HEAD.c.size)
-_INSERT_LEAVES = insert(LOG_LEAF)
 _NEWEST = select(CHECKPOINT).order_by(CHECKPOINT.c.size.desc()).limit(1)
 _LEAVES_FROM = (
     select(LOG_LEAF.c.leaf_index, LOG_LEAF.c.leaf_hash)
@@ -55,40 +50,17 @@ class _Growth:
 
 
 class ReceiptLog:
-    """Implements ``ports.ReceiptLog``; ``append`` is for the writer."""
+    """Implements ``ports.ReceiptLog``."""
 
-    def __init__(self, database: Database, keys: Keyring, origin: str) -> None:
+    def __init__(self, database: Database, writer: Writer, keys: Keyring, origin: str) -> None:
         self._database = database
+        self._writer = writer
         self._keys = keys
         self._origin = origin
 
-    def append(self, connection: Connection, entries: Sequence[ReceiptEntry]) -> None:
-        """Gives the receipts that a transaction writes their leaves, in their order, in that transaction.
-
-        The last thing that a transaction does: until its COMMIT nobody else can append.
-        """
-        self._append(connection, [(entry.receipt.receipt_id, entry.document) for entry in entries])
-
-    def _append(self, connection: Connection, documents: Sequence[tuple[str, str]]) -> None:
-        if not documents:
-            return
-        seals = [(receipt_id, self._keys.seal(document.encode())) for receipt_id, document in documents]
-        size = connection.execute(_TAKE_INDICES, {"count": len(seals)}).scalar_one()
-        leaves = [
-            {
-                "leaf_index": index,
-                "receipt_id": receipt_id,
-                "kid": seal.kid,
-                "signature": seal.signature,
-                "leaf_hash": seal.leaf_hash,
-            }
-            for index, (receipt_id, seal) in enumerate(seals, size - len(seals))
-        ]
-        connection.execute(_INSERT_LEAVES, leaves)
-
     async def backfill(self) -> int:
         """Gives leaves to the receipts from before there was a log; gives their number. Safe to run again, and beside
-        others that do.
+        others that do. Only the writer can.
         """
         total, after = 0, ""
         while True:
@@ -105,11 +77,11 @@ class ReceiptLog:
                     .limit(BACKFILL_AT_ONCE)
                 )
                 found = [(row.receipt_id, row.document) for row in connection.execute(query)]
-                self._append(connection, found)
+                Sealer(self._keys).append_documents(connection, found)
                 connection.execute(update(LOG_HEAD).values(unlogged=LOG_HEAD.c.unlogged - len(found) if found else 0))
                 return len(found), found[-1][0] if found else ""
 
-            count, after = await self._database.write(page)
+            count, after = await self._writer.write(page)
             total += count
             if not count:
                 return total
@@ -161,7 +133,7 @@ class ReceiptLog:
                 connection.execute(_INSERT_ONCE[dialect, LOG_TILE.name], tiles)
             connection.execute(_INSERT_ONCE[dialect, CHECKPOINT.name], rows.checkpoint_values(checkpoint))
 
-        await self._database.write(write)
+        await self._writer.write(write)
         return checkpoint
 
     async def proof(self, ranges: Sequence[Range]) -> list[bytes]:

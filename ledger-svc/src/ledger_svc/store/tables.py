@@ -229,6 +229,16 @@ class ReceiptRow(Row, table=True):
     document: str = _text()
 
 
+class WriterEpochRow(Row, table=True):
+    """One row: how often the right to write was taken. See ``store.fence``."""
+
+    __tablename__ = "writer_epoch"
+    __table_args__ = (CheckConstraint("singleton = 1", name="singleton"),)
+
+    singleton: int = _bigint(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    epoch: int = _bigint()
+
+
 class LogHeadRow(Row, table=True):
     """One row: how many leaves the log has. ``unlogged`` receipts are older than the log and have no leaf yet."""
 
@@ -282,5 +292,6 @@ def _table(row: type[Row]) -> Table:
 ORG, PROJECT, API_KEY, ACCOUNT = _table(OrgRow), _table(ProjectRow), _table(ApiKeyRow), _table(AccountRow)
 TRANSFER, POSTING, RECEIPT = _table(TransferRow), _table(PostingRow), _table(ReceiptRow)
 RESERVATION, ATTEMPT = _table(ReservationRow), _table(AttemptRow)
+WRITER_EPOCH = _table(WriterEpochRow)
 LOG_HEAD, LOG_LEAF = _table(LogHeadRow), _table(LogLeafRow)
 LOG_TILE, CHECKPOINT = _table(LogTileRow), _table(CheckpointRow)

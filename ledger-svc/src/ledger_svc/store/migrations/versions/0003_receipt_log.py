@@ -1,7 +1,7 @@
-"""The receipt log: leaves, stored subtrees, checkpoints. Receipts that are there already get leaves at the next start,
-by ``ReceiptLog.backfill``: a migration has no keys to sign with.
+"""The receipt log: leaves, stored subtrees, checkpoints. Receipts that are there already get leaves from the writer's
+``ReceiptLog.backfill``: a migration has no keys to sign with.
 
-Revision: 0003, after the books.
+Revision: 0003, after the writer's epoch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0003_receipt_log"
-down_revision = "0001"
+down_revision = "0002_writer_epoch"
 branch_labels = None
 depends_on = None
 
