@@ -21,7 +21,7 @@ export UV_LINK_MODE := copy
 export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help setup demo up mesh test check format protos protos-baseline lock catalog-seed clean
+.PHONY: help setup demo up mesh test bench-ledger check format protos protos-baseline lock catalog-seed clean
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ mesh: .make/python  ## five processes, PostgreSQL and a Redis-protocol server; s
 
 test: .make/python .make/node  ## every test, on real parts
 	$(BIN)/pytest
+
+bench-ledger: .make/python  ## how fast the ledger is, on both databases; about five minutes, ends with one line of JSON
+	$(BIN)/python -m tests.bench.ledger_bench
 
 check: .make/python  ## style, types, architecture, contracts, generated code
 	$(BIN)/ruff format --check --quiet

@@ -105,7 +105,33 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         receipt = self.receipts.get((request.org_id, request.receipt_id))
         if receipt is None:
             raise refused(ErrorReason.ERROR_REASON_NOT_FOUND)
-        return ledger_pb2.GetReceiptResponse(receipt=receipt)
+        return ledger_pb2.GetReceiptResponse(receipt=receipt, jws="a.b.c")
+
+    async def GetInclusionProof(self, request: Any, context: Any) -> ledger_pb2.GetInclusionProofResponse:
+        if (request.org_id, request.receipt_id) not in self.receipts:
+            raise refused(ErrorReason.ERROR_REASON_NOT_FOUND)
+        return ledger_pb2.GetInclusionProofResponse(
+            jws="a.b.c", leaf_index=4, tree_size=request.tree_size or 7, hashes=[b"\xff" * 32], checkpoint="note\n"
+        )
+
+    async def GetCheckpoint(self, request: Any, context: Any) -> ledger_pb2.GetCheckpointResponse:
+        if request.tree_size > 7:
+            raise refused(ErrorReason.ERROR_REASON_NOT_FOUND, "no checkpoint of this size")
+        return ledger_pb2.GetCheckpointResponse(checkpoint=f"log\n{request.tree_size or 7}\n\n\u2014 log x\n")
+
+    async def GetConsistencyProof(self, request: Any, context: Any) -> ledger_pb2.GetConsistencyProofResponse:
+        if request.second_size > 7:
+            raise refused(ErrorReason.ERROR_REASON_INVALID_REQUEST, "second_size: is 8", param="second_size")
+        return ledger_pb2.GetConsistencyProofResponse(
+            first_size=request.first_size, second_size=request.second_size or 7, hashes=[b"\x00" * 32]
+        )
+
+    async def ListSigningKeys(self, request: Any, context: Any) -> ledger_pb2.ListSigningKeysResponse:
+        keys = [
+            ledger_pb2.SigningKey(kid="new", public_key=b"\xfb" * 32, current=True),
+            ledger_pb2.SigningKey(kid="old", public_key=b"\x00" * 32),
+        ]
+        return ledger_pb2.ListSigningKeysResponse(keys=keys, log_origin="log")
 
 
 @maps_errors({})

@@ -19,17 +19,21 @@ import pytest
 from ledger_svc.domain.accounts import CreditKind
 from ledger_svc.domain.charges import ChargeFacts, Outcome, ServedMode
 from ledger_svc.domain.keys import Peppers
+from ledger_svc.domain.signing import Keyring, base64url, load_private_key
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.keys import KeyService
+from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.store.audit import audit
 from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
+from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import migrate
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
+from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.writer import Writer
 from meshkit.ids import MakeId
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
@@ -38,6 +42,10 @@ from meshkit.testing import FakeClock
 
 DATABASES = ("sqlite", "postgresql")
 Fresh = Callable[[str], AbstractContextManager[str]]
+
+SEEDS = {"2026-10": base64url(b"o" * 32), "2026-11": base64url(b"n" * 32)}
+KEYRING = Keyring({kid: load_private_key(seed) for kid, seed in SEEDS.items()})
+ORIGIN = "example.com/tallygate"
 
 PRICE = PriceSnapshot(
     offer_id="openai/gpt-x",
@@ -137,14 +145,20 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def unchecked(kind: str, fresh: Fresh) -> AsyncIterator[Database]:
+def url(kind: str, fresh: Fresh) -> Iterator[str]:
+    """Of a migrated, empty database."""
+    with fresh(kind) as found:
+        yield found
+
+
+@pytest.fixture
+async def unchecked(url: str) -> AsyncIterator[Database]:
     """A database whose books the test may spoil."""
-    with fresh(kind) as url:
-        database = _open(url)
-        try:
-            yield database
-        finally:
-            await database.close()
+    database = _open(url)
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 @pytest.fixture
@@ -166,8 +180,8 @@ def make_id() -> MakeId:
 
 
 @pytest.fixture
-def directory(database: Database) -> Directory:
-    return Directory(database)
+def directory(database: Database, writer: Writer) -> Directory:
+    return Directory(database, writer)
 
 
 @pytest.fixture
@@ -176,8 +190,9 @@ def records(database: Database) -> Records:
 
 
 @pytest.fixture
-def writer(database: Database) -> Writer:
-    return Writer(database)
+async def writer(database: Database) -> AsyncIterator[Writer]:
+    async with Writer(database, Sealer(KEYRING)).running() as running:
+        yield running
 
 
 @pytest.fixture
@@ -204,8 +219,18 @@ def charging(writer: Writer, records: Records, clock: FakeClock, make_id: MakeId
 
 
 @pytest.fixture
-def receipts(records: Records) -> ReceiptService:
-    return ReceiptService(records)
+def receipts(records: Records, log: ReceiptLog) -> ReceiptService:
+    return ReceiptService(records, log)
+
+
+@pytest.fixture
+def log(database: Database, writer: Writer) -> ReceiptLog:
+    return ReceiptLog(database, writer, KEYRING, ORIGIN)
+
+
+@pytest.fixture
+def log_service(log: ReceiptLog, clock: FakeClock) -> LogService:
+    return LogService(log=log, keys=KEYRING, origin=ORIGIN, clock=clock)
 
 
 @pytest.fixture

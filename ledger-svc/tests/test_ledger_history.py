@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger_svc.domain.charges import Attempt, ChargeFacts
 from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.log import LogService
 from ledger_svc.store.audit import Violation, audit, find_violations
 from ledger_svc.store.database import Database
 from ledger_svc.store.migrate import alembic_config, migrate
@@ -40,15 +41,18 @@ async def a_little_history(charging: ChargingService, new_payer: NewPayer, new_f
 
 
 async def test_history_refuses_to_be_changed(
-    database: Database, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+    database: Database, log_service: LogService, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     await a_little_history(charging, new_payer, new_facts)
+    await log_service.grow()
     changes = [
+        "DELETE FROM log_head",
+        "UPDATE log_head SET size = size - 1",
         "DELETE FROM reservation",
         "UPDATE reservation SET state = 'open' WHERE request_id = 'req-0'",
         "UPDATE reservation SET state = 'settled' WHERE request_id = 'req-1'",
     ]
-    for table in ("transfer", "posting", "attempt", "receipt"):
+    for table in ("transfer", "posting", "attempt", "receipt", "log_leaf", "checkpoint"):
         column = metadata.tables[table].columns.keys()[-1]
         changes += [f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"]
     for change in changes:
@@ -106,9 +110,24 @@ TAMPERING = {
         "a receipt's columns say what its document says",
     },
     "UPDATE receipt SET document = replace(document, '\"openai\"', '\"azure\"')": {
-        "a receipt's columns say what its document says"
+        "a receipt's columns say what its document says",
+        "a leaf is the hash of its receipt as signed",
     },
-    "DELETE FROM receipt": {"a hold has a receipt if and only if it was settled", "a settlement has a receipt"},
+    "DELETE FROM receipt": {
+        "a hold has a receipt if and only if it was settled",
+        "a settlement has a receipt",
+        "a leaf is the hash of its receipt as signed",
+    },
+    "UPDATE log_leaf SET kid = 'another'": {"a leaf is the hash of its receipt as signed"},
+    "DELETE FROM log_leaf WHERE leaf_index = 0": {
+        "a receipt has a leaf in the log",
+        "the leaves of the log have no gap, and its head counts them",
+        "a checkpoint says the root of the leaves",
+    },
+    "UPDATE log_leaf SET leaf_index = 7": {"the leaves of the log have no gap, and its head counts them"},
+    "UPDATE log_head SET size = 7": {"the leaves of the log have no gap, and its head counts them"},
+    "UPDATE checkpoint SET root_hash = (SELECT signature FROM log_leaf)": {"a checkpoint says the root of the leaves"},
+    "UPDATE checkpoint SET note = replace(note, '1', '2') WHERE size = 1": {"a checkpoint says the root of the leaves"},
     "UPDATE reservation SET closed_at_ms = 5 WHERE state = 'open'": {
         "a hold has a receipt if and only if it was settled"
     },
@@ -120,9 +139,10 @@ class Undo(Exception):
 
 
 async def test_the_audit_names_the_rule_that_is_broken(
-    database: Database, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+    database: Database, log_service: LogService, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     await a_little_history(charging, new_payer, new_facts)
+    assert await log_service.grow() == 1
     assert await audit(database) == []
     found: list[Violation] = []
 
@@ -144,6 +164,7 @@ def unprotect(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         return
+    connection.execute(text("PRAGMA defer_foreign_keys = ON"))
     for (name,) in connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).all():
         connection.execute(text(f"DROP TRIGGER {name}"))
 
@@ -201,7 +222,7 @@ async def test_replicas_that_start_together_on_an_empty_database_migrate_it_once
             await replica.close()
 
 
-async def test_the_first_revision_is_not_taken_back(database: Database) -> None:
-    with pytest.raises(RuntimeError, match="delete the books"):
+async def test_no_revision_is_taken_back(database: Database) -> None:
+    with pytest.raises(RuntimeError, match="is not taken back"):
         await database.write(lambda connection: command.downgrade(alembic_config(connection), "base"))
     assert await audit(database) == []

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import rfc8785
@@ -12,7 +17,7 @@ from hypothesis import strategies as st
 
 from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode
 from ledger_svc.domain.errors import InvalidRequest, NotFound
-from ledger_svc.domain.receipts import Receipt, decode, encode
+from ledger_svc.domain.receipts import Receipt, decode, encode, price_sha256
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.receipts import ReceiptService
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
@@ -43,9 +48,7 @@ USAGES = st.builds(
     **{name: UNITS for name in Usage.__dataclass_fields__ if name != "provenance"},
     provenance=st.sampled_from(Provenance),
 )
-FACTS = st.builds(
-    ChargeFacts, USAGES, PRICES, st.sampled_from(ServedMode), st.sampled_from(Outcome), *[TEXTS] * 4, TEXTS, TEXTS
-)
+FACTS = st.builds(ChargeFacts, USAGES, PRICES, st.sampled_from(ServedMode), st.sampled_from(Outcome), *[TEXTS] * 8)
 ATTEMPTS = st.builds(
     Attempt, TEXTS, st.integers(0, 2**53 - 1), st.integers(0, 2**53 - 1), st.integers(0, 999), st.booleans(), TEXTS
 )
@@ -73,7 +76,7 @@ def test_a_document_carries_amounts_as_decimal_strings(new_facts: NewFacts) -> N
         "rcpt_1", "hold_1", "req", "org", "prj", "key", facts, 5_750, 5_750, 17_250, 0, (), 1_750_000_000_000
     )
     document = json.loads(encode(receipt))
-    assert document["v"] == 1
+    assert document["v"] == 2
     assert (document["held_usd"], document["charged_usd"]) == ("0.00000575", "0.00000575")
     assert (document["saved_usd"], document["absorbed_usd"]) == ("0.00001725", "0")
     assert document["served_mode"] == "exact"
@@ -86,7 +89,89 @@ def test_a_document_carries_amounts_as_decimal_strings(new_facts: NewFacts) -> N
 def test_a_document_of_another_version_is_refused(new_facts: NewFacts) -> None:
     receipt = Receipt("r", "h", "q", "o", "p", "k", new_facts(), 0, 0, 0, 0, (), 0)
     with pytest.raises(ValueError, match="version"):
-        decode(encode(receipt).replace('"v":1', '"v":2'))
+        decode(encode(receipt).replace('"v":2', '"v":3'))
+
+
+def conforms(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> None:
+    """What of JSON Schema the receipt's schema uses."""
+    assert schema.keys() <= {
+        *("$ref", "$schema", "$id", "$defs", "title", "description", "type", "enum", "const", "pattern", "minimum"),
+        *("maximum", "maxItems", "items", "properties", "required", "additionalProperties"),
+    }
+    assert schema.get("description") or "title" in schema
+    if "$ref" in schema:
+        conforms(root["$defs"][schema["$ref"].rpartition("/")[2]], value, root)
+    if "const" in schema or "enum" in schema:
+        assert value in schema.get("enum", [schema.get("const")])
+        return
+    kinds = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict}
+    if "type" in schema:
+        assert type(value) is kinds[schema["type"]]
+    if "pattern" in schema:
+        assert re.search(schema["pattern"], value), (schema["pattern"], value)
+    if "minimum" in schema:
+        assert schema["minimum"] <= value <= schema["maximum"]
+    if "items" in schema:
+        assert len(value) <= schema["maxItems"]
+        for item in value:
+            conforms(schema["items"], item, root)
+    if "properties" in schema:
+        assert schema["additionalProperties"] is False
+        assert set(value) == set(schema["properties"]) == set(schema["required"])
+        for name, part in value.items():
+            conforms(schema["properties"][name], part, root)
+
+
+DIGESTS = st.sampled_from(["", "0" * 32 + ":" + "f" * 64])
+
+
+@given(RECEIPTS, DIGESTS, DIGESTS)
+def test_a_document_is_what_its_schema_says(receipt: Receipt, request: str, answer: str) -> None:
+    schema = json.loads((Path(__file__).parents[1] / "receipt-2.schema.json").read_text(encoding="utf-8"))
+    facts = replace(receipt.facts, request_digest=request, answer_digest=answer)
+    document = json.loads(encode(replace(receipt, facts=facts)))
+    conforms(schema, document, schema)
+    hashed = hashlib.sha256(rfc8785.dumps(document["price"])).hexdigest()
+    assert document["price_sha256"] == hashed
+
+
+def test_a_document_of_version_1_stays_as_it_was(new_facts: NewFacts) -> None:
+    """Receipts from before the log are signed as they are."""
+    document = encode(Receipt("r", "h", "q", "o", "p", "k", new_facts(), 0, 0, 0, 0, (), 0, version=1))
+    assert not {"price_sha256", "request_digest", "answer_digest"} & json.loads(document).keys()
+    assert encode(decode(document)) == document
+
+
+def test_prices_that_differ_only_in_their_revision_have_their_own_hashes(new_facts: NewFacts) -> None:
+    price = new_facts().price
+    assert price == replace(price, catalog_revision="8")
+    assert price_sha256(price) != price_sha256(replace(price, catalog_revision="8"))
+
+
+@pytest.mark.parametrize("digest", ["x", "0" * 64, "0" * 31 + ":" + "0" * 64, "A" * 32 + ":" + "0" * 64, "\n"])
+async def test_a_digest_in_another_form_is_refused(
+    digest: str, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+) -> None:
+    payer = await new_payer(10**6)
+    right = new_facts(answer=1, mode=ServedMode.EXACT)
+    changed = {
+        "request_digest": replace(right, request_digest=digest),
+        "answer_digest": replace(right, answer_digest=digest),
+    }
+    for name, facts in changed.items():
+        with pytest.raises(InvalidRequest) as refusal:
+            await charging.charge(payer, "req", facts=facts)
+        assert refusal.value.metadata["param"] == f"facts.{name}"
+
+
+async def test_a_settlement_sent_again_with_another_salt_is_the_same(
+    charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+) -> None:
+    payer, facts = await new_payer(10**6), new_facts(answer=1, mode=ServedMode.EXACT)
+    first, again = (replace(facts, request_digest=salt * 32 + ":" + "0" * 64) for salt in "ab")
+    receipt = await charging.charge(payer, "req", facts=first)
+    assert await charging.charge(payer, "req", facts=again) == receipt
+    assert receipt.facts.request_digest == first.request_digest
 
 
 async def test_pages_of_receipts_are_newest_first_without_gap_or_repeat(
@@ -125,7 +210,7 @@ async def test_a_receipt_of_another_organisation_is_not_found(
 ) -> None:
     payer, other = await new_payer(10**6), await new_payer()
     receipt = await charging.charge(payer, "req", facts=new_facts(answer=1, mode=ServedMode.EXACT))
-    assert await receipts.get("", receipt.receipt_id) == receipt
+    assert (await receipts.get("", receipt.receipt_id)).receipt == receipt
     for org_id, receipt_id in ((other.org_id, receipt.receipt_id), (payer.org_id, "rcpt_none")):
         with pytest.raises(NotFound):
             await receipts.get(org_id, receipt_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import signal
 import sys
@@ -32,6 +33,8 @@ from tallygate.ledger.v1 import ledger_pb2 as pb
 from tallygate.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 
 PEPPERS = {1: SecretStr("pepper-for-tests")}
+SEED = "b25l" * 10 + "b24"
+SIGNING_KEYS = {"2026-11": SecretStr(SEED)}
 CREDIT = pb.CREDIT_KIND_PAID
 REASON = ErrorReason
 
@@ -53,7 +56,7 @@ async def client(
 ) -> AsyncIterator[Client]:
     telemetry = Telemetry.off("ledger")
     with fresh("sqlite") as url:
-        settings = LedgerSettings(database_url=url, peppers=PEPPERS, revocation_queue=2)
+        settings = LedgerSettings(database_url=url, peppers=PEPPERS, signing_keys=SIGNING_KEYS, revocation_queue=2)
         async with (
             Dialer(telemetry) as dial,
             build(settings, dial, telemetry, clock=clock) as register,
@@ -241,7 +244,10 @@ def test_every_refusal_of_the_domain_has_its_own_reason() -> None:
         if inspect.isclass(value) and issubclass(value, errors.LedgerError) and value is not errors.LedgerError
     }
     assert set(servicer.ERRORS) == refusals
-    assert len({reason for _, reason in servicer.ERRORS.values()}) == len(refusals)
+    kinds = {refusal for refusal in refusals if errors.LedgerError in refusal.__bases__}
+    assert len({servicer.ERRORS[kind][1] for kind in kinds}) == len(kinds)
+    for refusal in refusals - kinds:
+        assert servicer.ERRORS[refusal] == servicer.ERRORS[refusal.__mro__[1]]
 
 
 @pytest.mark.parametrize("peppers", [{}, {1: "short"}, {0: "sixteen characters"}])
@@ -250,8 +256,29 @@ def test_a_ledger_without_a_strong_pepper_does_not_start(peppers: dict[int, str]
         LedgerSettings.model_validate({"peppers": peppers})
 
 
-def test_settings_do_not_show_the_pepper() -> None:
-    assert "pepper-for-tests" not in repr(LedgerSettings(peppers=PEPPERS))
+def test_settings_do_not_show_a_secret() -> None:
+    shown = repr(LedgerSettings(peppers=PEPPERS, signing_keys=SIGNING_KEYS))
+    assert "pepper-for-tests" not in shown
+    assert SEED not in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"signing_keys": {}}, "at least one signing key"),
+        ({"signing_keys": {"2026-11": "c2hvcnQ"}}, "32 bytes"),
+        ({"signing_kid": "2026-12"}, "no signing key 2026-12"),
+        ({"retired_keys": {"2026-10": "c2hvcnQ"}}, "32 bytes"),
+        ({"retired_keys": {"2026-11": "b25l" * 10 + "b24"}}, "either signing or retired"),
+        ({"log_origin": "two words"}, "origin"),
+    ],
+)
+def test_a_ledger_that_could_not_sign_does_not_start(change: dict[str, Any], why: str) -> None:
+    right = {"peppers": {1: "pepper-for-tests"}, "signing_keys": {"2026-11": SEED}}
+    assert LedgerSettings.model_validate(right).keyring().signing_kid == "2026-11"
+    with pytest.raises(ValidationError, match=why) as refusal:
+        LedgerSettings.model_validate(right | change)
+    assert "input_value" not in str(refusal.value), "it would show the secrets beside"
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "sqlite://", "sqlite:///:memory:", "nonsense"])
@@ -262,7 +289,7 @@ def test_a_database_that_the_ledger_does_not_run_on_is_refused(url: str) -> None
 
 @pytest.mark.parametrize("url", ["postgresql://u:p@127.0.0.1:1/none", "sqlite:////nowhere/at/all.db"])
 async def test_a_database_that_is_not_there_is_unavailable(url: str) -> None:
-    settings = LedgerSettings(database_url=url, peppers=PEPPERS, database_wait_s=2)
+    settings = LedgerSettings(database_url=url, peppers=PEPPERS, signing_keys=SIGNING_KEYS, database_wait_s=2)
     telemetry = Telemetry.off("ledger")
     async with Dialer(telemetry) as dial:
         with pytest.raises(errors.LedgerUnavailable):
@@ -276,6 +303,7 @@ async def test_the_process_serves_keeps_its_books_and_ends_on_sigterm(tmp_path: 
         "TALLYGATE_LEDGER_LISTEN": socket,
         "TALLYGATE_LEDGER_DATABASE_URL": f"sqlite:///{tmp_path}/books.db",
         "TALLYGATE_LEDGER_PEPPERS": '{"1": "pepper-for-tests"}',
+        "TALLYGATE_LEDGER_SIGNING_KEYS": json.dumps({"2026-11": SEED}),
     }
     telemetry, org_id = Telemetry.off("test"), ""
     for life in range(2):

@@ -66,7 +66,7 @@ async def test_a_settlement_charges_what_was_used_and_frees_the_rest(
     assert amounts(receipt) == (500_000, 37_000, 0, 0)
     assert (receipt.facts, receipt.attempts) == (facts, (LOSER, WINNER))
     assert (receipt.org_id, receipt.project_id, receipt.key_id) == (payer.org_id, payer.project_id, payer.key_id)
-    assert await receipts.get(payer.org_id, receipt.receipt_id) == receipt
+    assert (await receipts.get(payer.org_id, receipt.receipt_id)).receipt == receipt
     balance = await charging.balance(payer.org_id)
     assert (balance.posted_nano_usd, balance.held_nano_usd, balance.open_holds) == (963_000, 0, 0)
     assert await posted(database, payer.org_id) == {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ledger_svc.domain.checkpoints import verify_checkpoint
+from ledger_svc.domain.merkle import leaf_hash, verify_consistency, verify_inclusion
+from ledger_svc.domain.signing import PublicKeys, base64url, load_public_key, verify_jws
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.ledger.v1 import ledger_pb2
 from tests.contract.cases import (
@@ -185,7 +188,9 @@ async def charge(world: World) -> None:
 async def get_receipt(world: World) -> None:
     receipt = await settled(world)
     request = ledger_pb2.GetReceiptRequest(org_id=world.org_id, receipt_id=receipt.receipt_id)
-    assert (await world.ledger.GetReceipt(request, timeout=TIMEOUT_S)).receipt == receipt
+    found = await world.ledger.GetReceipt(request, timeout=TIMEOUT_S)
+    assert found.receipt == receipt
+    assert verify_jws(found.jws, await public_keys(world))
     foreign = ledger_pb2.GetReceiptRequest(org_id="org_other", receipt_id=receipt.receipt_id)
     await refused(world.ledger.GetReceipt(foreign, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_NOT_FOUND)
 
@@ -199,3 +204,58 @@ async def list_receipts(world: World) -> None:
     request = ledger_pb2.ListReceiptsRequest(org_id=world.org_id, page_size=1, page_token=first.next_page_token)
     second = await world.ledger.ListReceipts(request, timeout=TIMEOUT_S)
     assert [*first.receipts, *second.receipts] == [newer, older]
+
+
+async def public_keys(world: World) -> PublicKeys:
+    listed = await world.ledger.ListSigningKeys(ledger_pb2.ListSigningKeysRequest(), timeout=TIMEOUT_S)
+    return {key.kid: load_public_key(base64url(key.public_key)) for key in listed.keys}
+
+
+@covers("LedgerService/GetInclusionProof")
+async def get_inclusion_proof(world: World) -> None:
+    receipt, keys = await settled(world), await public_keys(world)
+    request = ledger_pb2.GetInclusionProofRequest(org_id=world.org_id, receipt_id=receipt.receipt_id)
+    found = await world.ledger.GetInclusionProof(request, timeout=TIMEOUT_S)
+    verify_jws(found.jws, keys)
+    _, said = verify_checkpoint(found.checkpoint, keys)
+    assert said.size == found.tree_size
+    leaf = leaf_hash(found.jws.encode())
+    assert verify_inclusion(leaf, found.leaf_index, said.size, found.hashes, said.root_hash)
+    request.org_id = "org_other"
+    await refused(world.ledger.GetInclusionProof(request, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_NOT_FOUND)
+
+
+@covers("LedgerService/GetCheckpoint")
+async def get_checkpoint(world: World) -> None:
+    found = await world.ledger.GetCheckpoint(ledger_pb2.GetCheckpointRequest(), timeout=TIMEOUT_S)
+    _, said = verify_checkpoint(found.checkpoint, await public_keys(world))
+    assert (said.size, said.root_hash) == (found.tree_size, found.root_hash)
+    missing = ledger_pb2.GetCheckpointRequest(tree_size=10**9)
+    await refused(world.ledger.GetCheckpoint(missing, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_NOT_FOUND)
+
+
+@covers("LedgerService/GetConsistencyProof")
+async def get_consistency_proof(world: World) -> None:
+    states = []
+    for _ in range(2):
+        receipt = await settled(world)
+        request = ledger_pb2.GetInclusionProofRequest(receipt_id=receipt.receipt_id)
+        found = await world.ledger.GetInclusionProof(request, timeout=TIMEOUT_S)
+        at = ledger_pb2.GetCheckpointRequest(tree_size=found.tree_size)
+        states.append(await world.ledger.GetCheckpoint(at, timeout=TIMEOUT_S))
+    old, new = states
+    between = ledger_pb2.GetConsistencyProofRequest(first_size=old.tree_size, second_size=new.tree_size)
+    proof = await world.ledger.GetConsistencyProof(between, timeout=TIMEOUT_S)
+    assert old.tree_size < new.tree_size
+    assert verify_consistency(old.tree_size, new.tree_size, old.root_hash, new.root_hash, proof.hashes)
+    backwards = ledger_pb2.GetConsistencyProofRequest(first_size=new.tree_size, second_size=old.tree_size)
+    refusal = world.ledger.GetConsistencyProof(backwards, timeout=TIMEOUT_S)
+    await refused(refusal, ErrorReason.ERROR_REASON_INVALID_REQUEST)
+
+
+@covers("LedgerService/ListSigningKeys")
+async def list_signing_keys(world: World) -> None:
+    listed = await world.ledger.ListSigningKeys(ledger_pb2.ListSigningKeysRequest(), timeout=TIMEOUT_S)
+    assert [(key.kid, key.current, len(key.public_key)) for key in listed.keys] == [("contract", True, 32)]
+    newest = await world.ledger.GetCheckpoint(ledger_pb2.GetCheckpointRequest(), timeout=TIMEOUT_S)
+    assert newest.checkpoint.startswith(f"{listed.log_origin}\n")

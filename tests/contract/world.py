@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from cache_svc.settings import CacheSettings
 from catalog_svc.settings import CatalogSettings
@@ -105,7 +106,9 @@ def _settings(folder: Path, overlay: Path) -> ServiceSettings:
     return ServiceSettings(
         catalog=CatalogSettings(overlays=[overlay]),
         ledger=LedgerSettings(
-            database_url=f"sqlite+aiosqlite:///{folder}/ledger.db", peppers={1: "a pepper for contract tests"}
+            database_url=f"sqlite+aiosqlite:///{folder}/ledger.db",
+            peppers={1: SecretStr("a pepper for contract tests")},
+            signing_keys={"contract": SecretStr("b25l" * 10 + "b24")},
         ),
         cache=CacheSettings(url="memory://"),
         router=RouterSettings(),

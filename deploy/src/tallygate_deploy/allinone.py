@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
+from pydantic import SecretStr
 
 import edge.wiring
 import ledger_svc.wiring
@@ -96,7 +97,11 @@ def service_settings(data: DataDir, models: ModelChoice) -> ServiceSettings:
 
 def ledger_settings(data: DataDir) -> LedgerSettings:
     """The ledger on the folder's SQLite file."""
-    return LedgerSettings(database_url=f"sqlite+aiosqlite:///{data.ledger_db}", peppers={1: data.pepper()})
+    return LedgerSettings(
+        database_url=f"sqlite+aiosqlite:///{data.ledger_db}",
+        peppers={1: SecretStr(data.pepper())},
+        signing_keys={kid: SecretStr(seed) for kid, seed in data.signing_keys().items()},
+    )
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from tallygate_deploy import operator
+from tallygate_deploy import operator, verify
 from tallygate_deploy.data_dir import DataDir, DataDirError
 from tallygate_deploy.installation import CannotStartError, RunInstallation, StartOptions
 from tallygate_deploy.local_parts import LocalPartError
@@ -23,6 +23,8 @@ app = typer.Typer(
 app.add_typer(operator.key_app, name="key")
 app.add_typer(operator.credit_app, name="credit")
 app.add_typer(operator.receipt_app, name="receipt")
+
+app.command("verify")(verify.command)
 
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")]
 HostOption = Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")]

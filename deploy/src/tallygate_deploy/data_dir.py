@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
 import fcntl
 import json
 import os
@@ -86,6 +88,19 @@ class DataDir:
         if not path.exists():
             self.write_private("pepper", secrets.token_hex(32))
         return path.read_text(encoding="ascii").strip()
+
+    def signing_keys(self) -> dict[str, str]:
+        """The Ed25519 seeds that sign receipts and checkpoints, by kid, in base64url; made on first use.
+
+        To rotate, add a line with a later date to the file: the greatest kid signs, the others still verify.
+        """
+        path = self.root / "signing-keys.json"
+        if not path.exists():
+            kid = f"{dt.datetime.now(dt.UTC):%Y-%m-%d}-{secrets.token_hex(4)}"  # the name that verifiers pin
+            seed = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+            self.write_private(path.name, json.dumps({kid: seed}, indent=2))
+        keys: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        return keys
 
     def tenant(self) -> Tenant | None:
         """What the first start made; None before it."""

@@ -1,4 +1,4 @@
-"""`tallygate demo`: a real model answers through the mesh, the same request is replayed, and both receipts are read."""
+"""`tallygate demo`: a real model answers, the same request is replayed, and both receipts are proved."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from tallygate_deploy.key_trust import Pinned, pinned_by_document
 from tallygate_deploy.processes import service_process, wait_for_file
 from tallygate_deploy.span_receiver import Span, SpanReceiver, span_receiver
+from tallygate_deploy.verify import Evidence, VerificationError, verify
 
 MODEL = "local/smollm2-135m-instruct"
 REQUEST = {
@@ -98,7 +100,10 @@ async def _story(base_url: str, api_key: str, spans: SpanReceiver) -> None:
         _console.print("\n[bold]2. The same request again[/]")
         replay = await _ask(client)
         receipts = [await _receipt(client, answer.receipt_id) for answer in (fresh, replay)]
+        keys = await client.get(base_url.removesuffix("/v1") + "/.well-known/jwks.json")
+        proofs = [(await client.get(f"/receipts/{answer.receipt_id}/proof")).json() for answer in (fresh, replay)]
     _print_receipts(receipts)
+    _verify(proofs, pinned_by_document(keys.json(), "jwks.json"))
     traces = [
         await spans.trace(fresh.trace_id, services=FRESH_SERVICES, within_s=_TRACE_WITHIN_S),
         await spans.trace(replay.trace_id, services=REPLAY_OF_SERVICES, within_s=_TRACE_WITHIN_S),
@@ -178,6 +183,24 @@ async def _receipt(client: httpx.AsyncClient, receipt_id: str) -> dict[str, Any]
     response.raise_for_status()
     receipt: dict[str, Any] = response.json()
     return receipt
+
+
+def _verify(proofs: list[dict[str, Any]], keys: Pinned) -> None:
+    """Both proofs as `tallygate verify` checks them, and a tampered copy of the last."""
+    for proof in proofs:
+        _console.print(f"\n[bold]The proof of {proof['receipt_id']}[/]")
+        try:
+            for passed in verify(Evidence(proof, keys)):
+                _console.print(f"   {passed}", highlight=False)
+        except VerificationError as error:
+            raise DemoFailedError(f"not proved: {error.check}: {error}") from error
+    tampered = proofs[-1] | {"inclusion": proofs[-1]["inclusion"] | {"leaf_index": 0}}
+    try:
+        list(verify(Evidence(tampered, keys)))
+    except VerificationError as error:
+        _console.print(f"\n[bold]A copy with another place in the log[/]\n   [red]FAILED[/] {error.check}: {error}")
+    else:
+        raise DemoFailedError("not shown: a tampered proof is found")
 
 
 def _print_receipts(receipts: list[dict[str, Any]]) -> None:

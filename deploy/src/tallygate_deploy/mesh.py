@@ -91,6 +91,7 @@ def service_environments(
     environments["catalog"]["TALLYGATE_CATALOG_REVISIONS_DIR"] = str(data.revisions)
     environments["ledger"]["TALLYGATE_LEDGER_DATABASE_URL"] = database_url
     environments["ledger"]["TALLYGATE_LEDGER_PEPPERS"] = json.dumps({"1": data.pepper()})
+    environments["ledger"]["TALLYGATE_LEDGER_SIGNING_KEYS"] = json.dumps(data.signing_keys())
     environments["cache"]["TALLYGATE_CACHE_URL"] = cache_url
     return environments
 

@@ -22,6 +22,7 @@ from edge.mesh import Mesh
 from edge.observe import Observe
 from edge.routes.chat import ChatCompletions
 from edge.routes.health import Health
+from edge.routes.log import Log
 from edge.routes.models import Models
 from edge.routes.receipts import Receipts
 from edge.settings import EdgeSettings
@@ -72,12 +73,17 @@ def create_app(mesh: Mesh, settings: EdgeSettings, telemetry: Telemetry, *, cloc
     chat = ChatCompletions(mesh, authenticator, catalog, settings, clock)
     models = Models(authenticator, catalog)
     receipts = Receipts(authenticator, mesh.ledger)
+    log = Log(mesh.ledger)
     health = Health(mesh, catalog, version("tallygate-edge"))
     for prefix in PREFIXES:
         _route(app, "POST", f"{prefix}/chat/completions", chat.create)
         _route(app, "GET", f"{prefix}/models", models.list)
         _route(app, "GET", f"{prefix}/models/{{model_id:path}}", models.retrieve)
         _route(app, "GET", f"{prefix}/receipts/{{receipt_id}}", receipts.retrieve)
+        _route(app, "GET", f"{prefix}/receipts/{{receipt_id}}/proof", receipts.prove)
+        _route(app, "GET", f"{prefix}/log/checkpoint", log.checkpoint)
+        _route(app, "GET", f"{prefix}/log/consistency", log.consistency)
+    _route(app, "GET", "/.well-known/jwks.json", log.keys)
     _route(app, "GET", "/api/health", health.live)
     _route(app, "GET", "/readyz", health.ready)
     return app

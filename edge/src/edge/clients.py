@@ -87,13 +87,38 @@ class GrpcLedger:
             raise
         return answer.receipt
 
-    async def receipt(self, org_id: str, receipt_id: str) -> ledger_pb2.Receipt:
-        """One receipt of the organisation."""
+    async def receipt(self, org_id: str, receipt_id: str) -> ledger_pb2.GetReceiptResponse:
+        """One receipt of the organisation, and as signed."""
         _require_org(org_id)
         request = ledger_pb2.GetReceiptRequest(org_id=org_id, receipt_id=receipt_id)
         with mesh_errors():
-            answer = await self._stub.GetReceipt(request, timeout=self._timeout_s)
-        return answer.receipt
+            return await self._stub.GetReceipt(request, timeout=self._timeout_s)
+
+    async def inclusion_proof(
+        self, org_id: str, receipt_id: str, tree_size: int
+    ) -> ledger_pb2.GetInclusionProofResponse:
+        """Proves that a receipt of the organisation stands in the log."""
+        _require_org(org_id)
+        request = ledger_pb2.GetInclusionProofRequest(org_id=org_id, receipt_id=receipt_id, tree_size=tree_size)
+        with mesh_errors():
+            return await self._stub.GetInclusionProof(request, timeout=self._timeout_s)
+
+    async def checkpoint(self, tree_size: int) -> ledger_pb2.GetCheckpointResponse:
+        """A signed state of the log."""
+        request = ledger_pb2.GetCheckpointRequest(tree_size=tree_size)
+        with mesh_errors():
+            return await self._stub.GetCheckpoint(request, timeout=self._timeout_s)
+
+    async def consistency_proof(self, first_size: int, second_size: int) -> ledger_pb2.GetConsistencyProofResponse:
+        """Proves that the log only grew."""
+        request = ledger_pb2.GetConsistencyProofRequest(first_size=first_size, second_size=second_size)
+        with mesh_errors():
+            return await self._stub.GetConsistencyProof(request, timeout=self._timeout_s)
+
+    async def signing_keys(self) -> ledger_pb2.ListSigningKeysResponse:
+        """The public keys of the log."""
+        with mesh_errors():
+            return await self._stub.ListSigningKeys(ledger_pb2.ListSigningKeysRequest(), timeout=self._timeout_s)
 
     async def revocations(self) -> AsyncGenerator[str]:
         """Ids of keys as they are revoked; first an empty one."""

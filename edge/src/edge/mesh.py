@@ -21,8 +21,22 @@ class Ledger(Protocol):
     async def charge(self, request: ledger_pb2.ChargeRequest) -> ledger_pb2.Receipt:
         """Charges for a replay; sent again with the same request id it charges nothing more."""
 
-    async def receipt(self, org_id: str, receipt_id: str) -> ledger_pb2.Receipt:
-        """One receipt of the organisation."""
+    async def receipt(self, org_id: str, receipt_id: str) -> ledger_pb2.GetReceiptResponse:
+        """One receipt of the organisation, and as signed."""
+
+    async def inclusion_proof(
+        self, org_id: str, receipt_id: str, tree_size: int
+    ) -> ledger_pb2.GetInclusionProofResponse:
+        """Proves that a receipt of the organisation stands in the log; ``tree_size`` 0: now."""
+
+    async def checkpoint(self, tree_size: int) -> ledger_pb2.GetCheckpointResponse:
+        """A signed state of the log; ``tree_size`` 0: the newest."""
+
+    async def consistency_proof(self, first_size: int, second_size: int) -> ledger_pb2.GetConsistencyProofResponse:
+        """Proves that the log only grew; ``second_size`` 0: up to the newest checkpoint."""
+
+    async def signing_keys(self) -> ledger_pb2.ListSigningKeysResponse:
+        """The public keys of the log."""
 
     def revocations(self) -> AsyncGenerator[str]:
         """Ids of keys as they are revoked; first an empty one, when the watch stands."""

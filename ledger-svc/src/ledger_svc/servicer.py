@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpc import StatusCode
@@ -16,10 +17,13 @@ from ledger_svc.domain.keys import ApiKey
 from ledger_svc.domain.receipts import Receipt
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.keys import KeyService
+from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from meshkit import codec
 from meshkit.errors import ErrorTable, maps_errors
+from meshkit.money import PriceSnapshot
+from tallygate.common.v1 import money_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.ledger.v1 import ledger_pb2 as pb
 from tallygate.ledger.v1.ledger_pb2_grpc import LedgerServiceServicer
@@ -43,6 +47,8 @@ ERRORS: ErrorTable = {
     errors.IdempotencyConflict: (StatusCode.ALREADY_EXISTS, ErrorReason.ERROR_REASON_IDEMPOTENCY_CONFLICT),
     errors.HoldClosed: (StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_HOLD_CLOSED),
     errors.LedgerUnavailable: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
+    errors.Standby: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
+    errors.QueueFull: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
 }
 """Every refusal of the domain, as callers see it."""
 
@@ -60,7 +66,10 @@ _OUTCOMES = {
 _CREDIT_KINDS = {pb.CREDIT_KIND_PAID: CreditKind.PAID, pb.CREDIT_KIND_PROMOTIONAL: CreditKind.PROMOTIONAL}
 _MODE_NUMBERS = {mode: number for number, mode in _MODES.items()}
 _OUTCOME_NUMBERS = {outcome: number for number, outcome in _OUTCOMES.items()}
-_FACT_TEXTS = ("requested_model", "model", "source_id", "upstream_model", "origin_receipt_id", "trace_id")
+_FACT_TEXTS = (
+    *("requested_model", "model", "source_id", "upstream_model"),
+    *("origin_receipt_id", "trace_id", "request_digest", "answer_digest"),
+)
 
 
 @maps_errors(ERRORS)
@@ -68,11 +77,18 @@ class LedgerServicer(LedgerServiceServicer):
     """The RPCs; see ledger.proto for what each promises."""
 
     def __init__(
-        self, *, keys: KeyService, charging: ChargingService, receipts: ReceiptService, revocations: Revocations
+        self,
+        *,
+        keys: KeyService,
+        charging: ChargingService,
+        receipts: ReceiptService,
+        log: LogService,
+        revocations: Revocations,
     ) -> None:
         self._keys = keys
         self._charging = charging
         self._receipts = receipts
+        self._log = log
         self._revocations = revocations
 
     async def CreateOrganization(
@@ -166,7 +182,8 @@ class LedgerServicer(LedgerServiceServicer):
 
     async def GetReceipt(self, request: pb.GetReceiptRequest, context: Context) -> pb.GetReceiptResponse:
         """See ledger.proto."""
-        return pb.GetReceiptResponse(receipt=_receipt(await self._receipts.get(request.org_id, request.receipt_id)))
+        found = await self._receipts.get(request.org_id, request.receipt_id)
+        return pb.GetReceiptResponse(receipt=_receipt(found.receipt), jws=found.jws)
 
     async def ListReceipts(self, request: pb.ListReceiptsRequest, context: Context) -> pb.ListReceiptsResponse:
         """See ledger.proto."""
@@ -174,6 +191,46 @@ class LedgerServicer(LedgerServiceServicer):
             request.org_id, page_size=request.page_size, page_token=request.page_token
         )
         return pb.ListReceiptsResponse(receipts=map(_receipt, found), next_page_token=next_page_token)
+
+    async def GetInclusionProof(
+        self, request: pb.GetInclusionProofRequest, context: Context
+    ) -> pb.GetInclusionProofResponse:
+        """See ledger.proto."""
+        found = await self._log.inclusion(request.org_id, request.receipt_id, request.tree_size)
+        return pb.GetInclusionProofResponse(
+            jws=found.receipt.jws,
+            leaf_index=found.receipt.leaf_index,
+            tree_size=found.checkpoint.size,
+            hashes=found.hashes,
+            checkpoint=found.checkpoint.note,
+        )
+
+    async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Context) -> pb.GetCheckpointResponse:
+        """See ledger.proto."""
+        found = await self._log.checkpoint(request.tree_size)
+        return pb.GetCheckpointResponse(
+            checkpoint=found.note, tree_size=found.size, root_hash=found.root_hash, created_at_ms=found.created_at_ms
+        )
+
+    async def GetConsistencyProof(
+        self, request: pb.GetConsistencyProofRequest, context: Context
+    ) -> pb.GetConsistencyProofResponse:
+        """See ledger.proto."""
+        found = await self._log.consistency(request.first_size, request.second_size)
+        return pb.GetConsistencyProofResponse(
+            first_size=found.first_size, second_size=found.second_size, hashes=found.hashes
+        )
+
+    async def ListSigningKeys(self, request: pb.ListSigningKeysRequest, context: Context) -> pb.ListSigningKeysResponse:
+        """See ledger.proto."""
+        current, keys = self._log.keys.signing_kid, self._log.keys.public
+        return pb.ListSigningKeysResponse(
+            keys=[
+                pb.SigningKey(kid=kid, public_key=keys[kid].public_bytes_raw(), current=kid == current)
+                for kid in sorted(keys, key=lambda kid: (kid != current, kid))
+            ],
+            log_origin=self._log.origin,
+        )
 
 
 def _known(param: str, table: dict[Any, E], number: int) -> E:
@@ -193,11 +250,17 @@ def _decoded(param: str, decode: Callable[[T], Any], message: T) -> Any:
 def _facts(message: pb.ChargeFacts) -> ChargeFacts:
     return ChargeFacts(
         usage=_decoded("facts.usage", codec.usage_from_proto, message.usage),
-        price=_decoded("facts.price", codec.price_from_proto, message.price),
+        price=_decoded("facts.price", _price, message.price.SerializeToString(deterministic=True)),
         served_mode=_known("facts.served_mode", _MODES, message.served_mode),
         outcome=_known("facts.outcome", _OUTCOMES, message.outcome),
         **{name: getattr(message, name) for name in _FACT_TEXTS},
     )
+
+
+@lru_cache(maxsize=4_096)
+def _price(encoded: bytes) -> PriceSnapshot:
+    """A price serves many requests, and is most of what there is to decode of a settlement."""
+    return codec.price_from_proto(money_pb2.PriceSnapshot.FromString(encoded))
 
 
 def _facts_to_proto(facts: ChargeFacts) -> pb.ChargeFacts:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ledger_svc.domain.checkpoints import check_origin
+from ledger_svc.domain.signing import Keyring, load_private_key, load_public_key
 
 
 class LedgerSettings(BaseSettings):
     """What an operator can set."""
 
-    model_config = SettingsConfigDict(env_prefix="TALLYGATE_LEDGER_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="TALLYGATE_LEDGER_", extra="forbid", hide_input_in_errors=True)
 
     listen: str = "grpc://127.0.0.1:7003"
     """Where to serve: grpc://HOST:PORT or unix:///PATH. Port 0 takes a free one."""
@@ -35,11 +38,40 @@ class LedgerSettings(BaseSettings):
     UNAVAILABLE.
     """
 
+    writer_queue: int = Field(4_096, ge=1)
+    """Calls that may wait for the writer; one more is refused with UNAVAILABLE."""
+
+    writer_batch: int = Field(256, ge=1, le=2_000)
+    """Commands of one transaction at most."""
+
+    takeover_poll_s: float = Field(0.5, gt=0)
+    """Seconds between two tries of a replica that stands by to become the writer."""
+
     peppers: dict[int, SecretStr]
     """Keys under which API keys are hashed, by version, as JSON: {"1": "at least 16 random characters"}. New keys
     take the highest version; the others still verify. There is no default: whoever has the pepper and the database
     can test guesses.
     """
+
+    signing_keys: dict[str, SecretStr]
+    """Ed25519 private keys that sign receipts and checkpoints, by kid, as JSON: {"2026-11": "..."}. A key is PEM
+    (PKCS #8) or its 32 byte seed in base64url. The greatest kid in the order of text signs; the others stay among the
+    public keys, so that what they signed can be verified. There is no default: whoever has the key can make receipts.
+    """
+
+    signing_kid: str = ""
+    """Signs in place of the greatest kid."""
+
+    retired_keys: dict[str, str] = Field(default_factory=dict)
+    """Public keys, by kid, whose private keys are gone: 32 bytes in base64url, as "x" of a JWK."""
+
+    log_origin: str = "localhost/tallygate"
+    """Names the log in its checkpoints: a URL without a schema, such as example.com/tallygate. Never changed once the
+    log is public: it would be another log.
+    """
+
+    checkpoint_interval_s: float = Field(2.0, gt=0)
+    """Seconds between two looks whether the log has grown; if so, a checkpoint is signed."""
 
     valid_for_ms: int = Field(5_000, ge=0, le=60_000)
     """Milliseconds for which an answer of Authenticate may be kept."""
@@ -64,3 +96,21 @@ class LedgerSettings(BaseSettings):
         if any(version < 1 or len(pepper.get_secret_value()) < 16 for version, pepper in peppers.items()):
             raise ValueError("versions begin at 1 and a pepper has at least 16 characters")
         return peppers
+
+    @field_validator("log_origin")
+    @classmethod
+    def _names_a_log(cls, origin: str) -> str:
+        return check_origin(origin)
+
+    @model_validator(mode="after")
+    def _has_a_signing_key(self) -> Self:
+        self.keyring()
+        return self
+
+    def keyring(self) -> Keyring:
+        """The keys of the log."""
+        return Keyring(
+            {kid: load_private_key(key.get_secret_value()) for kid, key in self.signing_keys.items()},
+            {kid: load_public_key(key) for kid, key in self.retired_keys.items()},
+            signing_kid=self.signing_kid,
+        )

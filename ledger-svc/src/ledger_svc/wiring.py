@@ -11,16 +11,20 @@ from typing import Any
 from ledger_svc.domain.keys import Peppers
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.keys import KeyService
+from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.servicer import LedgerServicer
 from ledger_svc.settings import LedgerSettings
+from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
+from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import migrate
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
-from ledger_svc.store.writer import Writer
+from ledger_svc.store.sealing import Sealer
+from ledger_svc.store.writer import CommitSeam, Writer
 from meshkit.channels import Dial
 from meshkit.clock import Clock, SystemClock
 from meshkit.ids import MakeId, new_id
@@ -37,8 +41,10 @@ async def build(
     *,
     clock: Clock | None = None,
     make_id: MakeId = new_id,
+    seam: CommitSeam | None = None,
 ) -> AsyncIterator[Register]:
     """Opens the database, brings it to the newest revision and starts the background tasks; all end with the block.
+    ``seam``: for a test that breaks the writer at a COMMIT.
 
     Raises:
         LedgerUnavailable: the database can't be reached.
@@ -50,7 +56,11 @@ async def build(
     )
     try:
         await migrate(database)
-        writer, directory, records = Writer(database), Directory(database), Records(database)
+        keyring = settings.keyring()
+        writer = _writer(settings, database, Sealer(keyring), seam)
+        log = ReceiptLog(database, writer, keyring, settings.log_origin)
+        log_service = LogService(log=log, keys=keyring, origin=settings.log_origin, clock=clock)
+        directory, records = Directory(database, writer), Records(database)
         revocations = Revocations(directory, clock, max_pending=settings.revocation_queue)
         sweeper = Sweeper(ledger=writer, records=records, clock=clock, batch_limit=settings.sweep_batch_limit)
         servicer = LedgerServicer(
@@ -64,13 +74,32 @@ async def build(
                 valid_for_ms=settings.valid_for_ms,
             ),
             charging=ChargingService(ledger=writer, records=records, clock=clock, make_id=make_id),
-            receipts=ReceiptService(records),
+            receipts=ReceiptService(records, log),
+            log=log_service,
             revocations=revocations,
         )
-        async with _background(sweeper.run(settings.sweep_interval_s), revocations.run(settings.revocation_poll_s)):
+        async with (
+            writer.running(),
+            _background(
+                sweeper.run(settings.sweep_interval_s),
+                revocations.run(settings.revocation_poll_s),
+                log_service.run(settings.checkpoint_interval_s),
+            ),
+        ):
             yield lambda server: add_LedgerServiceServicer_to_server(servicer, server)
     finally:
         await database.close()
+
+
+def _writer(settings: LedgerSettings, database: Database, sealer: Sealer, seam: CommitSeam | None) -> Writer:
+    return Writer(
+        database,
+        sealer,
+        max_waiting=settings.writer_queue,
+        max_batch=settings.writer_batch,
+        takeover_poll_s=settings.takeover_poll_s,
+        seam=seam,
+    )
 
 
 @asynccontextmanager

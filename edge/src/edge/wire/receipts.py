@@ -43,6 +43,8 @@ def receipt_json(receipt: ledger_pb2.Receipt) -> dict[str, Any]:
         "source_id": facts.source_id,
         "upstream_model": facts.upstream_model or None,
         "origin_receipt_id": facts.origin_receipt_id or None,
+        "request_digest": facts.request_digest or None,
+        "answer_digest": facts.answer_digest or None,
         "usage": usage_json(facts.usage),
         "price": price_json(facts.price),
         "held_usd": format_usd(receipt.held_nano_usd),

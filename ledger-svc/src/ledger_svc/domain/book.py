@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ledger_svc.domain.accounts import Account, AccountKind, account_id
 from ledger_svc.domain.charges import Attempt
@@ -16,7 +17,7 @@ from ledger_svc.domain.errors import NotFound
 from ledger_svc.domain.holds import Hold, HoldState
 from ledger_svc.domain.journal import Posting, Transfer
 from ledger_svc.domain.keys import ApiKey
-from ledger_svc.domain.receipts import Receipt
+from ledger_svc.domain.receipts import Receipt, encode
 
 Name = tuple[str, str]
 """(org_id, request_id), or (org_id, idem_key)."""
@@ -33,13 +34,18 @@ class Needs:
     idem_key: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReceiptEntry:
     """A receipt, and what the store keeps beside it: its transfer, and the fingerprint of the command that settled."""
 
     receipt: Receipt
     transfer_id: str
     fingerprint: str
+
+    @cached_property
+    def document(self) -> str:
+        """The receipt's document; made once, to be stored and to be signed."""
+        return encode(self.receipt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +118,7 @@ class Book:
         for kind, amount in amounts.items():
             if not amount:
                 continue
-            before = self.account(transfer.org_id, kind)
-            after = replace(before, posted_nano_usd=before.posted_nano_usd + amount, version=before.version + 1)
+            after = self.account(transfer.org_id, kind).posted(amount)
             self._put_account(after)
             self.new_postings.append(
                 Posting(after.account_id, after.version, transfer.transfer_id, amount, after.posted_nano_usd)
@@ -136,8 +141,7 @@ class Book:
             (AccountKind.CUSTOMER_CREDIT, hold.from_paid_nano_usd),
         ):
             if amount:
-                before = self.account(hold.org_id, kind)
-                after = replace(before, reserved_nano_usd=before.reserved_nano_usd + sign * amount)
+                after = self.account(hold.org_id, kind).reserved(sign * amount)
                 assert after.reserved_nano_usd >= 0, after
                 self._put_account(after)
 

@@ -53,6 +53,8 @@ class ChargeFacts:
     upstream_model: str
     origin_receipt_id: str = ""
     trace_id: str = ""
+    request_digest: str = ""
+    answer_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ decides on a book. So a writer can run one or many in a transaction, and run the
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypedDict, TypeVar
+
+import orjson
 
 from ledger_svc.domain.accounts import Account, AccountKind
 from ledger_svc.domain.book import Book, Name, Needs
@@ -67,4 +68,4 @@ def check_same(stored: str, now: str, name: str) -> None:
 
 def fingerprint_of(*content: Any) -> str:
     """Tells a command sent again from another one under the same name. ``content``: JSON values."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()

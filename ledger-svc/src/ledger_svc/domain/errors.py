@@ -21,7 +21,7 @@ class InvalidRequest(LedgerError):
 
 
 class NotFound(LedgerError):
-    """No such organisation, project, key, hold or receipt; also where it is another organisation's."""
+    """No such organisation, project, key, hold, receipt or checkpoint; also where it is another organisation's."""
 
 
 class InvalidApiKey(LedgerError):
@@ -66,3 +66,17 @@ class HoldClosed(LedgerError):
 
 class LedgerUnavailable(LedgerError):
     """The ledger can't answer now. The same command may be sent again: it is idempotent."""
+
+
+class Standby(LedgerUnavailable):
+    """Another replica is the writer; this one answers reads and takes over when that one is gone."""
+
+    def __init__(self) -> None:
+        super().__init__("this replica of the ledger stands by: send the call to the one that writes", role="standby")
+
+
+class QueueFull(LedgerUnavailable):
+    """So many commands wait that one more would wait too long. It was not recorded."""
+
+    def __init__(self) -> None:
+        super().__init__("too many calls wait for the ledger", queue="full")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Sequence
 from dataclasses import fields
+from operator import attrgetter
 
 from ledger_svc.domain.charges import Attempt, ChargeFacts
 from ledger_svc.domain.errors import InvalidRequest
 from meshkit.money import USAGE_CLASSES, Rates
+
+_RATE_NAMES = tuple(rate.name for rate in fields(Rates))
+_rate_values, _usage_values = attrgetter(*_RATE_NAMES), attrgetter(*USAGE_CLASSES)
 
 MAX_NAME_CHARS = 100
 MAX_ID_CHARS = 200
@@ -22,8 +26,12 @@ MAX_UNITS = 10**12
 MAX_RATE_PICO_USD = 10**15
 """1,000 USD for a unit."""
 MAX_MARKUP_BPS = 10**6
+_REFUSED_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""The categories Cc and Cs of Unicode."""
 MAX_TIME_MS = 2**53 - 1
 """The largest integer that a JSON number keeps."""
+
+_DIGEST = re.compile(r"(?:[0-9a-f]{32}:[0-9a-f]{64})?")
 
 
 def check_text(param: str, text: str, *, max_chars: int = MAX_ID_CHARS, empty: bool = False) -> str:
@@ -32,7 +40,7 @@ def check_text(param: str, text: str, *, max_chars: int = MAX_ID_CHARS, empty: b
         raise InvalidRequest(param, "must not be empty")
     if len(text) > max_chars:
         raise InvalidRequest(param, f"has {len(text)} characters, at most {max_chars} are allowed")
-    if any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
+    if not text.isprintable() and _REFUSED_CHARS.search(text):
         raise InvalidRequest(param, "must not contain control characters")
     return text
 
@@ -65,8 +73,10 @@ def check_facts(facts: ChargeFacts) -> ChargeFacts:
         check_text(f"facts.{name}", getattr(facts, name))
     for name in ("origin_receipt_id", "trace_id"):
         check_text(f"facts.{name}", getattr(facts, name), empty=True)
-    for name in USAGE_CLASSES:
-        check_range(f"facts.usage.{name}", getattr(facts.usage, name), 0, MAX_UNITS)
+    for name in ("request_digest", "answer_digest"):
+        if not _DIGEST.fullmatch(getattr(facts, name)):
+            raise InvalidRequest(f"facts.{name}", "is not a salt and a SHA-256 in lower-case hex, as SALT:DIGEST")
+    _check_all("facts.usage", USAGE_CLASSES, _usage_values(facts.usage), MAX_UNITS)
     price = facts.price
     check_text("facts.price.offer_id", price.offer_id)
     for name in ("price_source", "price_version", "price_date", "catalog_revision"):
@@ -75,9 +85,15 @@ def check_facts(facts: ChargeFacts) -> ChargeFacts:
     check_range("facts.price.rate_tiers (entries)", len(price.rate_tiers), 0, MAX_RATE_TIERS)
     for tier in price.rate_tiers:
         check_range("facts.price.rate_tiers.above_input_tokens", tier.above_input_tokens, 0, MAX_UNITS)
-        for rate in fields(Rates):
-            check_range(f"facts.price.rate_tiers.{rate.name}", getattr(tier.rates, rate.name), 0, MAX_RATE_PICO_USD)
+        _check_all("facts.price.rate_tiers", _RATE_NAMES, _rate_values(tier.rates), MAX_RATE_PICO_USD)
     return facts
+
+
+def _check_all(param: str, names: Sequence[str], values: Sequence[int], high: int) -> None:
+    # Every settlement has some dozens of numbers, and hardly ever a wrong one to be named.
+    if min(values) < 0 or max(values) > high:
+        for name, value in zip(names, values, strict=True):
+            check_range(f"{param}.{name}", value, 0, high)
 
 
 def check_attempts(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:

@@ -5,15 +5,28 @@ database.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from ledger_svc.domain.accounts import Balance
 from ledger_svc.domain.book import Name
+from ledger_svc.domain.checkpoints import Checkpoint
 from ledger_svc.domain.command import Command
 from ledger_svc.domain.keys import ApiKey, KeyDigest
+from ledger_svc.domain.merkle import Range
 from ledger_svc.domain.receipts import Receipt
 
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedReceipt:
+    """A receipt, as signed (compact JWS), and its place in the log."""
+
+    receipt: Receipt
+    jws: str
+    leaf_index: int
+
 
 Sleep = Callable[[float], Awaitable[None]]
 """Waits for so many seconds."""
@@ -78,15 +91,42 @@ class Records(Protocol):
         NotFound: no such organisation.
         """
 
-    async def receipt(self, org_id: str, receipt_id: str) -> Receipt:
+    async def receipts(self, org_id: str, *, limit: int, before: tuple[int, str] | None) -> list[Receipt]:
+        """At most ``limit`` receipts, newest first; ``before``: those older than this (created_at_ms, receipt_id)."""
+
+    async def due_holds(self, now_ms: int, *, limit: int) -> list[Name]:
+        """(org_id, request_id) of at most ``limit`` open holds whose time has passed, the longest overdue first."""
+
+
+class ReceiptLog(Protocol):
+    """The log that every receipt is a leaf of."""
+
+    async def receipt(self, org_id: str, receipt_id: str) -> LoggedReceipt:
         """One receipt; ``org_id`` "": of any organisation.
 
         Raises:
             NotFound: also where it is another organisation's.
         """
 
-    async def receipts(self, org_id: str, *, limit: int, before: tuple[int, str] | None) -> list[Receipt]:
-        """At most ``limit`` receipts, newest first; ``before``: those older than this (created_at_ms, receipt_id)."""
+    async def backfill(self) -> int:
+        """Gives leaves to receipts from before there was a log; gives their number.
 
-    async def due_holds(self, now_ms: int, *, limit: int) -> list[Name]:
-        """(org_id, request_id) of at most ``limit`` open holds whose time has passed, the longest overdue first."""
+        Raises:
+            Standby: another replica is the writer.
+        """
+
+    async def newest(self) -> Checkpoint | None:
+        """The checkpoint of the largest size; None before the first."""
+
+    async def checkpoint(self, size: int) -> Checkpoint:
+        """Raises:
+        NotFound: none was signed at this size.
+        """
+
+    async def grow(self, now_ms: int) -> Checkpoint | None:
+        """Takes leaves into the tree and signs a checkpoint, of an empty log too if it is the first; None where the
+        newest has them all. Takes a bounded number at once: call it until it gives None.
+        """
+
+    async def proof(self, ranges: Sequence[Range]) -> list[bytes]:
+        """The hashes of ranges of leaves, all within the newest checkpoint."""

@@ -9,7 +9,7 @@ import json
 from ledger_svc.domain.errors import InvalidRequest
 from ledger_svc.domain.limits import check_range, check_text
 from ledger_svc.domain.receipts import Receipt
-from ledger_svc.service.ports import Records
+from ledger_svc.service.ports import LoggedReceipt, ReceiptLog, Records
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
@@ -18,17 +18,18 @@ MAX_PAGE_SIZE = 1_000
 class ReceiptService:
     """Receipts by id and by page."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, log: ReceiptLog) -> None:
         self._records = records
+        self._log = log
 
-    async def get(self, org_id: str, receipt_id: str) -> Receipt:
-        """One receipt; ``org_id`` "": of any organisation.
+    async def get(self, org_id: str, receipt_id: str) -> LoggedReceipt:
+        """One receipt, as signed; ``org_id`` "": of any organisation.
 
         Raises:
             NotFound: also where it is another organisation's.
         """
         check_text("org_id", org_id, empty=True)
-        return await self._records.receipt(org_id, check_text("receipt_id", receipt_id))
+        return await self._log.receipt(org_id, check_text("receipt_id", receipt_id))
 
     async def page(self, org_id: str, *, page_size: int, page_token: str) -> tuple[list[Receipt], str]:
         """Receipts of an organisation, newest first, and the token of the next page ("": there is none)."""

@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 
-from ledger_svc.domain.errors import LedgerUnavailable
+from ledger_svc.domain.errors import LedgerUnavailable, Standby
 from ledger_svc.domain.holding import Expire
 from ledger_svc.service.ports import Ledger, Records, Sleep
 from meshkit.clock import Clock
@@ -31,16 +31,17 @@ class Sweeper:
             LedgerUnavailable: the rest has to wait for the next sweep.
         """
         now_ms = self._clock.now_ms()
-        ended = 0
-        for org_id, request_id in await self._records.due_holds(now_ms, limit=self._batch_limit):
-            try:
-                ended += await self._ledger.execute(Expire(org_id, request_id, now_ms))
-            except LedgerUnavailable:
-                raise
-            except Exception:  # noqa: BLE001 - a bug met by one hold must not keep everyone's money
-                _log.exception("hold_not_expired", org_id=org_id, request_id=request_id)
+        due = await self._records.due_holds(now_ms, limit=self._batch_limit)
+        ends = (self._ledger.execute(Expire(org_id, request_id, now_ms)) for org_id, request_id in due)
+        results = await asyncio.gather(*ends, return_exceptions=True)
+        ended = sum(result is True for result in results)
         if ended:
             _log.info("holds_expired", count=ended)
+        for (org_id, request_id), result in zip(due, results, strict=True):
+            if isinstance(result, LedgerUnavailable):
+                raise result
+            if isinstance(result, BaseException):  # a bug met by one hold must not keep everyone's money
+                _log.error("hold_not_expired", org_id=org_id, request_id=request_id, exc_info=result)
         return ended
 
     async def run(self, interval_s: float, sleep: Sleep = asyncio.sleep) -> None:
@@ -49,5 +50,7 @@ class Sweeper:
             await sleep(interval_s)
             try:
                 await self.sweep()
+            except Standby:
+                continue  # the replica that writes sweeps too
             except Exception:  # noqa: BLE001 - whatever it was, money waits for the next round
                 _log.exception("sweep_failed")

@@ -1,6 +1,7 @@
 """Checks the books against what must always hold, reading only. Says where each rule is broken first.
 
-The rules do not trust the writer: they compare balances with postings, holds with reserved amounts, receipts with both.
+The rules do not trust the writer: they compare balances with postings, holds with reserved amounts, receipts with both,
+and rebuild the log from the receipts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from ledger_svc.domain.accounts import SPENDABLE, AccountKind
 from ledger_svc.domain.book import ReceiptEntry
 from ledger_svc.store import rows
 from ledger_svc.store.database import Database
-from ledger_svc.store.tables import ACCOUNT, POSTING, RECEIPT, RESERVATION, TRANSFER
+from ledger_svc.store.log_audit import log_findings
+from ledger_svc.store.tables import ACCOUNT, LOG_LEAF, POSTING, RECEIPT, RESERVATION, TRANSFER
 
 MAX_VIOLATIONS_PER_RULE = 10
 _RECEIPTS_AT_ONCE = 500
@@ -46,6 +48,7 @@ def find_violations(connection: Connection) -> list[Violation]:
             where, *facts = row._mapping.items()
             found.append(Violation(rule, str(where[1]), ", ".join(f"{name} {value}" for name, value in facts)))
     found.extend(islice(_receipts_unlike_their_columns(connection), MAX_VIOLATIONS_PER_RULE))
+    found.extend(islice((Violation(*finding) for finding in log_findings(connection)), MAX_VIOLATIONS_PER_RULE))
     return found
 
 
@@ -151,6 +154,14 @@ def _settlements_without_receipt() -> Select[tuple[str, str]]:
     )
 
 
+def _receipts_without_leaf() -> Select[tuple[str, str]]:
+    return (
+        select(RECEIPT.c.receipt_id, literal("no leaf").label("has"))
+        .select_from(RECEIPT.outerjoin(LOG_LEAF, LOG_LEAF.c.receipt_id == RECEIPT.c.receipt_id))
+        .where(LOG_LEAF.c.leaf_index.is_(None))
+    )
+
+
 _RULES: dict[str, Select[*tuple[object, ...]]] = {
     "the postings of a transfer sum to 0": _unbalanced_transfers(),
     "an account's versions and balances chain without a gap": _broken_chains(),
@@ -160,6 +171,7 @@ _RULES: dict[str, Select[*tuple[object, ...]]] = {
     "a hold has a receipt if and only if it was settled": _holds_unlike_receipts(),
     "a receipt says what was posted": _receipts_unlike_postings(),
     "a settlement has a receipt": _settlements_without_receipt(),
+    "a receipt has a leaf in the log": _receipts_without_leaf(),
 }
 
 
@@ -170,10 +182,10 @@ def _receipts_unlike_their_columns(connection: Connection) -> Iterator[Violation
         page = connection.execute(query.limit(_RECEIPTS_AT_ONCE)).all()
         for row in page:
             receipt = receipts.decode(row.document)
-            expected = rows.receipt_values(ReceiptEntry(receipt, row.transfer_id, row.fingerprint))
-            for name, value in row._mapping.items():
-                if expected[name] != value:
-                    yield Violation(rule, row.receipt_id, f"{name} is {value!r}, expected {expected[name]!r}")
+            expected = rows.receipt_record(ReceiptEntry(receipt, row.transfer_id, row.fingerprint))
+            for (name, value), right in zip(row._mapping.items(), expected, strict=True):
+                if value != right:
+                    yield Violation(rule, row.receipt_id, f"{name} is {value!r}, expected {right!r}")
         if len(page) < _RECEIPTS_AT_ONCE:
             return
         after = page[-1].receipt_id

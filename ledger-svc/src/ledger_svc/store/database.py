@@ -24,6 +24,20 @@ _RETRY_AFTER_S = 0.01
 _log = structlog.get_logger(__name__)
 
 
+class WriteSession(ABC):
+    """A connection that no other process can have one like. When it is lost, so is the right that it stands for."""
+
+    @abstractmethod
+    async def transact(self, work: Callable[[Connection], T]) -> T:
+        """Runs ``work`` in a transaction, once. After a failure of the connection, whether in COMMIT or before it, the
+        session is of no more use.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Ends the session. Never fails."""
+
+
 class Database(ABC):
     """One database and its connections."""
 
@@ -59,6 +73,10 @@ class Database(ABC):
     @abstractmethod
     async def snapshot(self, work: Callable[[Connection], T]) -> T:
         """Runs ``work``, which only reads, on one state of the whole database. For audits: it may take long."""
+
+    @abstractmethod
+    async def write_session(self) -> WriteSession | None:
+        """The one write session of this database; None while another process, or another session here, has it."""
 
     @abstractmethod
     async def close(self) -> None:

@@ -13,25 +13,27 @@ from ledger_svc.domain.keys import ApiKey, KeyDigest
 from ledger_svc.store import rows
 from ledger_svc.store.database import Database
 from ledger_svc.store.tables import ACCOUNT, API_KEY, ORG, PROJECT
-
-_COLUMNS = [c for c in API_KEY.columns if c.name not in ("hmac_sha256_hex", "pepper_version")]
+from ledger_svc.store.writer import Writer
 
 
 class Directory:
-    """Implements ``ports.Directory``."""
+    """Implements ``ports.Directory``. What changes goes through the one writer."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
+        self._writer = writer
 
     async def create_organization(self, org_id: str, name: str, now_ms: int) -> None:
         """Makes an organisation with its accounts."""
         accounts = [rows.account_values(Account(account_id(org_id, kind), org_id, kind)) for kind in AccountKind]
 
         def create(connection: Connection) -> None:
+            if connection.execute(select(ORG.c.org_id).where(ORG.c.org_id == org_id)).first():
+                return  # a COMMIT in doubt did go through
             connection.execute(insert(ORG).values(org_id=org_id, name=name, created_at_ms=now_ms))
             connection.execute(insert(ACCOUNT), accounts)
 
-        await self._database.write(create)
+        await self._writer.write(create)
 
     async def create_project(self, project_id: str, org_id: str, name: str, now_ms: int) -> None:
         """Makes a project.
@@ -44,13 +46,15 @@ class Directory:
         def create(connection: Connection) -> None:
             _lock_org(connection, org_id)
             same_name = select(PROJECT.c.project_id).where(PROJECT.c.org_id == org_id, PROJECT.c.name == name)
-            if connection.execute(same_name).first():
+            if found := connection.execute(same_name).first():
+                if found.project_id == project_id:
+                    return  # a COMMIT in doubt did go through
                 raise InvalidRequest("name", f"the organisation has a project named {name!r} already")
             connection.execute(
                 insert(PROJECT).values(project_id=project_id, org_id=org_id, name=name, created_at_ms=now_ms)
             )
 
-        await self._database.write(create)
+        await self._writer.write(create)
 
     async def create_key(self, key: ApiKey, digest: KeyDigest) -> None:
         """Stores a key.
@@ -65,6 +69,8 @@ class Directory:
             )
             if not connection.execute(found).first():
                 raise NotFound(f"no project {key.project_id} in organisation {key.org_id}")
+            if connection.execute(select(API_KEY.c.key_id).where(API_KEY.c.key_id == key.key_id)).first():
+                return  # a COMMIT in doubt did go through
             connection.execute(
                 insert(API_KEY).values(
                     **rows.key_values(key),
@@ -73,11 +79,11 @@ class Directory:
                 )
             )
 
-        await self._database.write(create)
+        await self._writer.write(create)
 
     async def list_keys(self, org_id: str) -> list[ApiKey]:
         """The keys of an organisation, or of all for "", newest first."""
-        query = select(*_COLUMNS).order_by(API_KEY.c.created_at_ms.desc(), API_KEY.c.key_id.desc())
+        query = select(*rows.KEY_COLUMNS).order_by(API_KEY.c.created_at_ms.desc(), API_KEY.c.key_id.desc())
         if org_id:
             query = query.where(API_KEY.c.org_id == org_id)
         found = await self._database.read(lambda connection: connection.execute(query).all())
@@ -92,7 +98,7 @@ class Directory:
         """
 
         def revoke(connection: Connection) -> ApiKey:
-            query = select(*_COLUMNS).where(API_KEY.c.key_id == key_id)
+            query = select(*rows.KEY_COLUMNS).where(API_KEY.c.key_id == key_id)
             row = connection.execute(query).first()
             if row is None or (org_id and row.org_id != org_id):
                 raise NotFound(f"no API key {key_id}")
@@ -103,11 +109,11 @@ class Directory:
             connection.execute(update(API_KEY).where(API_KEY.c.key_id == key_id).values(revoked_at_ms=now_ms))
             return replace(key, revoked_at_ms=now_ms)
 
-        return await self._database.write(revoke)
+        return await self._writer.write(revoke)
 
     async def find_key(self, digests: Sequence[KeyDigest]) -> ApiKey | None:
         """The key whose stored digest is one of these."""
-        query = select(*_COLUMNS).where(API_KEY.c.hmac_sha256_hex.in_([d.hmac_sha256_hex for d in digests]))
+        query = select(*rows.KEY_COLUMNS).where(API_KEY.c.hmac_sha256_hex.in_([d.hmac_sha256_hex for d in digests]))
         row = await self._database.read(lambda connection: connection.execute(query).first())
         return None if row is None else rows.key_from_row(row)
 

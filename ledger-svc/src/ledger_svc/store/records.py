@@ -38,20 +38,6 @@ class Records:
         posted, held = sum(row.posted_nano_usd for row in found), sum(row.reserved_nano_usd for row in found)
         return Balance(org_id, posted, held, found[0].open_holds)
 
-    async def receipt(self, org_id: str, receipt_id: str) -> Receipt:
-        """One receipt; ``org_id`` "": of any organisation.
-
-        Raises:
-            NotFound: also where it is another organisation's.
-        """
-        query = select(RECEIPT.c.document).where(RECEIPT.c.receipt_id == receipt_id)
-        if org_id:
-            query = query.where(RECEIPT.c.org_id == org_id)
-        document = await self._database.read(lambda connection: connection.execute(query).scalar_one_or_none())
-        if document is None:
-            raise NotFound(f"no receipt {receipt_id}")
-        return receipts.decode(document)
-
     async def receipts(self, org_id: str, *, limit: int, before: tuple[int, str] | None) -> list[Receipt]:
         """At most ``limit`` receipts, newest first; ``before``: those older than this (created_at_ms, receipt_id)."""
         order = (RECEIPT.c.created_at_ms, RECEIPT.c.receipt_id)

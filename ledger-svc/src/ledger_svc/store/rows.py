@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Row, Table
 
 from ledger_svc.domain import receipts
 from ledger_svc.domain.accounts import Account, AccountKind
 from ledger_svc.domain.book import AttemptEntry, ReceiptEntry
+from ledger_svc.domain.charges import Attempt
+from ledger_svc.domain.checkpoints import Checkpoint
 from ledger_svc.domain.holds import Hold, HoldState
-from ledger_svc.domain.journal import Transfer, TransferKind
+from ledger_svc.domain.journal import Posting, Transfer, TransferKind
 from ledger_svc.domain.keys import ApiKey
+from ledger_svc.domain.merkle import Frontier
+from ledger_svc.store.tables import API_KEY, POSTING, RESERVATION, TRANSFER
 
 Values = dict[str, Any]
+Record = tuple[Any, ...]
+"""The values of all columns of a table, in their order."""
+
+KEY_COLUMNS = [column for column in API_KEY.columns if column.name not in ("hmac_sha256_hex", "pepper_version")]
+"""What an ``ApiKey`` is made of."""
 
 
 def values(entry: Any) -> Values:
@@ -23,10 +34,17 @@ def values(entry: Any) -> Values:
     return {field.name: getattr(entry, field.name) for field in fields(entry)}
 
 
-def account_from_row(row: Row[Any]) -> Account:
+def _record_of(kind: type, table: Table) -> Callable[[Any], Record]:
+    """Takes a flat dataclass apart in the order of the table's columns, which must be its fields."""
+    names = [column.name for column in table.columns]
+    assert names == [field.name for field in fields(kind)], table.name
+    return attrgetter(*names)
+
+
+def account_from_row(row: Record) -> Account:
     """Of all columns of account."""
-    found = dict(row._mapping)
-    return Account(**found | {"kind": AccountKind(found["kind"])})
+    account_id, org_id, kind, *numbers = row
+    return Account(account_id, org_id, AccountKind(kind), *numbers)
 
 
 def account_values(account: Account) -> Values:
@@ -34,53 +52,58 @@ def account_values(account: Account) -> Values:
     return values(account) | {"kind": account.kind.value}
 
 
-def account_change(account: Account) -> Values:
-    """What of an account changes, and ``_account_id`` to find it by."""
-    return {
-        "_account_id": account.account_id,
-        "posted_nano_usd": account.posted_nano_usd,
-        "reserved_nano_usd": account.reserved_nano_usd,
-        "version": account.version,
-    }
+def account_change(account: Account) -> Record:
+    """The account's id, and what of it changes."""
+    return account.account_id, account.posted_nano_usd, account.reserved_nano_usd, account.version
 
 
-def hold_from_row(row: Row[Any]) -> Hold:
+_hold_record = _record_of(Hold, RESERVATION)
+_STATE = RESERVATION.columns.keys().index("state")
+
+
+def hold_from_row(row: Record) -> Hold:
     """Of all columns of reservation."""
-    found = dict(row._mapping)
-    return Hold(**found | {"state": HoldState(found["state"])})
+    values_before, state, values_after = row[:_STATE], row[_STATE], row[_STATE + 1 :]
+    return Hold(*(*values_before, HoldState(state), *values_after))
 
 
-def hold_values(hold: Hold) -> Values:
-    """For all columns of reservation."""
-    return values(hold) | {"state": hold.state.value}
+def hold_record(hold: Hold) -> Record:
+    """For reservation."""
+    record = _hold_record(hold)
+    return (*record[:_STATE], hold.state.value, *record[_STATE + 1 :])
 
 
-def hold_change(hold: Hold) -> Values:
-    """What of a hold changes, and ``_hold_id`` to find it by."""
-    return {
-        "_hold_id": hold.hold_id,
-        "state": hold.state.value,
-        "closed_at_ms": hold.closed_at_ms,
-        "released_at_ms": hold.released_at_ms,
-        "release_reason": hold.release_reason,
-    }
+def hold_change(hold: Hold) -> Record:
+    """The hold's id, and what of it changes."""
+    return hold.hold_id, hold.state.value, hold.closed_at_ms, hold.released_at_ms, hold.release_reason
 
 
-def transfer_from_row(row: Row[Any]) -> Transfer:
+def transfer_from_row(row: Record) -> Transfer:
     """Of all columns of transfer."""
-    found = dict(row._mapping)
-    return Transfer(**found | {"kind": TransferKind(found["kind"])})
+    transfer_id, org_id, kind, *rest = row
+    return Transfer(transfer_id, org_id, TransferKind(kind), *rest)
 
 
-def transfer_values(transfer: Transfer) -> Values:
-    """For all columns of transfer."""
-    return values(transfer) | {"kind": transfer.kind.value}
+_transfer_record = _record_of(Transfer, TRANSFER)
 
 
-def key_from_row(row: Row[Any]) -> ApiKey:
-    """Of the columns of api_key that are not its digest."""
-    found = dict(row._mapping)
+def transfer_record(transfer: Transfer) -> Record:
+    """For transfer."""
+    transfer_id, org_id, kind, *rest = _transfer_record(transfer)
+    return (transfer_id, org_id, kind.value, *rest)
+
+
+posting_record = _record_of(Posting, POSTING)
+"""For posting."""
+
+
+def key_from_row(row: Record) -> ApiKey:
+    """Of ``KEY_COLUMNS``."""
+    found = dict(zip(_KEY_NAMES, row, strict=True))
     return ApiKey(**found | {"allowed_models": tuple(json.loads(found["allowed_models"]))})
+
+
+_KEY_NAMES = [column.name for column in KEY_COLUMNS]
 
 
 def key_values(key: ApiKey) -> Values:
@@ -88,35 +111,55 @@ def key_values(key: ApiKey) -> Values:
     return values(key) | {"allowed_models": json.dumps(key.allowed_models)}
 
 
-def attempt_values(entry: AttemptEntry) -> Values:
-    """For all columns of attempt."""
-    return {"hold_id": entry.hold_id, "ordinal": entry.ordinal, **values(entry.attempt)}
+_attempt_record = attrgetter(*(field.name for field in fields(Attempt)))
 
 
-def receipt_values(entry: ReceiptEntry) -> Values:
-    """For all columns of receipt."""
+def attempt_record(entry: AttemptEntry) -> Record:
+    """For attempt."""
+    return (entry.hold_id, entry.ordinal, *_attempt_record(entry.attempt))
+
+
+def receipt_record(entry: ReceiptEntry) -> Record:
+    """For receipt."""
     receipt = entry.receipt
+    return (
+        receipt.receipt_id,
+        receipt.org_id,
+        receipt.request_id,
+        receipt.hold_id,
+        entry.transfer_id,
+        receipt.project_id,
+        receipt.key_id,
+        receipt.facts.served_mode.value,
+        receipt.facts.model,
+        receipt.facts.source_id,
+        receipt.held_nano_usd,
+        receipt.charged_nano_usd,
+        receipt.saved_nano_usd,
+        receipt.absorbed_nano_usd,
+        receipt.created_at_ms,
+        entry.fingerprint,
+        entry.document,
+    )
+
+
+def receipt_entry_from_row(row: Record) -> ReceiptEntry:
+    """Of the columns document, transfer_id and fingerprint."""
+    document, transfer_id, fingerprint = row
+    return ReceiptEntry(receipts.decode(document), transfer_id, fingerprint)
+
+
+def checkpoint_values(checkpoint: Checkpoint) -> Values:
+    """For all columns of checkpoint."""
     return {
-        "receipt_id": receipt.receipt_id,
-        "org_id": receipt.org_id,
-        "request_id": receipt.request_id,
-        "hold_id": receipt.hold_id,
-        "transfer_id": entry.transfer_id,
-        "project_id": receipt.project_id,
-        "key_id": receipt.key_id,
-        "served_mode": receipt.facts.served_mode.value,
-        "model": receipt.facts.model,
-        "source_id": receipt.facts.source_id,
-        "held_nano_usd": receipt.held_nano_usd,
-        "charged_nano_usd": receipt.charged_nano_usd,
-        "saved_nano_usd": receipt.saved_nano_usd,
-        "absorbed_nano_usd": receipt.absorbed_nano_usd,
-        "created_at_ms": receipt.created_at_ms,
-        "fingerprint": entry.fingerprint,
-        "document": receipts.encode(receipt),
+        "size": checkpoint.size,
+        "root_hash": checkpoint.root_hash,
+        "frontier": checkpoint.frontier.encode(),
+        "note": checkpoint.note,
+        "created_at_ms": checkpoint.created_at_ms,
     }
 
 
-def receipt_entry_from_row(row: Row[Any]) -> ReceiptEntry:
-    """Of the columns document, transfer_id and fingerprint."""
-    return ReceiptEntry(receipts.decode(row.document), row.transfer_id, row.fingerprint)
+def checkpoint_from_row(row: Row[Any]) -> Checkpoint:
+    """Of all columns of checkpoint."""
+    return Checkpoint(Frontier.decode(row.size, row.frontier), row.root_hash, row.note, row.created_at_ms)

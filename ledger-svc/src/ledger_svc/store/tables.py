@@ -1,14 +1,14 @@
 """The tables. Amounts are BIGINT nano-USD; times are Unix milliseconds; enumerations are their words.
 
-transfer, posting and receipt are history: triggers (see migrations) forbid to change or delete their rows on both
-databases.
+transfer, posting, receipt and the log are history: triggers (see migrations) forbid to change or delete their rows on
+both databases.
 """
 
 from __future__ import annotations
 
 from typing import Any, cast
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, MetaData, Table, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Index, LargeBinary, MetaData, Table, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 metadata = MetaData(
@@ -34,6 +34,10 @@ def _text(**options: Any) -> Any:
 
 def _bigint(**options: Any) -> Any:
     return Field(sa_type=BigInteger, **options)
+
+
+def _binary(**options: Any) -> Any:
+    return Field(sa_type=LargeBinary, **options)
 
 
 class OrgRow(Row, table=True):
@@ -225,6 +229,62 @@ class ReceiptRow(Row, table=True):
     document: str = _text()
 
 
+class WriterEpochRow(Row, table=True):
+    """One row: how often the right to write was taken. See ``store.fence``."""
+
+    __tablename__ = "writer_epoch"
+    __table_args__ = (CheckConstraint("singleton = 1", name="singleton"),)
+
+    singleton: int = _bigint(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    epoch: int = _bigint()
+
+
+class LogHeadRow(Row, table=True):
+    """One row: how many leaves the log has. ``unlogged`` receipts are older than the log and have no leaf yet."""
+
+    __tablename__ = "log_head"
+    __table_args__ = (CheckConstraint("log_id = 1", name="single"),)
+
+    log_id: int = _bigint(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    size: int = _bigint()
+    unlogged: int = _bigint()
+
+
+class LogLeafRow(Row, table=True):
+    """A leaf of the log: a receipt's signature, and the hash of its JWS. Immutable; indices have no gap."""
+
+    __tablename__ = "log_leaf"
+    __table_args__ = (UniqueConstraint("receipt_id"),)
+
+    leaf_index: int = _bigint(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    receipt_id: str = _text(foreign_key="receipt.receipt_id")
+    kid: str = _text()
+    signature: bytes = _binary()
+    leaf_hash: bytes = _binary()
+
+
+class LogTileRow(Row, table=True):
+    """The hash of a perfect subtree at level 8, 16, ...; ``tile_index`` counts from the left. Immutable."""
+
+    __tablename__ = "log_tile"
+
+    level: int = _bigint(primary_key=True)
+    tile_index: int = _bigint(primary_key=True)
+    root_hash: bytes = _binary()
+
+
+class CheckpointRow(Row, table=True):
+    """A signed state of the log, and the frontier that it grows on from. Immutable."""
+
+    __tablename__ = "checkpoint"
+
+    size: int = _bigint(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    root_hash: bytes = _binary()
+    frontier: bytes = _binary()
+    note: str = _text()
+    created_at_ms: int = _bigint()
+
+
 def _table(row: type[Row]) -> Table:
     return cast(Table, row.__table__)  # type: ignore[attr-defined]
 
@@ -232,3 +292,6 @@ def _table(row: type[Row]) -> Table:
 ORG, PROJECT, API_KEY, ACCOUNT = _table(OrgRow), _table(ProjectRow), _table(ApiKeyRow), _table(AccountRow)
 TRANSFER, POSTING, RECEIPT = _table(TransferRow), _table(PostingRow), _table(ReceiptRow)
 RESERVATION, ATTEMPT = _table(ReservationRow), _table(AttemptRow)
+WRITER_EPOCH = _table(WriterEpochRow)
+LOG_HEAD, LOG_LEAF = _table(LogHeadRow), _table(LogLeafRow)
+LOG_TILE, CHECKPOINT = _table(LogTileRow), _table(CheckpointRow)

