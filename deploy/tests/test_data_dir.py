@@ -56,3 +56,9 @@ def test_the_ledger_is_announced_only_while_it_is_there(tmp_path: Path) -> None:
     with data.announced_ledger("unix:///x"):
         assert DataDir(tmp_path).ledger_address() == "unix:///x"
     assert data.ledger_address() is None
+
+
+def test_a_folder_that_can_not_be_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DataDirError, match="choose another with --data"):
+        DataDir(tmp_path / "file")

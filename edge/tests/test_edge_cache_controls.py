@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from starlette.datastructures import Headers
 
 from edge.wire.cache_control import Controls, Mode, parse_controls
 from meshkit.errors import MeshError
@@ -37,7 +38,14 @@ DUPLICATE = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": 
     ],
 )
 def test_controls(headers: dict[str, str], controls: Controls) -> None:
-    assert parse_controls(headers) == controls
+    assert parse_controls(Headers(headers)) == controls
+
+
+def test_a_second_line_of_a_header_counts_too() -> None:
+    lines = [(b"cache-control", b"max-age=600"), (b"cache-control", b"no-store")]
+    assert parse_controls(Headers(raw=lines)) == Controls(Mode.OFF, max_age_s=600)
+    with pytest.raises(MeshError, match="takes"):
+        parse_controls(Headers(raw=[(b"x-tallygate-cache", b"off"), (b"x-tallygate-cache", b"only")]))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +61,7 @@ def test_controls(headers: dict[str, str], controls: Controls) -> None:
 )
 def test_controls_that_mean_nothing_are_refused(headers: dict[str, str]) -> None:
     with pytest.raises(MeshError, match="takes"):
-        parse_controls(headers)
+        parse_controls(Headers(headers))
 
 
 async def test_controls_reach_the_cache(world: Any) -> None:

@@ -127,7 +127,7 @@ async def test_an_expired_hold_is_settled_as_far_as_the_balance_goes(
     ("outcome", "prompt", "answer", "charged"),
     [
         (Outcome.COMPLETE, 10, 0, 10_000),
-        (Outcome.CLIENT_GONE, 10, 0, 0),
+        (Outcome.CLIENT_GONE, 10, 0, 10_000),
         (Outcome.INTERRUPTED, 10, 0, 0),
         (Outcome.CLIENT_GONE, 10, 1, 20_000),
         (Outcome.INTERRUPTED, 10, 1, 20_000),

@@ -139,6 +139,16 @@ async def test_a_plain_answer_is_waited_for_longer_than_a_stream_is_drained(sour
     assert rig.ledger.settled["req_1"][0].usage == USED
 
 
+async def test_leaving_a_source_that_has_begun_without_a_word_is_charged_for_the_prompt(source: ScriptedSource) -> None:
+    role = b'{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}'
+    source.script = [stream_answer(sse(role, done=False), asyncio.Event())]
+    async with rig_over(catalog_of(cancels(source))) as rig:
+        await leave_after_first_chunks(rig)
+        await ended(rig)
+    usage = rig.ledger.settled["req_1"][0].usage
+    assert (usage.input_tokens, usage.output_tokens, usage.provenance) == (6, 0, Provenance.ESTIMATED)
+
+
 async def test_leaving_in_the_middle_drains_where_cancelling_would_not_help(source: ScriptedSource) -> None:
     gate = asyncio.Event()
     rest = sse(chunk(" three", finish="stop"), usage_chunk())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -102,4 +103,7 @@ def _fail(error: Exception) -> None:
 
 def main() -> None:
     """Entry point of the `tallygate` script."""
-    app()
+    try:
+        app()
+    except DataDirError as error:
+        sys.exit(f"tallygate: {error}")

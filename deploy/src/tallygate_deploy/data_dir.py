@@ -31,11 +31,18 @@ class Tenant:
 
 
 class DataDir:
-    """Paths and small state files under one root, readable by their owner only."""
+    """Paths and small state files under one root, readable by their owner only.
+
+    Raises:
+        DataDirError: the folder can't be made.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().resolve()
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataDirError(f"{self.root} can't be used ({error.strerror}): choose another with --data") from error
 
     @property
     def ledger_db(self) -> Path:

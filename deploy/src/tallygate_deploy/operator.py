@@ -119,7 +119,9 @@ def create_key(
     model: Annotated[
         list[str] | None, typer.Option("--model", help="A model id or glob that it may use; repeatable.")
     ] = None,
-    expires_in_days: Annotated[float | None, typer.Option(min=0, help="It ends by itself after so many days.")] = None,
+    expires_in_days: Annotated[
+        float | None, typer.Option(min=0.0001, max=36_500, help="It ends by itself after so many days.")
+    ] = None,
     org: OrgOption = None,
     project: Annotated[str | None, typer.Option("--project")] = None,
     data: DataOption = DEFAULT_DATA,
@@ -129,7 +131,9 @@ def create_key(
 
     async def ask(client: Ledger, folder: DataDir) -> ledger_pb2.CreateKeyResponse:
         tenant = _tenant(folder, org, project)
-        expires_at = dt.datetime.now(dt.UTC) + dt.timedelta(days=expires_in_days) if expires_in_days else None
+        expires_at = (
+            dt.datetime.now(dt.UTC) + dt.timedelta(days=expires_in_days) if expires_in_days is not None else None
+        )
         return await client.CreateKey(
             ledger_pb2.CreateKeyRequest(
                 org_id=tenant.org_id,

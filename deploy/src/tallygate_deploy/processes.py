@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -22,6 +23,15 @@ _POLL_S = 0.05
 
 class ServiceDiedError(Exception):
     """A child ended though nobody asked it to."""
+
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    """In the child, before its program starts: the kernel sends it SIGTERM when the launcher ends, also by SIGKILL."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,7 @@ async def service_process(
             stderr=output,
             start_new_session=True,
             pass_fds=pass_fds,
+            preexec_fn=_end_with_parent,
         )
     child = ServiceProcess(name, process, log)
     try:

@@ -8,9 +8,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+
+from starlette.datastructures import Headers
 
 from edge.errors import invalid
 
@@ -40,17 +41,18 @@ class Controls:
 _MODE_OF_DIRECTIVE = {"no-store": Mode.OFF, "no-cache": Mode.REFRESH, "only-if-cached": Mode.ONLY}
 
 
-def parse_controls(headers: Mapping[str, str]) -> Controls:
+def parse_controls(headers: Headers) -> Controls:
     """The controls in the headers of a request. ``X-Tallygate-Cache`` beats ``Cache-Control`` where both name a mode.
 
     Raises:
         MeshError: INVALID_REQUEST for a value that means nothing, or for two that exclude each other.
     """
-    ours, standard = headers.get("x-tallygate-cache"), headers.get("cache-control")
-    if ours is None and standard is None:
+    # A list may come in several lines, one of them a proxy's (RFC 9110, 5.3).
+    ours, standard = headers.getlist("x-tallygate-cache"), headers.getlist("cache-control")
+    if not ours and not standard:
         return _NONE
-    named, sampled = _ours(ours or "")
-    directed, max_age_s = _standard(standard or "")
+    named, sampled = _ours(",".join(ours))
+    directed, max_age_s = _standard(",".join(standard))
     return Controls(named or directed or Mode.DEFAULT, max_age_s, sampled)
 
 

@@ -66,13 +66,14 @@ class Quote:
 
 
 def quote(facts: ChargeFacts) -> Quote:
-    """Computes what is owed: the fresh price, or its ``replay_bps`` for a replay. An answer that did not complete and
-    produced nothing owes 0: nobody pays for an answer that never came.
+    """Computes what is owed: the fresh price, or its ``replay_bps`` for a replay. An answer that its source broke off
+    before it produced anything owes 0: nobody pays for an answer that never came. Whoever leaves a source that has
+    begun owes the prompt, which the source has read.
 
     Raises:
         InvalidRequest: it would be more than MAX_AMOUNT_NANO_USD.
     """
-    if facts.outcome is not Outcome.COMPLETE and not _produced(facts.usage):
+    if facts.outcome is Outcome.INTERRUPTED and not _produced(facts.usage):
         return Quote(0, 0)
     fresh = charge_nano_usd(facts.price, facts.usage)
     if fresh > MAX_AMOUNT_NANO_USD:

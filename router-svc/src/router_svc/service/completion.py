@@ -254,7 +254,8 @@ class Completion:
         if told is not None and (complete or delivery.usage_is_current):
             return told
         visible, reasoning = delivery.texts()
-        if told is None and not visible and not reasoning and not complete:
+        # A source that broke off without a word is owed nothing; one that its client left has read the prompt.
+        if told is None and not visible and not reasoning and not complete and not ended.client_gone:
             return None
         estimate = await asyncio.to_thread(
             estimate_usage, self._request.fields, visible, reasoning, self._tools.count_tokens
