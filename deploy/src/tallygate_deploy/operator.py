@@ -227,7 +227,7 @@ def show_receipt(
     """One receipt, as JSON, in the form of GET /v1/receipts/{id}."""
     request = ledger_pb2.GetReceiptRequest(receipt_id=receipt_id, org_id=org or "")
     answer = _ask(data, ledger, lambda client, _: client.GetReceipt(request))
-    typer.echo(json.dumps(receipt_json(answer.receipt), indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(receipt_json(answer.receipt) | {"jws": answer.jws}, indent=2, ensure_ascii=False))
 
 
 def _print_balance(balance: ledger_pb2.Balance) -> None:

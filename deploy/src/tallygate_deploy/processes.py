@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -25,13 +24,11 @@ class ServiceDiedError(Exception):
     """A child ended though nobody asked it to."""
 
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
-
-
-def _end_with_parent() -> None:
-    """In the child, before its program starts: the kernel sends it SIGTERM when the launcher ends, also by SIGKILL."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+# Run before the child's own program: asks the kernel for SIGTERM when the launcher ends, also by SIGKILL
+# (PR_SET_PDEATHSIG is 1). Not a preexec_fn, which would fork this process with gRPC's threads in it.
+_TIED = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +73,8 @@ async def service_process(
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-c",
+            _TIED,
             "-m",
             module,
             *arguments,
@@ -85,7 +84,6 @@ async def service_process(
             stderr=output,
             start_new_session=True,
             pass_fds=pass_fds,
-            preexec_fn=_end_with_parent,
         )
     child = ServiceProcess(name, process, log)
     try:
