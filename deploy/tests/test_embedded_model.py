@@ -33,7 +33,10 @@ asyncio.run(main())
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def model() -> AsyncIterator[httpx.AsyncClient]:
-    async with embedded_model() as base_url, httpx.AsyncClient(base_url=base_url, timeout=50) as client:
+    async with (
+        embedded_model() as base_url,
+        httpx.AsyncClient(base_url=base_url, timeout=50, limits=httpx.Limits(max_keepalive_connections=0)) as client,
+    ):
         yield client
 
 

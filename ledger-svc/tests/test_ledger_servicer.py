@@ -297,6 +297,7 @@ async def test_a_database_that_is_not_there_is_unavailable(url: str) -> None:
                 raise AssertionError("built")
 
 
+@pytest.mark.timeout(120)
 async def test_the_process_serves_keeps_its_books_and_ends_on_sigterm(tmp_path: Path) -> None:
     socket = f"unix://{tmp_path}/s" if len(str(tmp_path)) < 90 else f"unix:///tmp/ledger-{os.getpid()}"
     env = os.environ | {
@@ -325,6 +326,6 @@ async def test_the_process_serves_keeps_its_books_and_ends_on_sigterm(tmp_path: 
             watch: Any = stub.WatchRevocations(pb.WatchRevocationsRequest(), timeout=60)
             assert (await watch.read()).key_id == ""
             process.send_signal(signal.SIGTERM)
-            logged += await asyncio.wait_for(process.stderr.read(), 20)
+            logged += await asyncio.wait_for(process.stderr.read(), 50)
         assert await process.wait() == 0, logged.decode()
         assert b"Traceback" not in logged
