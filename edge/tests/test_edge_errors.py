@@ -23,6 +23,8 @@ PROMISED = {
     "NOT_FOUND": (404, "not_found"),
     "METHOD_NOT_ALLOWED": (405, "method_not_allowed"),
     "IDEMPOTENCY_CONFLICT": (409, "idempotency_conflict"),
+    "IDEMPOTENCY_KEY_IN_USE": (409, "idempotency_key_in_use"),
+    "ANSWER_GONE": (409, "idempotent_answer_gone"),
     "REQUEST_TOO_LARGE": (413, "request_too_large"),
     "BUDGET_EXCEEDED": (429, "monthly_cap_exceeded"),
     "RATE_LIMIT_EXCEEDED": (429, "rate_limit_exceeded"),
@@ -84,7 +86,9 @@ def test_param_and_retry_after_come_from_the_refusal_where_it_knows() -> None:
     assert "retry-after" not in error_response(MeshError(reason, "slow down")).headers
 
 
-@pytest.mark.parametrize("reason", ["BUDGET_EXCEEDED", "IDEMPOTENCY_CONFLICT", "DEADLINE_EXCEEDED", "NO_SOURCE"])
+@pytest.mark.parametrize(
+    "reason", ["BUDGET_EXCEEDED", "IDEMPOTENCY_CONFLICT", "ANSWER_GONE", "DEADLINE_EXCEEDED", "NO_SOURCE"]
+)
 def test_clients_are_kept_from_retrying_in_vain(reason: str) -> None:
     response = error_response(MeshError(ErrorReason.Value(f"ERROR_REASON_{reason}"), "no"))
     assert response.headers["x-should-retry"] == "false"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from meshkit import codec
 from meshkit.clock import Clock, SystemClock
-from meshkit.ids import new_id
+from meshkit.ids import id_of, new_id
 from meshkit.money import USAGE_CLASSES, BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
@@ -106,3 +106,11 @@ def test_every_enum_value_has_its_counterpart() -> None:
 def test_a_principal_survives_the_wire() -> None:
     principal = Principal("org_1", "prj_1", "key_1", ("openai/*", "local/smollm2-135m-instruct"))
     assert codec.principal_from_proto(codec.principal_to_proto(principal)) == principal
+
+
+def test_an_id_of_something_is_always_the_same_and_of_nothing_else() -> None:
+    one = id_of("req", "org_a", "key_a", "retry-1")
+    assert one == id_of("req", "org_a", "key_a", "retry-1")
+    assert (len(one), one[:4]) == (len(new_id("req")), "req_")
+    others = {id_of("req", *parts) for parts in (("a", "bc"), ("ab", "c"), ("a", "b", "c"), ("abc",), ())}
+    assert len(others) == 5

@@ -18,7 +18,7 @@ from ledger_svc.settings import LedgerSettings
 from meshkit.money import NANO_PER_USD
 from meshkit.telemetry import Telemetry
 from router_svc.settings import RouterSettings
-from tallygate.cache.v1 import cache_pb2_grpc
+from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2_grpc
 from tallygate.common.v1 import principal_pb2
 from tallygate.ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -34,6 +34,7 @@ class World:
 
     ledger: ledger_pb2_grpc.LedgerServiceAsyncStub
     cache: cache_pb2_grpc.CacheServiceAsyncStub
+    flights: flights_pb2_grpc.FlightServiceAsyncStub
     router: router_pb2_grpc.RouterServiceAsyncStub
     catalog: catalog_pb2_grpc.CatalogServiceAsyncStub
     upstream: ScriptedUpstream
@@ -79,6 +80,7 @@ async def world_over(transport: str) -> AsyncIterator[World]:
         yield World(
             ledger=ledger,
             cache=cache_pb2_grpc.CacheServiceStub(dial(found.cache)),
+            flights=flights_pb2_grpc.FlightServiceStub(dial(found.cache)),
             router=router_pb2_grpc.RouterServiceStub(dial(found.router)),
             catalog=catalog_pb2_grpc.CatalogServiceStub(dial(found.catalog)),
             upstream=upstream,

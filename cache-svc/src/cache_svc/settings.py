@@ -36,6 +36,24 @@ class CacheSettings(BaseSettings):
     ttl_s: int = Field(default=24 * 3600, ge=1, le=30 * 24 * 3600)
     """Seconds that an answer is kept."""
 
+    flight_max_bytes: int = Field(default=64 * 2**20, ge=0)
+    """The bound in bytes of what "memory://" remembers of requests with an Idempotency-Key. Past it, the oldest answers
+    are forgotten first; then, with only requests under way left, new ones are refused."""
+
+    flight_max_answer_bytes: int = Field(default=4 * 2**20, ge=0)
+    """The longest answer, compressed, that is kept for an Idempotency-Key, in bytes. Of a longer one the receipt is
+    kept, so that it is not charged again."""
+
+    flight_ttl_s: int = Field(default=24 * 3600, ge=60, le=30 * 24 * 3600)
+    """Seconds that an Idempotency-Key is remembered after its answer. Afterwards the ledger still bars a second charge
+    under it."""
+
+    flight_max_wait_s: float = Field(default=30.0, gt=0)
+    """The longest that one call waits for a request under way, in seconds; the caller asks again."""
+
+    flight_max_lease_s: float = Field(default=60.0, gt=0)
+    """The longest lease of a leader, in seconds: as long others wait where it has died."""
+
     redis_timeout_s: float = Field(default=0.2, gt=0)
     """Seconds that one Redis command, connecting, or waiting for a connection may take. Past it the lookup is a
     miss."""

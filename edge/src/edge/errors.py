@@ -159,6 +159,22 @@ TABLE: Mapping[ErrorReason.ValueType, OpenAIError] = {
         "No verified answer to this request is stored, and only a stored one was asked for.",
         advice="Leave out `X-Tallygate-Cache: only` to have it answered afresh.",
     ),
+    _R.ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: OpenAIError(
+        409,
+        _INVALID,
+        "idempotency_key_in_use",
+        "A request with this Idempotency-Key is still running. Send it again in a moment to get its answer.",
+        own_text=True,
+        retry_after_s=1,
+    ),
+    _R.ERROR_REASON_ANSWER_GONE: OpenAIError(
+        409,
+        _INVALID,
+        "idempotent_answer_gone",
+        "A request with this Idempotency-Key was answered and charged, and its answer is no longer kept.",
+        advice="It is not charged again. Use a new Idempotency-Key to ask anew.",
+        retry=False,
+    ),
 }
 """Complete by test: every ErrorReason has its line."""
 
@@ -201,4 +217,6 @@ def error_response(error: MeshError) -> Response:
         headers["x-should-retry"] = "false"
     if shape.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if receipt_id := error.metadata.get("receipt_id"):
+        headers["x-receipt-id"] = receipt_id
     return Response(orjson.dumps(error_body(error)), shape.status, headers, "application/json")

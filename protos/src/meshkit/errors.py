@@ -113,6 +113,8 @@ STATUS_OF_REASON: Mapping[ErrorReason.ValueType, grpc.StatusCode] = {
     ErrorReason.ERROR_REASON_UPSTREAM_REJECTED: grpc.StatusCode.INVALID_ARGUMENT,
     ErrorReason.ERROR_REASON_UPSTREAM_RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ErrorReason.ERROR_REASON_CACHE_MISS: grpc.StatusCode.NOT_FOUND,
+    ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: grpc.StatusCode.ABORTED,
+    ErrorReason.ERROR_REASON_ANSWER_GONE: grpc.StatusCode.ALREADY_EXISTS,
 }
 """The status that goes with a reason where nobody chose another. Callers decide by the reason; the status is for
 tools."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import secrets
 import time
 from collections.abc import Callable
@@ -18,5 +20,17 @@ def new_id(kind: str) -> str:
 
     The layout is that of a ULID (https://github.com/ulid/spec), in lower case.
     """
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return _written(kind, (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80))
+
+
+def id_of(kind: str, *parts: str) -> str:
+    """The id of what ``parts`` name: always the same for the same, in the form of ``new_id`` but not sorted by time.
+
+    128 bits of SHA-256 over one JSON array, so that ("a", "bc") and ("ab", "c") differ.
+    """
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return _written(kind, int.from_bytes(digest[:16], "big"))
+
+
+def _written(kind: str, value: int) -> str:
     return f"{kind}_{''.join(_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10))}"

@@ -55,7 +55,7 @@ class RedisStore:
 
     async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
         """One MGET; a second round trip only where an epoch is not there yet."""
-        with _away():
+        with away():
             answers = await self._client.mget([_ENTRY + address, *_epoch_keys(epoch_names)])
             blob, *epochs = cast("list[bytes | None]", answers)  # bytes, because the client decodes nothing
             known = [int(epoch) for epoch in epochs if epoch is not None]
@@ -66,7 +66,7 @@ class RedisStore:
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """The epochs in force; those that are not there are begun."""
         keys = _epoch_keys(epoch_names)
-        with _away():
+        with away():
             async with self._client.pipeline(transaction=False) as pipe:
                 for key in keys:
                     pipe.set(key, self._new_epoch(), nx=True, ex=_EPOCH_TTL_S)
@@ -78,7 +78,7 @@ class RedisStore:
 
     async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
         """Keeps ``blob``, and its epochs for longer than that."""
-        with _away():
+        with away():
             async with self._client.pipeline(transaction=False) as pipe:
                 for key in _epoch_keys(epoch_names):
                     pipe.expire(key, max(_EPOCH_TTL_S, 2 * ttl_s))
@@ -87,7 +87,7 @@ class RedisStore:
 
     async def delete(self, address: bytes) -> None:
         """Forgets what is at ``address``."""
-        with _away():
+        with away():
             await self._client.delete(_ENTRY + address)
 
     async def raise_epoch(self, epoch_name: str) -> int:
@@ -104,7 +104,7 @@ class RedisStore:
             pipe.set(key, epoch, ex=_EPOCH_TTL_S)
             return epoch
 
-        with _away():
+        with away():
             return cast("int", await self._client.transaction(write_next, key, value_from_callable=True))
 
     async def usage(self) -> StoreUsage:
@@ -117,7 +117,8 @@ def _epoch_keys(names: Sequence[str]) -> list[bytes]:
 
 
 @contextmanager
-def _away() -> Iterator[None]:
+def away() -> Iterator[None]:
+    """Raises ``StoreUnavailable`` or ``StoreFull`` for what the client raises inside."""
     try:
         yield
     except OutOfMemoryError as error:

@@ -70,6 +70,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Every source that could take the request answered that it is being called too often."""
     ERROR_REASON_CACHE_MISS: _ErrorReason.ValueType  # 23
     """`X-Tallygate-Cache: only` was asked and no verified answer is stored."""
+    ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: _ErrorReason.ValueType  # 24
+    """A request with the same idempotency key or request id is still running; sent again later, it gets that one's answer."""
+    ERROR_REASON_ANSWER_GONE: _ErrorReason.ValueType  # 25
+    """A request with the same idempotency key was answered and charged, and its answer is no longer kept. It is not charged
+    again. ErrorInfo.metadata["receipt_id"] names the receipt.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Travels as `google.rpc.ErrorInfo.reason` (the name without the prefix `ERROR_REASON_`, domain
@@ -125,4 +131,10 @@ ERROR_REASON_UPSTREAM_RATE_LIMITED: ErrorReason.ValueType  # 22
 """Every source that could take the request answered that it is being called too often."""
 ERROR_REASON_CACHE_MISS: ErrorReason.ValueType  # 23
 """`X-Tallygate-Cache: only` was asked and no verified answer is stored."""
+ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: ErrorReason.ValueType  # 24
+"""A request with the same idempotency key or request id is still running; sent again later, it gets that one's answer."""
+ERROR_REASON_ANSWER_GONE: ErrorReason.ValueType  # 25
+"""A request with the same idempotency key was answered and charged, and its answer is no longer kept. It is not charged
+again. ErrorInfo.metadata["receipt_id"] names the receipt.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

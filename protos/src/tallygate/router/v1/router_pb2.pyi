@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tallygate.cache.v1 import cache_pb2 as _cache_pb2
+from tallygate.cache.v1 import flights_pb2 as _flights_pb2
 from tallygate.common.v1 import money_pb2 as _money_pb2
 from tallygate.common.v1 import principal_pb2 as _principal_pb2
 import builtins as _builtins
@@ -36,6 +37,7 @@ class CompleteRequest(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     CACHE_TICKET_FIELD_NUMBER: _builtins.int
     REQUESTED_MODEL_FIELD_NUMBER: _builtins.int
+    FLIGHT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique in the organisation; a hold and a charge are made once for it. "req_..." """
     endpoint: _builtins.str
@@ -56,6 +58,13 @@ class CompleteRequest(_message.Message):
     def cache_ticket(self) -> _cache_pb2.Ticket:
         """From the cache's Miss; absent: do not offer the answer to the cache."""
 
+    @_builtins.property
+    def flight(self) -> _flights_pb2.FlightPass:
+        """The flight that the caller leads, for a request with an Idempotency-Key: the router takes the lead over, answers to the
+        end whoever goes, and lands it. HOLD_CLOSED then says that this run is over (metadata: `state`, `receipt_id`), and
+        IDEMPOTENCY_KEY_IN_USE that the caller leads no longer. Absent: an ordinary request.
+        """
+
     def __init__(
         self,
         *,
@@ -67,10 +76,11 @@ class CompleteRequest(_message.Message):
         stream: _builtins.bool = ...,
         cache_ticket: _cache_pb2.Ticket | None = ...,
         requested_model: _builtins.str = ...,
+        flight: _flights_pb2.FlightPass | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "principal", b"principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "flight", b"flight", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "endpoint", b"endpoint", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "request_id", b"request_id", "requested_model", b"requested_model", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "endpoint", b"endpoint", "flight", b"flight", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "request_id", b"request_id", "requested_model", b"requested_model", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,22 +14,11 @@ from cache_svc.domain.eligibility import why_never_stored
 from cache_svc.domain.entry import Entry, Poisoned, open_sealed, seal
 from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject
 from cache_svc.domain.request import CacheRequest, epoch_name, read_request
+from cache_svc.service.refusals import BadRequest, StoreFull, StoreUnavailable
 from meshkit.clock import Clock
 from meshkit.money import Provenance
 
 _log = structlog.get_logger(__name__)
-
-
-class StoreUnavailable(Exception):
-    """The backend is away. A lookup takes it for a miss."""
-
-
-class StoreFull(Exception):
-    """The backend is there and took no more."""
-
-
-class BadRequest(ValueError):
-    """The call itself is not one that the contract allows."""
 
 
 @dataclass(frozen=True, slots=True)
