@@ -19,9 +19,19 @@ from meshkit.principal import Principal
 from meshkit.telemetry import Telemetry
 from router_svc.domain.answer import Attempt
 from router_svc.domain.catalog import Capabilities, CatalogSnapshot, Model, Offer, Source, WireFormat
-from router_svc.domain.errors import HoldUnknown, LedgerUnavailable
+from router_svc.domain.errors import CacheUnavailable, HoldUnknown, LedgerUnavailable
 from router_svc.service.pipe import Event
-from router_svc.service.ports import CacheTicket, Charge, CompletionCall, FreshAnswer, Hold, SettleFacts
+from router_svc.service.ports import (
+    CacheTicket,
+    Charge,
+    CompletionCall,
+    Ending,
+    FlightPass,
+    FreshAnswer,
+    Hold,
+    Landing,
+    SettleFacts,
+)
 from router_svc.service.router import CompletionHandle, Limits, RouterService
 from router_svc.sources.http import open_http
 from router_svc.sources.openai import OpenAISourceClient, OpenAITimeouts
@@ -216,6 +226,35 @@ class FakeCache:
 
 
 @dataclass
+class FakeFlights:
+    """One flight that is led as long as ``leads``. ``away`` counts down failures per command."""
+
+    leads: bool = True
+    renewed: int = 0
+    landings: list[Landing] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+    away: dict[str, int] = field(default_factory=dict)
+
+    async def renew(self, ticket: FlightPass, lease_s: float) -> bool:
+        self._fail_if_away("renew")
+        self.renewed += 1
+        return self.leads
+
+    async def land(self, ticket: FlightPass, landing: Landing) -> None:
+        self._fail_if_away("land")
+        self.landings.append(landing)
+
+    async def abandon(self, ticket: FlightPass, ending: Ending) -> None:
+        self._fail_if_away("abandon")
+        self.endings.append(ending)
+
+    def _fail_if_away(self, command: str) -> None:
+        if self.away.get(command, 0):
+            self.away[command] -= 1
+            raise CacheUnavailable("away")
+
+
+@dataclass
 class FakeCatalog:
     """One snapshot."""
 
@@ -250,6 +289,7 @@ class Rig:
     ledger: FakeLedger
     cache: FakeCache
     http: httpx.AsyncClient
+    flights: FakeFlights
 
     async def begin(
         self, body: dict[str, Any] | None = None, *, stream: bool = True, **fields: Any
@@ -280,7 +320,7 @@ async def rig_over(
     telemetry: Telemetry | None = None,
 ) -> AsyncIterator[Rig]:
     limits = limits or Limits(settle_patience_s=5.0)
-    ledger, cache = ledger or FakeLedger(), FakeCache()
+    ledger, cache, flights = ledger or FakeLedger(), FakeCache(), FakeFlights()
     secrets = {"A_KEY": SecretStr(SECRET)}
     async with open_http(max_connections=100) as http:
         client = OpenAISourceClient(
@@ -294,6 +334,7 @@ async def rig_over(
             catalog=catalog,
             ledger=ledger,
             cache=cache,
+            flights=flights,
             clients={WireFormat.OPENAI: client},
             has_secret=secrets.__contains__,
             count_tokens=lambda text: len(text.split()),
@@ -301,6 +342,6 @@ async def rig_over(
             limits=limits,
         )
         try:
-            yield Rig(service, ledger, cache, http)
+            yield Rig(service, ledger, cache, http, flights)
         finally:
             await service.aclose(5.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from router_rig import FakeCache, FakeLedger, call_of, catalog_of, chunk, usage_chunk
+from router_rig import FakeCache, FakeFlights, FakeLedger, call_of, catalog_of, chunk, usage_chunk
 
 from meshkit.clock import SystemClock
 from meshkit.money import Provenance, Usage
@@ -151,6 +151,7 @@ def test_every_history_ends_once(
             catalog=catalog,
             ledger=ledger,
             cache=cache,
+            flights=FakeFlights(),
             clients={WireFormat.OPENAI: client},
             has_secret=lambda _: True,
             count_tokens=lambda text: len(text.split()),

@@ -13,7 +13,7 @@ from meshkit.telemetry import current_trace_id
 from router_svc.domain import errors
 from router_svc.domain.plan import Candidate, Rejection
 from router_svc.service.pipe import ChunksEvent, Event, RouteEvent
-from router_svc.service.ports import CacheTicket, CompletionCall
+from router_svc.service.ports import CacheTicket, CompletionCall, FlightPass
 from router_svc.service.router import RouterService
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.router.v1 import router_pb2
@@ -33,7 +33,9 @@ ERRORS: ErrorTable = {
     errors.NoSource: (grpc.StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_NO_SOURCE),
     errors.CatalogUnavailable: (grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
     errors.RouterBusy: (grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
-    errors.DuplicateRequest: (grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_IDEMPOTENCY_CONFLICT),
+    errors.DuplicateRequest: (grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_IN_USE),
+    errors.FlightLost: (grpc.StatusCode.ABORTED, ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_IN_USE),
+    errors.CacheUnavailable: (grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
     errors.UpstreamFailed: (grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UPSTREAM_ERROR),
     errors.UpstreamRejected: (grpc.StatusCode.INVALID_ARGUMENT, ErrorReason.ERROR_REASON_UPSTREAM_REJECTED),
     errors.UpstreamRateLimited: (
@@ -87,7 +89,7 @@ def _check_endpoint(endpoint: str) -> None:
 
 
 def _call(request: router_pb2.CompleteRequest) -> CompletionCall:
-    ticket = request.cache_ticket
+    ticket, flight = request.cache_ticket, request.flight
     return CompletionCall(
         principal=principal_from_proto(request.principal),
         request_id=request.request_id,
@@ -99,6 +101,9 @@ def _call(request: router_pb2.CompleteRequest) -> CompletionCall:
         if request.HasField("cache_ticket")
         else None,
         trace_id=current_trace_id(),
+        flight=FlightPass(flight.name, flight.token, flight.run, flight.fingerprint)
+        if request.HasField("flight")
+        else None,
     )
 
 

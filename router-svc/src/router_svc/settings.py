@@ -62,6 +62,11 @@ class RouterSettings(BaseSettings):
     """The longest that one call of the cache may take, in seconds."""
     store_wait_s: float = Field(0.25, ge=0)
     """The longest that the end of an answer waits until the cache has it, in seconds; it is stored all the same."""
+    flight_lease_s: float = Field(15.0, gt=0)
+    """For how long the lead of a request with an Idempotency-Key is taken at a time, in seconds; renewed three times in
+    that. As long retries wait where this router has died."""
+    flight_patience_s: float = Field(10.0, ge=0)
+    """How long the cache is told again what became of such a request while it is away, in seconds."""
     catalog_wait_s: float = Field(5.0, ge=0)
     """How long the first requests wait for the first snapshot of the catalog, in seconds."""
     catalog_watch_s: float = Field(3_600.0, gt=0)

@@ -16,6 +16,7 @@ from meshkit.serve import Register
 from meshkit.telemetry import Telemetry
 from router_svc.clients.cache import GrpcCache
 from router_svc.clients.catalog import WatchedCatalog
+from router_svc.clients.flights import GrpcFlights
 from router_svc.clients.ledger import GrpcLedger
 from router_svc.domain.catalog import WireFormat
 from router_svc.service.router import Limits, RouterService
@@ -36,6 +37,7 @@ async def build(settings: RouterSettings, dial: Dial, telemetry: Telemetry) -> A
     catalog = WatchedCatalog(
         dial(settings.catalog_addr), wait_s=settings.catalog_wait_s, watch_s=settings.catalog_watch_s
     )
+    cache = dial(settings.cache_addr)
     async with open_http(max_connections=settings.max_connections) as http:
         openai = OpenAISourceClient(
             http,
@@ -47,7 +49,8 @@ async def build(settings: RouterSettings, dial: Dial, telemetry: Telemetry) -> A
         service = RouterService(
             catalog=catalog,
             ledger=GrpcLedger(dial(settings.ledger_addr), timeout_s=settings.ledger_timeout_s),
-            cache=GrpcCache(dial(settings.cache_addr), timeout_s=settings.cache_timeout_s),
+            cache=GrpcCache(cache, timeout_s=settings.cache_timeout_s),
+            flights=GrpcFlights(cache, timeout_s=settings.cache_timeout_s),
             clients={WireFormat.OPENAI: openai},
             has_secret=lambda env_name: source_secret(env_name) is not None,
             count_tokens=OfflineTokens(),
@@ -82,4 +85,6 @@ def _limits(settings: RouterSettings) -> Limits:
         hold_margin_s=settings.hold_margin_s,
         settle_patience_s=settings.settle_patience_s,
         store_wait_s=settings.store_wait_s,
+        flight_lease_s=settings.flight_lease_s,
+        flight_patience_s=settings.flight_patience_s,
     )

@@ -12,7 +12,7 @@ from meshkit.deadlines import deadline
 from meshkit.errors import MeshError, mesh_errors
 from meshkit.principal import Principal
 from router_svc.domain.answer import Attempt
-from router_svc.domain.errors import HoldUnknown, LedgerRefused, LedgerUnavailable
+from router_svc.domain.errors import HoldClosed, HoldUnknown, LedgerRefused, LedgerUnavailable
 from router_svc.service.ports import Charge, Hold, SettleFacts
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.ledger.v1 import ledger_pb2
@@ -40,8 +40,11 @@ class GrpcLedger:
             ttl_ms=ttl_ms,
             model=model,
         )
-        with self._call():
-            response = await self._stub.Reserve(request, timeout=self._timeout_s)
+        try:
+            with self._call():
+                response = await self._stub.Reserve(request, timeout=self._timeout_s)
+        except LedgerRefused as error:
+            raise _closed(error) or error from error
         return Hold(response.hold_id, response.amount_nano_usd)
 
     async def settle(self, org_id: str, request_id: str, facts: SettleFacts, attempts: Sequence[Attempt]) -> Charge:
@@ -75,6 +78,15 @@ class GrpcLedger:
             if error.reason in _AWAY:
                 raise LedgerUnavailable("the ledger is not available") from error
             raise LedgerRefused(error) from error
+
+
+def _closed(error: LedgerRefused) -> HoldClosed | None:
+    """The refusal as one of a hold that is closed; None where it is another."""
+    refusal = error.refusal
+    if not isinstance(refusal, MeshError) or refusal.reason != ErrorReason.ERROR_REASON_HOLD_CLOSED:
+        return None
+    facts = refusal.metadata
+    return HoldClosed(refusal, state=facts.get("state", ""), receipt_id=facts.get("receipt_id", ""))
 
 
 def _facts(facts: SettleFacts) -> ledger_pb2.ChargeFacts:

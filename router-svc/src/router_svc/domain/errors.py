@@ -80,5 +80,18 @@ class HoldUnknown(LedgerRefused):
     """There is no open hold to release: it was never made, or is closed already."""
 
 
+class HoldClosed(LedgerRefused):
+    """The request id has had its hold. ``state``: "settled", "released" or "expired"; ``receipt_id``: where settled."""
+
+    def __init__(self, refusal: Exception, *, state: str, receipt_id: str) -> None:
+        super().__init__(refusal)
+        self.state = state
+        self.receipt_id = receipt_id
+
+
+class FlightLost(RouterError):
+    """The caller leads the flight of its request no longer."""
+
+
 class CacheUnavailable(RouterError):
     """The cache can't be reached, or refused."""

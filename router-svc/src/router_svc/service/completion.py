@@ -1,6 +1,9 @@
 """One fresh call, from hold to settlement, in a task that outlives its client.
 
 Every history ends in exactly one of: settled, released, or refused before anything was held.
+
+A call that leads a flight (it has an Idempotency-Key) is answered to the end though its client goes: the client said
+that it will come back for this answer.
 """
 
 from __future__ import annotations
@@ -12,14 +15,31 @@ from dataclasses import dataclass
 import structlog
 
 from meshkit.clock import Clock
-from meshkit.money import Provenance, Usage
+from meshkit.money import Usage
 from router_svc.domain.answer import Attempt, CountTokens, Delivery, Outcome, StreamBatch, at_least, estimate_usage
-from router_svc.domain.errors import CacheUnavailable, ClientStalled, LedgerRefused, RouterError, UpstreamFailed
+from router_svc.domain.errors import (
+    ClientStalled,
+    HoldClosed,
+    LedgerRefused,
+    RouterError,
+    UpstreamFailed,
+)
 from router_svc.domain.failure import FailureKind, SourceFailure, broken_off, error_of
 from router_svc.domain.plan import Candidate, Plan
 from router_svc.domain.request import ChatRequest
+from router_svc.service.flight import Lead
+from router_svc.service.keeping import landing_of, offer
 from router_svc.service.pipe import ChunksEvent, EventPipe, FinalEvent, RouteEvent
-from router_svc.service.ports import Cache, Charge, CompletionCall, FreshAnswer, Hold, SettleFacts, SourceCall
+from router_svc.service.ports import (
+    Cache,
+    Charge,
+    CompletionCall,
+    Ending,
+    Hold,
+    Landing,
+    SettleFacts,
+    SourceCall,
+)
 from router_svc.service.settlement import Settlement
 from router_svc.service.sources import Sources
 
@@ -69,7 +89,13 @@ class Completion:
     """One fresh call. ``run`` is its task; ``leave`` and ``stop`` are called from outside it."""
 
     def __init__(
-        self, call: CompletionCall, request: ChatRequest, plan: Plan, tools: CompletionTools, pipe: EventPipe
+        self,
+        call: CompletionCall,
+        request: ChatRequest,
+        plan: Plan,
+        tools: CompletionTools,
+        pipe: EventPipe,
+        lead: Lead | None = None,
     ) -> None:
         self.pipe = pipe
         self._call = call
@@ -85,10 +111,16 @@ class Completion:
         self._stopping = False
         self._drained_bytes = 0
         self._hold = Hold("", 0)
+        self._lead = lead
+        self._ending = Ending.NOTHING_HELD
 
     def leave(self) -> None:
-        """The client has gone: stop the source where that stops its billing, else read on within bounds."""
-        if not self._gone:
+        """The client has gone: stop the source where that stops its billing, else read on within bounds. Where it will
+        come back for the answer, go on as if it were there.
+        """
+        if self._lead is not None:
+            self.pipe.leave()
+        elif not self._gone:
             self._gone = True
             self.pipe.leave()
             self._bound_scope()
@@ -109,9 +141,11 @@ class Completion:
             self.pipe.close(error)
         finally:
             self.pipe.close(UpstreamFailed("the router stopped before the answer ended"))
+            if self._lead is not None:
+                await self._lead.abandon(self._ending)
 
     async def _run(self) -> None:
-        self._hold = await self._tools.settlement.reserve(self._call, self._plan.hold_nano_usd)
+        self._hold = await self._reserve()
         try:
             ended = await self._call_sources()
             usage = await self._usage_of(ended)
@@ -125,18 +159,42 @@ class Completion:
                 raise ended.error
             return
         charge = await self._settle(ended, ended.delivery, usage)
+        # Before the last event, so that whoever asks again on reading it finds the answer; a slow cache delays nobody.
+        stored = asyncio.create_task(self._keep(ended.delivery, usage, charge, ended.error))
+        await asyncio.wait({stored}, timeout=self._limits.store_wait_s)
         if ended.error is not None:
             ended.error.metadata["receipt_id"] = charge.receipt_id
-            raise ended.error
-        # Before the last event, so that whoever asks again on reading it finds the answer; a slow cache delays nobody.
-        stored = asyncio.create_task(self._offer_to_cache(ended.delivery, usage, charge))
-        await asyncio.wait({stored}, timeout=self._limits.store_wait_s)
+            self.pipe.close(ended.error)
+            await stored
+            return
         self.pipe.finish(
             FinalEvent(
                 ended.delivery.body, ended.delivery.usage_chunk, usage, charge.charged_nano_usd, charge.receipt_id
             )
         )
         await stored
+
+    async def _reserve(self) -> Hold:
+        self._ending = Ending.UNKNOWN
+        try:
+            return await self._tools.settlement.reserve(self._call, self._plan.hold_nano_usd)
+        except HoldClosed as closed:
+            if self._lead is not None:
+                await self._end_closed_run(self._lead, closed)
+            raise
+        except LedgerRefused:
+            self._ending = Ending.NOTHING_HELD
+            raise
+
+    async def _end_closed_run(self, lead: Lead, closed: HoldClosed) -> None:
+        """The flight's record was lost, or never told: the ledger knows what became of this run."""
+        if closed.state == "settled":
+            await lead.land(Landing(self._call.request_id, closed.receipt_id, answer_gone=True))
+        elif closed.state == "released":
+            self._ending = Ending.RELEASED
+        else:
+            # An expired hold may still be settled, late, by whoever held. Not once it is given back as well.
+            await self._release("its request is run again")
 
     async def _call_sources(self) -> _Ended:
         failures: list[tuple[str, SourceFailure]] = []
@@ -214,13 +272,16 @@ class Completion:
         try:
             if first:
                 await self._announce(delivery)
-            if batch.payloads and await self.pipe.put(ChunksEvent(batch.payloads)):
+            if batch.payloads and (await self.pipe.put(ChunksEvent(batch.payloads)) or self._lead is not None):
                 delivery.delivered = len(delivery.payloads)
         except TimeoutError:
-            self._gone = True
             self.pipe.close(ClientStalled("the client stopped reading"))
-            self._bound_scope()
-            return
+            if self._lead is None:
+                self._gone = True
+                self._bound_scope()
+                return
+            self.pipe.leave()
+            delivery.delivered = len(delivery.payloads)
         if not delivery.done and delivery.is_complete(self._request.choices):
             self._end_within(_FINISH_GRACE_S)
 
@@ -291,24 +352,12 @@ class Completion:
             Attempt(a.offer_id, a.started_at_ms, a.duration_ms, a.http_status, False, a.failure or "no_answer")
             for a in self._attempts
         )
-        await self._tools.settlement.release(self._call, reason, attempts)
+        if await self._tools.settlement.release(self._call, reason, attempts):
+            self._ending = Ending.RELEASED
 
-    async def _offer_to_cache(self, delivery: Delivery, usage: Usage, charge: Charge) -> None:
-        ticket = self._call.cache_ticket
-        complete = delivery.is_complete(self._request.choices)
-        if ticket is None or not complete or usage.provenance is not Provenance.PROVIDER:
-            return
-        usage_chunks = [delivery.usage_chunk] if delivery.usage_chunk else []
-        answer = FreshAnswer(
-            body=delivery.body,
-            chunks=() if delivery.body else (*delivery.payloads, *usage_chunks),
-            usage=usage,
-            price=delivery.candidate.price,
-            receipt_id=charge.receipt_id,
-            source_id=delivery.candidate.offer.source_id,
-            upstream_model=delivery.candidate.offer.upstream_model,
-        )
-        try:
-            await self._tools.cache.store(self._call.principal, ticket, self._call.body, answer)
-        except CacheUnavailable as error:
-            _log.warning("answer_not_stored", request_id=self._call.request_id, error=str(error))
+    async def _keep(self, delivery: Delivery, usage: Usage, charge: Charge, error: RouterError | None) -> None:
+        """For whoever asks again: the flight's landing, and what the cache takes."""
+        if self._lead is not None:
+            await self._lead.land(landing_of(self._call, delivery, usage, charge, error))
+        if error is None and delivery.is_complete(self._request.choices):
+            await offer(self._tools.cache, self._call, delivery, usage, charge)

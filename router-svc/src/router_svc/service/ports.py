@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from meshkit.money import PriceSnapshot, Usage
 from meshkit.principal import Principal
 from router_svc.domain.answer import Attempt, Outcome, PlainAnswer, StreamBatch
 from router_svc.domain.catalog import CatalogSnapshot
+from router_svc.domain.errors import RouterError
 from router_svc.domain.plan import Candidate
 
 
@@ -25,8 +27,21 @@ class CacheTicket:
 
 
 @dataclass(frozen=True, slots=True)
+class FlightPass:
+    """The lead of a flight; opaque."""
+
+    name: bytes
+    token: str
+    run: int
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionCall:
-    """Asks for a fresh answer. ``model``: after aliases; ``requested_model``: before. ``trace_id`` may be empty."""
+    """Asks for a fresh answer. ``model``: after aliases; ``requested_model``: before. ``trace_id`` may be empty.
+
+    ``flight``: the caller leads it, and others will ask for this answer; None for an ordinary call.
+    """
 
     principal: Principal
     request_id: str
@@ -36,6 +51,7 @@ class CompletionCall:
     stream: bool
     cache_ticket: CacheTicket | None = None
     trace_id: str = ""
+    flight: FlightPass | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +97,33 @@ class FreshAnswer:
     upstream_model: str
 
 
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """What a flight lands with: an answer that was charged, as it was handed on. ``chunks``: of a stream.
+
+    ``broken_off``: the error that it ended with after these chunks. ``answer_gone``: only that it was charged is known.
+    """
+
+    request_id: str
+    receipt_id: str
+    body: bytes = b""
+    chunks: Sequence[bytes] = ()
+    usage_chunk: bytes = b""
+    usage: Usage | None = None
+    charged_nano_usd: int = 0
+    trace_id: str = ""
+    broken_off: RouterError | None = None
+    answer_gone: bool = False
+
+
+class Ending(Enum):
+    """What is known of the money where a lead ends without an answer; see AbandonRequest.Ending."""
+
+    NOTHING_HELD = 1
+    RELEASED = 2
+    UNKNOWN = 3
+
+
 class Catalog(Protocol):
     """The newest snapshot."""
 
@@ -101,6 +144,7 @@ class Ledger(Protocol):
         """Hold the worst case.
 
         Raises:
+            HoldClosed: the request has had its hold.
             LedgerRefused: key, model or balance do not allow it.
             LedgerUnavailable: no answer; the hold may stand or not.
         """
@@ -130,6 +174,19 @@ class Cache(Protocol):
         Raises:
             CacheUnavailable: it could not be reached, or refused.
         """
+
+
+class Flights(Protocol):
+    """Where the lead of a flight is renewed and ended. Every method raises ``CacheUnavailable``."""
+
+    async def renew(self, ticket: FlightPass, lease_s: float) -> bool:
+        """Prolong the lease; False: another leads."""
+
+    async def land(self, ticket: FlightPass, landing: Landing) -> None:
+        """End the flight with what came of it. Sent again, or after another, it changes nothing."""
+
+    async def abandon(self, ticket: FlightPass, ending: Ending) -> None:
+        """End the lead without an answer; nothing where it is not this pass' any more."""
 
 
 @dataclass(frozen=True, slots=True)

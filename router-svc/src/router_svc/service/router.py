@@ -15,8 +15,9 @@ from router_svc.domain.errors import DuplicateRequest, RouterBusy
 from router_svc.domain.plan import Plan, plan
 from router_svc.domain.request import ChatRequest, read_chat_request
 from router_svc.service.completion import Completion, CompletionLimits, CompletionTools
+from router_svc.service.flight import Lead
 from router_svc.service.pipe import Event, EventPipe
-from router_svc.service.ports import Cache, Catalog, CompletionCall, Ledger, SourceClient
+from router_svc.service.ports import Cache, Catalog, CompletionCall, Ending, Flights, Ledger, SourceClient
 from router_svc.service.settlement import Settlement, Sleep
 from router_svc.service.sources import Sources
 
@@ -40,6 +41,8 @@ class Limits:
     hold_margin_s: float = 120.0
     settle_patience_s: float = 60.0
     store_wait_s: float = 0.25
+    flight_lease_s: float = 15.0
+    flight_patience_s: float = 10.0
 
     @property
     def hold_ttl_ms(self) -> int:
@@ -71,6 +74,7 @@ class RouterService:
         catalog: Catalog,
         ledger: Ledger,
         cache: Cache,
+        flights: Flights,
         clients: Mapping[WireFormat, SourceClient],
         has_secret: Callable[[str], bool],
         count_tokens: CountTokens,
@@ -79,6 +83,9 @@ class RouterService:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._catalog = catalog
+        self._flights = flights
+        self._clock = clock
+        self._sleep = sleep
         self._has_secret = has_secret
         self._limits = limits
         self._sources = Sources(clients, max_inflight_per_source=limits.max_inflight_per_source)
@@ -113,9 +120,33 @@ class RouterService:
     async def complete(self, call: CompletionCall) -> CompletionHandle:
         """Begin a fresh call in a task of its own; nothing is held yet when this raises.
 
+        The lead of a flight is taken over first, and abandoned where this raises.
+
         Raises:
-            InvalidRequest, ModelNotFound, PriceUnknown, NoSource, CatalogUnavailable, RouterBusy, DuplicateRequest.
+            InvalidRequest, ModelNotFound, PriceUnknown, NoSource, CatalogUnavailable, RouterBusy, DuplicateRequest,
+            FlightLost, CacheUnavailable.
         """
+        if call.flight is None:
+            return await self._begin(call, None)
+        lead = Lead(
+            self._flights,
+            call.flight,
+            self._clock,
+            lease_s=self._limits.flight_lease_s,
+            patience_s=self._limits.flight_patience_s,
+            sleep=self._sleep,
+        )
+        await lead.take_over()
+        try:
+            return await self._begin(call, lead)
+        except DuplicateRequest:
+            await lead.abandon(Ending.UNKNOWN)
+            raise
+        except BaseException:
+            await lead.abandon(Ending.NOTHING_HELD)
+            raise
+
+    async def _begin(self, call: CompletionCall, lead: Lead | None) -> CompletionHandle:
         request = read_chat_request(call.body)
         chosen = await self._plan(call.model, request)
         chosen.require_candidate()
@@ -127,7 +158,7 @@ class RouterService:
         if key in self._running:
             raise DuplicateRequest(f"request {call.request_id} is under way")
         pipe = EventPipe(most_bytes=self._limits.client_queue_bytes, stall_s=self._limits.client_stall_s)
-        completion = self._running[key] = Completion(call, request, chosen, self._tools, pipe)
+        completion = self._running[key] = Completion(call, request, chosen, self._tools, pipe, lead)
         task = asyncio.create_task(completion.run(), name=f"completion {call.request_id}")
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._forget(key, done))

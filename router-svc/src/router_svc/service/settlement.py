@@ -38,6 +38,7 @@ class Settlement:
         """Hold the worst case of a call.
 
         Raises:
+            HoldClosed: the request has had its hold.
             LedgerRefused: key, model or balance do not allow it.
             LedgerUnavailable: no answer; what may have been held is released.
         """
@@ -68,22 +69,26 @@ class Settlement:
             lambda: self._ledger.settle(org_id, call.request_id, facts, attempts), self._patience_s
         )
 
-    async def release(self, call: CompletionCall, reason: str, attempts: Sequence[Attempt]) -> None:
-        """Give the hold back. Never raises: where the ledger stays away, the hold ends by itself."""
-        await self._try_release(call, reason, attempts, patience_s=self._patience_s)
+    async def release(self, call: CompletionCall, reason: str, attempts: Sequence[Attempt]) -> bool:
+        """Give the hold back. True: it is, and nothing will be charged under this request id. Never raises: where the
+        ledger stays away, the hold ends by itself.
+        """
+        return await self._try_release(call, reason, attempts, patience_s=self._patience_s)
 
     async def _try_release(
         self, call: CompletionCall, reason: str, attempts: Sequence[Attempt], *, patience_s: float
-    ) -> None:
+    ) -> bool:
         org_id = call.principal.org_id
         try:
             await self._persist(
                 lambda: self._ledger.release(org_id, call.request_id, reason=reason, attempts=attempts), patience_s
             )
         except HoldUnknown:
-            return
+            return False
         except (LedgerRefused, LedgerUnavailable) as error:
             _log.error("hold_not_released", request_id=call.request_id, key_id=call.principal.key_id, error=str(error))
+            return False
+        return True
 
     async def _persist(self, command: Callable[[], Awaitable[T]], patience_s: float) -> T:
         give_up_at = self._clock.monotonic_s() + patience_s
