@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import grpc
 import httpx
 import orjson
 import pytest
@@ -32,14 +33,14 @@ from meshkit.local import LocalNetwork
 from meshkit.serve import Register, running
 from meshkit.telemetry import Telemetry
 from meshkit.testing import FakeClock
-from tallygate.cache.v1 import cache_pb2_grpc
+from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2_grpc
 from tallygate.ledger.v1 import ledger_pb2_grpc
 from tallygate.router.v1 import router_pb2_grpc
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from edge_fakes import SECRET, FakeCache, FakeCatalog, FakeLedger, FakeRouter
+from edge_fakes import SECRET, FakeCache, FakeCatalog, FakeFlights, FakeLedger, FakeRouter
 
 
 class World:
@@ -58,6 +59,7 @@ class World:
         self.ledger = FakeLedger()  # type: ignore[abstract]
         self.router = FakeRouter()  # type: ignore[abstract]
         self.cache = FakeCache()  # type: ignore[abstract]
+        self.flights = FakeFlights()
         self.telemetry = Telemetry.off("edge")
         self.app: ASGIApp
         self.client: httpx.AsyncClient
@@ -70,12 +72,16 @@ class World:
             "catalog": lambda server: catalog_pb2_grpc.add_CatalogServiceServicer_to_server(self.catalog, server),
             "ledger": lambda server: ledger_pb2_grpc.add_LedgerServiceServicer_to_server(self.ledger, server),
             "router": lambda server: router_pb2_grpc.add_RouterServiceServicer_to_server(self.router, server),
-            "cache": lambda server: cache_pb2_grpc.add_CacheServiceServicer_to_server(self.cache, server),
+            "cache": self._register_cache,
         }
         server = self._servers[name] = await self._stack.enter_async_context(AsyncExitStack())
         await server.enter_async_context(
             running(registers[name], self.address(name), Telemetry.off(name), local=self._network, drain_s=0)
         )
+
+    def _register_cache(self, server: grpc.aio.Server) -> None:
+        cache_pb2_grpc.add_CacheServiceServicer_to_server(self.cache, server)
+        flights_pb2_grpc.add_FlightServiceServicer_to_server(self.flights, server)
 
     async def stop(self, name: str) -> None:
         await self._servers[name].aclose()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from meshkit.errors import MeshError, maps_errors
-from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc
+from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc, flights_pb2, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tallygate.common.v1 import money_pb2, principal_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
@@ -169,6 +169,49 @@ class FakeCache(cache_pb2_grpc.CacheServiceServicer):
         if self.error:
             raise self.error
         return self.answer
+
+
+@maps_errors({})
+class FakeFlights(flights_pb2_grpc.FlightServiceServicer):
+    """Whoever boards leads, unless ``script`` says otherwise."""
+
+    def __init__(self) -> None:
+        self.boarded: list[flights_pb2.BoardRequest] = []
+        self.script: list[flights_pb2.BoardResponse | MeshError] = []
+        self.leads = True
+        self.renewed: list[flights_pb2.RenewRequest] = []
+        self.landed: list[flights_pb2.LandRequest] = []
+        self.land_error: MeshError | None = None
+        self.abandoned: list[flights_pb2.AbandonRequest] = []
+        self.ended = asyncio.Event()
+
+    @staticmethod
+    def lead(run: int = 0) -> flights_pb2.BoardResponse:
+        ticket = flights_pb2.FlightPass(name=b"n" * 32, token="flt", run=run, fingerprint=b"b" * 32)
+        return flights_pb2.BoardResponse(lead=ticket)
+
+    async def Board(self, request: Any, context: Any) -> flights_pb2.BoardResponse:
+        self.boarded.append(request)
+        answer = self.script.pop(0) if self.script else self.lead()
+        if isinstance(answer, MeshError):
+            raise answer
+        return answer
+
+    async def Renew(self, request: Any, context: Any) -> flights_pb2.RenewResponse:
+        self.renewed.append(request)
+        return flights_pb2.RenewResponse(leads=self.leads)
+
+    async def Land(self, request: Any, context: Any) -> flights_pb2.LandResponse:
+        if self.land_error:
+            raise self.land_error
+        self.landed.append(request)
+        self.ended.set()
+        return flights_pb2.LandResponse(kept=flights_pb2.LandResponse.KEPT_WHOLE)
+
+    async def Abandon(self, request: Any, context: Any) -> flights_pb2.AbandonResponse:
+        self.abandoned.append(request)
+        self.ended.set()
+        return flights_pb2.AbandonResponse(abandoned=True)
 
 
 @maps_errors({})

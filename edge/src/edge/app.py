@@ -18,6 +18,7 @@ from edge.auth import Authenticator
 from edge.catalog import CatalogView
 from edge.errors import error_response, refusal, shape_of
 from edge.exchange import Exchange
+from edge.idempotency import Idempotency
 from edge.mesh import Mesh
 from edge.observe import Observe
 from edge.routes.chat import ChatCompletions
@@ -70,7 +71,8 @@ def create_app(mesh: Mesh, settings: EdgeSettings, telemetry: Telemetry, *, cloc
         # Spans are made by Observe, from this service's own telemetry and not the process's.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    chat = ChatCompletions(mesh, authenticator, catalog, settings, clock)
+    idempotency = Idempotency(mesh.flights, mesh.ledger, settings, clock=clock, make_id=make_id)
+    chat = ChatCompletions(mesh, authenticator, catalog, idempotency, settings, clock)
     models = Models(authenticator, catalog)
     receipts = Receipts(authenticator, mesh.ledger)
     log = Log(mesh.ledger)

@@ -16,7 +16,7 @@ from edge.settings import EdgeSettings
 from meshkit.channels import Dial
 from meshkit.deadlines import deadline, remaining_s
 from meshkit.errors import MeshError, mesh_errors
-from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc
+from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc, flights_pb2, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -144,6 +144,39 @@ class GrpcCache:
             return await self._stub.Lookup(request, timeout=self._timeout_s)
 
 
+class GrpcFlights:
+    """``edge.mesh.Flights``. Ends of a lead have deadlines of their own: they are told whoever has gone."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
+        self._stub = flights_pb2_grpc.FlightServiceStub(channel)
+        self._timeout_s = timeout_s
+
+    async def board(self, request: flights_pb2.BoardRequest) -> flights_pb2.BoardResponse:
+        """Lead, or get what the flight landed with, or wait for that."""
+        with mesh_errors():
+            return await self._stub.Board(request, timeout=self._timeout_s + request.wait_ms / 1_000)
+
+    async def renew(self, ticket: flights_pb2.FlightPass, lease_s: float) -> bool:
+        """Prolong the lead; False: another leads."""
+        request = flights_pb2.RenewRequest(ticket=ticket, lease_ms=round(1_000 * lease_s))
+        with mesh_errors():
+            return (await self._stub.Renew(request, timeout=self._timeout_s)).leads
+
+    async def land(self, ticket: flights_pb2.FlightPass, landing: flights_pb2.Landing) -> None:
+        """End the flight with an answer that was charged."""
+        request = flights_pb2.LandRequest(ticket=ticket, landing=landing)
+        with deadline(self._timeout_s, detached=True), mesh_errors():
+            await self._stub.Land(request, timeout=self._timeout_s)
+
+    async def abandon(
+        self, ticket: flights_pb2.FlightPass, ending: flights_pb2.AbandonRequest.Ending.ValueType
+    ) -> None:
+        """End the lead without one."""
+        request = flights_pb2.AbandonRequest(ticket=ticket, ending=ending)
+        with deadline(self._timeout_s, detached=True), mesh_errors():
+            await self._stub.Abandon(request, timeout=self._timeout_s)
+
+
 class GrpcRouter:
     """``edge.mesh.Router``."""
 
@@ -230,6 +263,7 @@ def dial_mesh(settings: EdgeSettings, dial: Dial) -> Mesh:
             charge_patience_s=settings.charge_patience_s,
         ),
         cache=GrpcCache(channels["cache"], timeout_s=settings.lookup_timeout_s),
+        flights=GrpcFlights(channels["cache"], timeout_s=settings.rpc_timeout_s),
         router=GrpcRouter(channels["router"], timeout_s=settings.request_timeout_s),
         catalog=GrpcCatalog(channels["catalog"], watch_timeout_s=settings.watch_timeout_s),
         probes={name: GrpcProbe(channel, timeout_s=settings.probe_timeout_s) for name, channel in channels.items()},

@@ -15,7 +15,8 @@ class Exchange:
     """Facts of one exchange, filled in as they become known. Never a prompt, an answer or a secret."""
 
     request_id: str
-    """"req_..."; unique in the organisation, so that the ledger charges once for it."""
+    """"req_..."; unique in the organisation, so that the ledger charges once for it. All requests with the same
+    Idempotency-Key get that of the one that was charged."""
     trace_id: str
     """32 hex digits."""
     status: int = 0
@@ -26,6 +27,8 @@ class Exchange:
     model: str = ""
     served_mode: str = ""
     receipt_id: str = ""
+    idempotent_replayed: bool = False
+    """The answer is that of an earlier request with the same Idempotency-Key."""
     error_code: str = ""
     """The code of the OpenAI error sent, also of one that came after the answer had begun."""
     span_attributes: dict[str, Any] = field(default_factory=dict)

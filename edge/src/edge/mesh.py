@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from tallygate.cache.v1 import cache_pb2
+from tallygate.cache.v1 import cache_pb2, flights_pb2
 from tallygate.catalog.v1 import catalog_pb2
 from tallygate.ledger.v1 import ledger_pb2
 from tallygate.router.v1 import router_pb2
@@ -53,6 +53,24 @@ class Cache(Protocol):
         """
 
 
+class Flights(Protocol):
+    """Who answers, of several requests with the same Idempotency-Key. Every method raises ``MeshError``."""
+
+    async def board(self, request: flights_pb2.BoardRequest) -> flights_pb2.BoardResponse:
+        """Lead, or get what the flight landed with, or wait for that. Sent again, it is the same lead."""
+
+    async def renew(self, ticket: flights_pb2.FlightPass, lease_s: float) -> bool:
+        """Prolong the lead; False: another leads."""
+
+    async def land(self, ticket: flights_pb2.FlightPass, landing: flights_pb2.Landing) -> None:
+        """End the flight with an answer that was charged."""
+
+    async def abandon(
+        self, ticket: flights_pb2.FlightPass, ending: flights_pb2.AbandonRequest.Ending.ValueType
+    ) -> None:
+        """End the lead without one."""
+
+
 class Router(Protocol):
     """Fresh answers."""
 
@@ -84,6 +102,7 @@ class Mesh:
 
     ledger: Ledger
     cache: Cache
+    flights: Flights
     router: Router
     catalog: Catalog
     probes: Mapping[str, Probe]

@@ -51,11 +51,10 @@ class Observe:
                 self._finish(scope, span, exchange, self._clock.monotonic_s() - began_s)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
-        ids = ((b"x-trace-id", exchange.trace_id.encode()), (b"x-request-id", exchange.request_id.encode()))
-
         async def send_with_ids(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
+                ids = ((b"x-trace-id", exchange.trace_id.encode()), (b"x-request-id", exchange.request_id.encode()))
                 message["headers"] = [*message["headers"], *ids]
             await send(message)
 
@@ -102,4 +101,13 @@ class Observe:
             span.set_status(Status(StatusCode.ERROR))
 
 
-_LOGGED = ("org_id", "key_id", "requested_model", "model", "served_mode", "receipt_id", "error_code")
+_LOGGED = (
+    "org_id",
+    "key_id",
+    "requested_model",
+    "model",
+    "served_mode",
+    "receipt_id",
+    "idempotent_replayed",
+    "error_code",
+)

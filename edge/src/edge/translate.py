@@ -12,7 +12,7 @@ from edge.wire.cache_control import Controls, Mode, status_forward
 from edge.wire.checks import ChatCall
 from edge.wire.receipts import served_mode
 from meshkit.money import format_usd
-from tallygate.cache.v1 import cache_pb2
+from tallygate.cache.v1 import cache_pb2, flights_pb2
 from tallygate.catalog.v1 import catalog_pb2
 from tallygate.common.v1 import money_pb2, principal_pb2
 from tallygate.ledger.v1 import ledger_pb2
@@ -52,6 +52,8 @@ class Admitted:
     model: catalog_pb2.Model
     """What the client's name stands for."""
     controls: Controls
+    idempotency_key: str | None = None
+    """One answer and one charge for all requests that have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Settled:
     receipt_id: str
     charged_nano_usd: int
     usage: money_pb2.Usage
+    trace_id: str
+    """Of the request that was charged."""
 
 
 def lookup_request(request: Admitted) -> cache_pb2.LookupRequest:
@@ -79,8 +83,10 @@ def lookup_request(request: Admitted) -> cache_pb2.LookupRequest:
     )
 
 
-def complete_request(request: Admitted, ticket: cache_pb2.Ticket | None) -> router_pb2.CompleteRequest:
-    """Asks for a fresh answer; without a ticket it is not stored."""
+def complete_request(
+    request: Admitted, ticket: cache_pb2.Ticket | None, flight: flights_pb2.FlightPass | None
+) -> router_pb2.CompleteRequest:
+    """Asks for a fresh answer; without a ticket it is not stored. ``flight``: led, and handed over with it."""
     return router_pb2.CompleteRequest(
         principal=request.principal,
         request_id=request.exchange.request_id,
@@ -90,6 +96,7 @@ def complete_request(request: Admitted, ticket: cache_pb2.Ticket | None) -> rout
         stream=request.call.stream,
         cache_ticket=ticket,
         requested_model=request.call.model,
+        flight=flight,
     )
 
 
@@ -113,15 +120,39 @@ def charge_request(request: Admitted, hit: cache_pb2.Hit) -> ledger_pb2.ChargeRe
     )
 
 
-def mode_of(hit: cache_pb2.Hit) -> str:
-    """The value of ``X-Served-Mode`` for a replay."""
-    return served_mode(_SERVED_BY_TIER[hit.tier])
+def landing_of(request: Admitted, hit: cache_pb2.Hit, receipt: ledger_pb2.Receipt) -> flights_pb2.Landing:
+    """A replay, for whoever asks for it again."""
+    return flights_pb2.Landing(
+        request_id=request.exchange.request_id,
+        openai_body=hit.openai_body,
+        chunks=hit.chunks,
+        usage_chunk=hit.usage_chunk,
+        usage=hit.usage,
+        charged_nano_usd=receipt.charged_nano_usd,
+        receipt_id=receipt.receipt_id,
+        tier=hit.tier,
+        trace_id=request.exchange.trace_id,
+    )
+
+
+def mode_of(tier: cache_pb2.ReplayTier.ValueType) -> str:
+    """The value of ``X-Served-Mode``; without a tier: fresh."""
+    return served_mode(_SERVED_BY_TIER.get(tier, ledger_pb2.SERVED_MODE_FRESH))
 
 
 def miss_status(miss: cache_pb2.Miss) -> str:
     """``Cache-Status`` of the fresh answer that follows a miss."""
     detail = "unavailable" if miss.reason == cache_pb2.Miss.REASON_UNAVAILABLE else miss.detail
     return status_forward(_FORWARDED.get(miss.reason, "miss"), detail)
+
+
+def repeated_headers(exchange: Exchange) -> dict[str, str]:
+    """Of an answer that was given before: of no interest to caches, and marked as Stripe marks it."""
+    return {
+        "x-generation-id": exchange.generation_id,
+        "x-served-mode": exchange.served_mode,
+        "idempotent-replayed": "true",
+    }
 
 
 def begun_headers(exchange: Exchange, cache_status: str) -> dict[str, str]:
@@ -166,7 +197,7 @@ def usage_payload(request: Admitted, chunk: bytes, settled: Settled, *, now_s: i
         "cost_usd": format_usd(settled.charged_nano_usd),
         "served_mode": exchange.served_mode,
         "generation_id": exchange.generation_id,
-        "trace_id": exchange.trace_id,
+        "trace_id": settled.trace_id,
     }
     return orjson.dumps(payload)
 

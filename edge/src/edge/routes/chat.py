@@ -14,6 +14,7 @@ from edge.catalog import CatalogView
 from edge.errors import error_body, refusal, shape_of
 from edge.exchange import Exchange
 from edge.hangup import Hangup
+from edge.idempotency import Idempotency, Leg, idempotency_key, run_is_over
 from edge.inbound import read_body
 from edge.mesh import Mesh
 from edge.routes.stream import EventStream
@@ -25,10 +26,12 @@ from edge.translate import (
     begun_headers,
     charge_request,
     complete_request,
+    landing_of,
     lookup_request,
     miss_status,
     mode_of,
     prompt_tokens,
+    repeated_headers,
     settled_headers,
     usage_payload,
 )
@@ -38,11 +41,13 @@ from edge.wire.checks import parse_chat
 from edge.wire.strict_json import refuse_ambiguous
 from meshkit.clock import Clock
 from meshkit.errors import MeshError
-from tallygate.cache.v1 import cache_pb2
+from tallygate.cache.v1 import cache_pb2, flights_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.router.v1 import router_pb2
 
 _JSON = "application/json"
+_MOST_RUNS = 16
+"""Runs of one Idempotency-Key that are tried in turn where its record was lost; each ended uncharged before."""
 _AWAY = {
     ErrorReason.ERROR_REASON_UNAVAILABLE,
     ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED,
@@ -57,11 +62,18 @@ class ChatCompletions:
     """The resource."""
 
     def __init__(
-        self, mesh: Mesh, authenticator: Authenticator, catalog: CatalogView, settings: EdgeSettings, clock: Clock
+        self,
+        mesh: Mesh,
+        authenticator: Authenticator,
+        catalog: CatalogView,
+        idempotency: Idempotency,
+        settings: EdgeSettings,
+        clock: Clock,
     ) -> None:
         self._mesh = mesh
         self._authenticator = authenticator
         self._catalog = catalog
+        self._idempotency = idempotency
         self._settings = settings
         self._clock = clock
 
@@ -73,17 +85,41 @@ class ChatCompletions:
             ClientGone: nobody is there to be answered.
         """
         admitted = await self._admit(request)
+        if admitted.idempotency_key is None:
+            return await self._answer(request, admitted)
+        return await self._answer_once(request, admitted, admitted.idempotency_key)
+
+    async def _answer_once(self, request: Request, admitted: Admitted, key: str) -> Response:
+        """The answer of the first request with this key, whichever that is."""
+        for _ in range(_MOST_RUNS):
+            async with Hangup(request.receive):
+                boarded = await self._idempotency.board(admitted, key)
+            if isinstance(boarded, flights_pb2.Landing):
+                return self._repeat(admitted, boarded)
+            try:
+                async with self._idempotency.led(boarded):
+                    return await self._answer(request, admitted, boarded)
+            except MeshError as error:
+                if not run_is_over(error):
+                    raise
+        raise refusal(ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_IN_USE)
+
+    async def _answer(self, request: Request, admitted: Admitted, leg: Leg | None = None) -> Response:
         found = await self._look_up(admitted)
         if found.HasField("hit"):
-            return await self._replay(admitted, found.hit)
-        if admitted.controls.mode is Mode.ONLY:
+            replayed = await self._replay(admitted, found.hit, leg)
+            if replayed is not None:
+                return replayed
+            found = _missed(cache_pb2.Miss.REASON_BYPASSED)
+        elif admitted.controls.mode is Mode.ONLY:
             away = found.miss.reason == cache_pb2.Miss.REASON_UNAVAILABLE
             raise refusal(ErrorReason.ERROR_REASON_UNAVAILABLE if away else ErrorReason.ERROR_REASON_CACHE_MISS)
-        return await self._have_answered(request, admitted, found.miss)
+        return await self._have_answered(request, admitted, found.miss, leg)
 
     async def _admit(self, request: Request) -> Admitted:
         exchange = Exchange.of(request.scope)
         principal = await self._authenticator.authenticate(request)
+        key = idempotency_key(request.headers)
         settings = self._settings
         body = await read_body(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
         call = parse_chat(body)
@@ -92,7 +128,7 @@ class ChatCompletions:
         controls = parse_controls(request.headers)
         model = self._catalog.resolve(call.model)
         exchange.model = model.id
-        return Admitted(exchange, principal, body, call, model, controls)
+        return Admitted(exchange, principal, body, call, model, controls, key)
 
     async def _look_up(self, admitted: Admitted) -> cache_pb2.LookupResponse:
         """What the cache has. A cache that is away counts as a miss without leave to store."""
@@ -112,27 +148,51 @@ class ChatCompletions:
         refuse_ambiguous(admitted.body)
         return _missed(cache_pb2.Miss.REASON_UNAVAILABLE)
 
-    async def _replay(self, admitted: Admitted, hit: cache_pb2.Hit) -> Response:
+    async def _replay(self, admitted: Admitted, hit: cache_pb2.Hit, leg: Leg | None) -> Response | None:
+        """None: not before the ledger has said what it has under this request id."""
         exchange = admitted.exchange
-        exchange.served_mode = mode_of(hit)
-        receipt = await self._mesh.ledger.charge(charge_request(admitted, hit))
-        settled = Settled(receipt.receipt_id, receipt.charged_nano_usd, hit.usage)
+        exchange.served_mode = mode_of(hit.tier)
+        charge = charge_request(admitted, hit)
+        if leg is None:
+            receipt = await self._mesh.ledger.charge(charge)
+        else:
+            charged = await self._idempotency.charge(leg, charge, lambda made: landing_of(admitted, hit, made))
+            if charged is None:
+                return None
+            receipt = charged
+        settled = Settled(receipt.receipt_id, receipt.charged_nano_usd, hit.usage, exchange.trace_id)
         self._note(exchange, settled)
         headers = begun_headers(exchange, status_hit(exchange.served_mode, hit.key_digest)) | settled_headers(settled)
         headers["age"] = str(max(0, hit.age_ms) // 1_000)
         if not admitted.call.stream:
             return Response(hit.openai_body, headers=headers, media_type=_JSON)
-        frames = sse.frames(hit.chunks)
-        if admitted.call.include_usage:
-            frames += self._usage_frame(admitted, hit.usage_chunk, settled)
-        return Response(frames + sse.DONE, headers={**headers, **sse.HEADERS}, media_type=sse.MEDIA_TYPE)
+        return _stream(sse.frames(hit.chunks) + self._end(admitted, hit.usage_chunk, settled), headers)
 
-    async def _have_answered(self, request: Request, admitted: Admitted, miss: cache_pb2.Miss) -> Response:
+    def _repeat(self, admitted: Admitted, landing: flights_pb2.Landing) -> Response:
+        """What was sent to the first who asked, to the byte; where that was broken off, so is this."""
+        exchange = admitted.exchange
+        exchange.served_mode, exchange.idempotent_replayed = mode_of(landing.tier), True
+        settled = Settled(landing.receipt_id, landing.charged_nano_usd, landing.usage, landing.trace_id)
+        self._note(exchange, settled)
+        headers = repeated_headers(exchange) | settled_headers(settled)
+        if not admitted.call.stream:
+            return Response(landing.openai_body, headers=headers, media_type=_JSON)
+        frames = sse.frames(landing.chunks)
+        if landing.HasField("broken_off"):
+            error = MeshError(landing.broken_off.reason, landing.broken_off.message)
+            exchange.error_code = shape_of(error).code
+            return _stream(frames + sse.error_frame(error_body(error)), headers)
+        return _stream(frames + self._end(admitted, landing.usage_chunk, settled), headers)
+
+    async def _have_answered(
+        self, request: Request, admitted: Admitted, miss: cache_pb2.Miss, leg: Leg | None
+    ) -> Response:
         exchange = admitted.exchange
         exchange.served_mode = "fresh"
         ticket = miss.ticket if miss.HasField("ticket") else None
         headers = begun_headers(exchange, miss_status(miss))
-        events = self._mesh.router.complete(complete_request(admitted, ticket))
+        flight = leg.hand_over() if leg else None
+        events = self._mesh.router.complete(complete_request(admitted, ticket, flight))
         if not admitted.call.stream:
             async with Hangup(request.receive), aclosing(events):
                 final = await _final(events)
@@ -156,10 +216,7 @@ class ChatCompletions:
             if event is None:
                 raise refusal(ErrorReason.ERROR_REASON_INTERNAL, "the router ended the stream without a Final")
             settled = self._settle(admitted.exchange, event.final)
-            end = sse.DONE
-            if admitted.call.include_usage:
-                end = self._usage_frame(admitted, event.final.usage_chunk, settled) + end
-            yield end
+            yield self._end(admitted, event.final.usage_chunk, settled)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client must not take the stream for whole
             yield self._broken_off(admitted.exchange, error)
 
@@ -172,11 +229,16 @@ class ChatCompletions:
         exchange.error_code = shape_of(error).code
         return sse.error_frame(error_body(error))
 
-    def _usage_frame(self, admitted: Admitted, chunk: bytes, settled: Settled) -> bytes:
-        return sse.frames([usage_payload(admitted, chunk, settled, now_s=self._clock.now_ms() // 1_000)])
+    def _end(self, admitted: Admitted, usage_chunk: bytes, settled: Settled) -> bytes:
+        """The last frames of a whole stream."""
+        if not admitted.call.include_usage:
+            return sse.DONE
+        return (
+            sse.frames([usage_payload(admitted, usage_chunk, settled, now_s=self._clock.now_ms() // 1_000)]) + sse.DONE
+        )
 
     def _settle(self, exchange: Exchange, final: router_pb2.Final) -> Settled:
-        settled = Settled(final.receipt_id, final.charged_nano_usd, final.usage)
+        settled = Settled(final.receipt_id, final.charged_nano_usd, final.usage, exchange.trace_id)
         self._note(exchange, settled)
         return settled
 
@@ -195,6 +257,11 @@ async def _final(events: Events) -> router_pb2.Final:
         if event.HasField("final"):
             return event.final
     raise refusal(ErrorReason.ERROR_REASON_INTERNAL, "the router ended the call without a Final")
+
+
+def _stream(frames: bytes, headers: dict[str, str]) -> Response:
+    """A stream that is there as a whole."""
+    return Response(frames, headers={**headers, **sse.HEADERS}, media_type=sse.MEDIA_TYPE)
 
 
 def _missed(reason: cache_pb2.Miss.Reason.ValueType) -> cache_pb2.LookupResponse:
