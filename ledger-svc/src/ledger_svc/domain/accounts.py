@@ -2,7 +2,8 @@
 
 A posting's amount is signed from the account's side; the postings of a transfer sum to 0. What a customer can spend
 is positive in ``CUSTOMER_CREDIT`` and ``PROMO``; the operator's side (``CREDIT_SOURCE``, ``PROMO_EXPENSE``,
-``PLATFORM_LOSS``) goes negative as it gives, ``REVENUE`` grows with each charge.
+``PLATFORM_LOSS``) goes negative as it gives, ``REVENUE`` grows with each charge and ``REFUNDS`` with what is paid out
+again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class AccountKind(StrEnum):
     PLATFORM_LOSS = "platform_loss"
     CREDIT_SOURCE = "credit_source"
     PROMO_EXPENSE = "promo_expense"
+    REFUNDS = "refunds"
 
 
 class CreditKind(Enum):

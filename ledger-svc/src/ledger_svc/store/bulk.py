@@ -60,21 +60,25 @@ def insert_into(table: Table) -> Bulk:
     return Bulk(f"INSERT INTO {table.name} ({names}) SELECT * FROM {{v}}", columns)  # noqa: S608 - names of ours
 
 
-def update_by(table: Table, key: str, *changed: str) -> Bulk:
-    """Updates rows; a record has the key's value, then the values that change."""
-    changes = ", ".join(f"{name} = v.v{place}" for place, name in enumerate(changed, 2))
-    columns = tuple(table.columns[name] for name in (key, *changed))
-    template = f"UPDATE {table.name} SET {changes} FROM {{v}} WHERE {table.name}.{key} = v.v1"  # noqa: S608 - names of ours
+def update_by(table: Table, keys: str | tuple[str, ...], *changed: str) -> Bulk:
+    """Updates rows; a record has the values of the keys, then those that change."""
+    keys = (keys,) if isinstance(keys, str) else keys
+    changes = ", ".join(f"{name} = v.v{place}" for place, name in enumerate(changed, len(keys) + 1))
+    matches = " AND ".join(f"{table.name}.{key} = v.v{place}" for place, key in enumerate(keys, 1))
+    columns = tuple(table.columns[name] for name in (*keys, *changed))
+    template = f"UPDATE {table.name} SET {changes} FROM {{v}} WHERE {matches}"  # noqa: S608 - names of ours
     return Bulk(template, columns)
 
 
-def select_by(table: Table, given: Iterable[Column[Any]], *keys: str, lock: str = "") -> Bulk:
+def select_by(table: Table, given: Iterable[Column[Any]], *keys: str, where: str = "", lock: str = "") -> Bulk:
     """Reads the columns ``given`` of the rows whose ``keys`` have the record's values. A record must not come twice.
+    ``where``: a further condition.
 
     CROSS JOIN and not a comma, because it keeps SQLite from turning the join round and reading the whole table.
     """
     names = ", ".join(f"{table.name}.{column.name}" for column in given)
     matches = " AND ".join(f"{table.name}.{key} = v.v{place}" for place, key in enumerate(keys, 1))
+    matches += f" AND {where}" if where else ""
     template = f"SELECT {names} FROM {{v}} CROSS JOIN {table.name} WHERE {matches}"  # noqa: S608 - names of ours
     return Bulk(template, tuple(table.columns[key] for key in keys), lock)
 
