@@ -35,7 +35,7 @@ from router_svc.domain.errors import (
 )
 from router_svc.service.pipe import ChunksEvent, FinalEvent
 from router_svc.service.ports import Ending, FlightPass, Landing
-from router_svc.service.router import Limits
+from router_svc.service.router import CompletionHandle, Limits
 
 FLIGHT = FlightPass(b"n" * 32, "flt_1", 0, b"b" * 32)
 WHOLE = (chunk("Hel"), chunk("lo!"), chunk(finish="stop"))
@@ -242,6 +242,25 @@ async def test_a_request_that_runs_here_already_does_not_run_twice(source: Scrip
         assert isinstance([event async for event in first.events()][-1], FinalEvent)
     assert rig.flights.endings == [Ending.UNKNOWN]
     assert (source.calls, len(rig.flights.landings)) == (1, 1)
+
+
+async def test_whoever_is_told_that_nothing_was_held_may_begin_the_same_request_at_once(
+    source: ScriptedSource,
+) -> None:
+    ledger = FakeLedger(refusal=LedgerRefused(RuntimeError("insufficient balance")))
+    async with rig_over(catalog_of(at(source)), ledger=ledger) as rig:
+        begun: list[CompletionHandle] = []
+
+        async def begin_again(ticket: FlightPass, ending: Ending) -> None:
+            if not begun:
+                ledger.refusal = None
+                begun.append(await rig.begin(flight=replace(FLIGHT, token="flt_2")))
+
+        rig.flights.abandon = begin_again  # type: ignore[method-assign]
+        with pytest.raises(LedgerRefused):
+            await rig.complete(flight=FLIGHT)
+        await asyncio.wait(rig.service._tasks)
+        assert isinstance([event async for event in begun[0].events()][-1], FinalEvent)
 
 
 async def test_the_lease_is_renewed_while_the_call_runs_and_not_after(source: ScriptedSource) -> None:

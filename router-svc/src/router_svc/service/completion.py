@@ -86,7 +86,7 @@ class _Ended:
 
 
 class Completion:
-    """One fresh call. ``run`` is its task; ``leave`` and ``stop`` are called from outside it."""
+    """One fresh call. ``run``, then ``abandon_flight`` are its task; ``leave`` and ``stop`` are called from outside."""
 
     def __init__(
         self,
@@ -141,8 +141,11 @@ class Completion:
             self.pipe.close(error)
         finally:
             self.pipe.close(UpstreamFailed("the router stopped before the answer ended"))
-            if self._lead is not None:
-                await self._lead.abandon(self._ending)
+
+    async def abandon_flight(self) -> None:
+        """Say how the flight's run ended, unless it has landed. After ``run``; whoever waits may then begin anew."""
+        if self._lead is not None:
+            await self._lead.abandon(self._ending)
 
     async def _run(self) -> None:
         self._hold = await self._reserve()

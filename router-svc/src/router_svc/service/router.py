@@ -159,10 +159,18 @@ class RouterService:
             raise DuplicateRequest(f"request {call.request_id} is under way")
         pipe = EventPipe(most_bytes=self._limits.client_queue_bytes, stall_s=self._limits.client_stall_s)
         completion = self._running[key] = Completion(call, request, chosen, self._tools, pipe, lead)
-        task = asyncio.create_task(completion.run(), name=f"completion {call.request_id}")
+        task = asyncio.create_task(self._conduct(key, completion), name=f"completion {call.request_id}")
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._forget(key, done))
+        task.add_done_callback(self._tasks.discard)
         return CompletionHandle(completion)
+
+    async def _conduct(self, key: tuple[str, str], completion: Completion) -> None:
+        try:
+            await completion.run()
+        finally:
+            # Before others are told that they may begin, as that may be here and under the same request id.
+            self._running.pop(key, None)
+            await completion.abandon_flight()
 
     async def aclose(self, drain_s: float) -> None:
         """Take no more calls and wait for those under way; after ``drain_s`` settle what they delivered."""
@@ -185,7 +193,3 @@ class RouterService:
     async def _plan(self, model: str, request: ChatRequest) -> Plan:
         snapshot = await self._catalog.snapshot()
         return plan(request, model, snapshot, formats=self._sources.formats, has_secret=self._has_secret)
-
-    def _forget(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
-        self._running.pop(key, None)
-        self._tasks.discard(task)
