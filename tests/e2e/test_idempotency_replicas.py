@@ -109,7 +109,7 @@ async def _replica(
     """A cache service, a router and an edge that know each other; gives the edge's URL."""
     cache = CacheSettings(url=redis_url, redis_timeout_s=5)
     (cache_at,) = await composition.serve("cache", cache_svc.wiring.build, cache, f"unix://{sockets}c", drain_s=1)
-    found = {"catalog_addr": catalog_at, "ledger_addr": ledger_at, "cache_addr": cache_at}
+    found: dict[str, Any] = {"catalog_addr": catalog_at, "ledger_addr": ledger_at, "cache_addr": cache_at}
     (router_at,) = await composition.serve(
         "router", router_svc.wiring.build, RouterSettings(**found), f"unix://{sockets}r", drain_s=1
     )
