@@ -138,6 +138,7 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
 class FakeCache(cache_pb2_grpc.CacheServiceServicer):
     def __init__(self) -> None:
         self.lookups: list[cache_pb2.LookupRequest] = []
+        self.gate: asyncio.Event | None = None
         self.error: MeshError | None = None
         self.answer = cache_pb2.LookupResponse(
             miss=cache_pb2.Miss(
@@ -166,6 +167,8 @@ class FakeCache(cache_pb2_grpc.CacheServiceServicer):
 
     async def Lookup(self, request: Any, context: Any) -> cache_pb2.LookupResponse:
         self.lookups.append(request)
+        if self.gate:
+            await self.gate.wait()
         if self.error:
             raise self.error
         return self.answer

@@ -318,3 +318,34 @@ async def test_an_upstream_failure_is_the_routers_to_end(world: Any) -> None:
     assert (await world.chat(KEY)).status_code == 502
     await asyncio.sleep(0)
     assert not world.flights.abandoned
+
+
+async def test_a_replay_whose_client_left_is_charged_and_lands(world: Any) -> None:
+    world.cache.holds(stream=False)
+    world.ledger.charge_gate = asyncio.Event()
+    asked = asyncio.create_task(world.chat(KEY))
+
+    async def charging() -> bool:
+        return bool(world.ledger.charges)
+
+    await world.until(charging)
+    asked.cancel()
+    world.ledger.charge_gate.set()
+    await world.flights.ended.wait()
+    assert len(world.flights.landed) == 1
+    assert not world.flights.abandoned
+
+
+async def test_a_client_that_leaves_before_the_router_has_the_call_leaves_no_lead_behind(world: Any) -> None:
+    world.cache.gate = asyncio.Event()
+    asked = asyncio.create_task(world.chat(KEY))
+
+    async def looking_up() -> bool:
+        return bool(world.cache.lookups)
+
+    await world.until(looking_up)
+    asked.cancel()
+    await world.flights.ended.wait()
+    (abandoned,) = world.flights.abandoned
+    assert abandoned.ending == ABANDON.ENDING_NOTHING_HELD
+    assert not world.router.requests

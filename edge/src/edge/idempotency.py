@@ -197,8 +197,15 @@ class Idempotency:
         """Begins what goes on without the client."""
         task = asyncio.create_task(work)
         self._tasks.add(task)  # the loop itself holds tasks weakly
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """Says what went wrong where nobody may be left who awaits it; a refusal has been dealt with."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, MeshError):
+            _log.error("unexpected_error", exc_info=error)
 
 
 def run_is_over(error: MeshError) -> bool:

@@ -88,7 +88,7 @@ class Lead:
         while True:
             await asyncio.sleep(self._lease_s / 3)
             try:
-                if not await self._flights.renew(self._ticket, self._lease_s):
+                if not await self._flights.renew(self._ticket, self._lease_s) and not self._ended:
                     # Another may work under the same request id by now. Only one of the two is charged: the ledger's.
                     _log.warning("flight_lost", flight=self._ticket.name.hex())
                     return
