@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -46,12 +48,19 @@ class Replicas:
     tenant: NewKey
     redis: Redis
     upstream: ScriptedUpstream
+    composition: Composition
+    sockets: str
+    found: dict[str, Any]
+    """Where the services are that replica 0 uses, by the names that settings give them."""
 
     async def ask(self, edge_number: int, key: str, **fields: Any) -> httpx.Response:
+        return await self.ask_at(self.urls[edge_number], key, **fields)
+
+    async def ask_at(self, url: str, key: str, **fields: Any) -> httpx.Response:
         body = {"model": "test/gated", "messages": [{"role": "user", "content": "one of two"}]} | fields
         headers = {"Authorization": f"Bearer {self.tenant.secret}", "Idempotency-Key": key}
         async with httpx.AsyncClient(timeout=50) as client:
-            return await client.post(f"{self.urls[edge_number]}/v1/chat/completions", json=body, headers=headers)
+            return await client.post(f"{url}/v1/chat/completions", json=body, headers=headers)
 
     async def receipt_ids(self) -> list[str]:
         receipts = await asyncio.to_thread(self.tenants.receipts, self.tenant.org_id)
@@ -92,31 +101,32 @@ async def _running(folder: Path, background: BackgroundLoop, upstream: ScriptedU
             "ledger", ledger_svc.wiring.build, ledger, f"unix://{folder}/l", drain_s=1
         )
         redis_url = f"unix://{valkey.unix_socket_path}"
-        urls = [
-            await _replica(stack, composition, f"{folder}/{number}", redis_url, catalog_at, ledger_at)
-            for number in (0, 1)
-        ]
+        found: dict[str, Any] = {"catalog_addr": catalog_at, "ledger_addr": ledger_at}
+        urls = [await _replica(stack, composition, f"{folder}/{number}", redis_url, found) for number in (0, 1)]
         tenants = Tenants(background, ledger_at)
         tenant = await asyncio.to_thread(tenants.make, CREDIT_NANO_USD)
         redis = Redis.from_url(redis_url)
         stack.push_async_callback(redis.aclose)
-        yield Replicas((urls[0], urls[1]), tenants, tenant, redis, upstream)
+        near = found | {"cache_addr": f"unix://{folder}/0c"}
+        yield Replicas((urls[0], urls[1]), tenants, tenant, redis, upstream, composition, str(folder), near)
 
 
 async def _replica(
-    stack: AsyncExitStack, composition: Composition, sockets: str, redis_url: str, catalog_at: str, ledger_at: str
+    stack: AsyncExitStack, composition: Composition, sockets: str, redis_url: str, found: dict[str, Any]
 ) -> str:
     """A cache service, a router and an edge that know each other; gives the edge's URL."""
     cache = CacheSettings(url=redis_url, redis_timeout_s=5)
     (cache_at,) = await composition.serve("cache", cache_svc.wiring.build, cache, f"unix://{sockets}c", drain_s=1)
-    found: dict[str, Any] = {"catalog_addr": catalog_at, "ledger_addr": ledger_at, "cache_addr": cache_at}
+    near = found | {"cache_addr": cache_at}
     (router_at,) = await composition.serve(
-        "router", router_svc.wiring.build, RouterSettings(**found), f"unix://{sockets}r", drain_s=1
+        "router", router_svc.wiring.build, RouterSettings(**near), f"unix://{sockets}r", drain_s=1
     )
+    return await _edge(stack, composition, EdgeSettings(**near, router_addr=router_at))
+
+
+async def _edge(stack: AsyncExitStack, composition: Composition, settings: EdgeSettings) -> str:
     dial, telemetry = await composition.node("edge")
-    app = await stack.enter_async_context(
-        edge.wiring.build(EdgeSettings(**found, router_addr=router_at), dial, telemetry)
-    )
+    app = await stack.enter_async_context(edge.wiring.build(settings, dial, telemetry))
     url = await stack.enter_async_context(running_http(app, "127.0.0.1", 0, drain_s=1))
     await _until_ready(url)
     return url
@@ -182,3 +192,36 @@ async def test_a_record_lost_after_its_answer_leaves_the_receipt(replicas: Repli
         assert later.headers["x-receipt-id"] == first.headers["x-receipt-id"]
     assert len(replicas.upstream.calls) == 1
     assert await replicas.receipt_ids() == [first.headers["x-receipt-id"]]
+
+
+@asynccontextmanager
+async def _router_process(replicas: Replicas, address: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A router that can be killed, with a lease of a second."""
+    settings = {**replicas.found, "listen": address, "flight_lease_s": "1"}
+    environment = {f"TALLYGATE_ROUTER_{name.upper()}": value for name, value in settings.items()}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "router_svc", env={**os.environ, **environment}, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_a_router_that_is_killed_in_its_middle_leaves_one_call_to_pay(replicas: Replicas) -> None:
+    """The retry waits for the dead one's lease, and goes on under its hold."""
+    address = f"unix://{replicas.sockets}/k"
+    async with AsyncExitStack() as stack:
+        process = await stack.enter_async_context(_router_process(replicas, address))
+        url = await _edge(stack, replicas.composition, EdgeSettings(**replicas.found, router_addr=address))
+        first = asyncio.create_task(replicas.ask_at(url, "killed"))
+        await replicas.upstream.wait_until(lambda calls: len(calls) == 1)
+        process.kill()
+        assert (await first).status_code == 503
+        replicas.upstream.release()
+        retry = await replicas.ask(1, "killed")
+        assert (retry.status_code, "idempotent-replayed" in retry.headers) == (200, False)
+        assert len(replicas.upstream.calls) == 2
+        assert await replicas.receipt_ids() == [retry.headers["x-receipt-id"]]
