@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from edge.auth import Authenticator
 from edge.catalog import CatalogView
-from edge.errors import error_body, refusal, shape_of
+from edge.errors import code_of, error_body, refusal
 from edge.exchange import Exchange
 from edge.hangup import Hangup
 from edge.idempotency import Idempotency, Leg, idempotency_key, run_is_over
@@ -180,7 +180,7 @@ class ChatCompletions:
         frames = sse.frames(landing.chunks)
         if landing.HasField("broken_off"):
             error = MeshError(landing.broken_off.reason, landing.broken_off.message)
-            exchange.error_code = shape_of(error).code
+            exchange.error_code = code_of(error)
             return _stream(frames + sse.error_frame(error_body(error)), headers)
         return _stream(frames + self._end(admitted, landing.usage_chunk, settled), headers)
 
@@ -226,7 +226,7 @@ class ChatCompletions:
         else:
             _log.error("unexpected_error", request_id=exchange.request_id, exc_info=error)
             error = refusal(ErrorReason.ERROR_REASON_INTERNAL)
-        exchange.error_code = shape_of(error).code
+        exchange.error_code = code_of(error)
         return sse.error_frame(error_body(error))
 
     def _end(self, admitted: Admitted, usage_chunk: bytes, settled: Settled) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from functools import lru_cache
 
 from ledger_svc.domain.errors import InsufficientBalance
 
@@ -50,6 +51,7 @@ CREDIT_ACCOUNTS = {
 """For each kind of credit the account that gives and the account that receives."""
 
 
+@lru_cache(maxsize=65_536)
 def account_id(org_id: str, kind: AccountKind) -> str:
     """The account of an organisation; readable, and unique without a lookup."""
     return f"{org_id}/{kind}"

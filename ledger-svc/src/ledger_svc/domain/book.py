@@ -147,7 +147,7 @@ class Book:
         assert hold.state is HoldState.OPEN, hold.hold_id
         assert state is not HoldState.OPEN, hold.hold_id
         self._reserve(hold, -1)
-        return self.update_hold(replace(hold, state=state, closed_at_ms=now_ms))
+        return self.update_hold(hold.closed(state, now_ms))
 
     def update_hold(self, hold: Hold) -> Hold:
         """Writes what else is known of a hold."""

@@ -44,5 +44,27 @@ class Hold:
     release_reason: str = ""
     amount_tokens: int = 0
 
+    def closed(self, state: HoldState, now_ms: int) -> Hold:
+        """After its one transition. (``dataclasses.replace`` takes five times as long, at every settlement.)"""
+        return Hold(
+            self.hold_id,
+            self.org_id,
+            self.project_id,
+            self.key_id,
+            self.request_id,
+            self.model,
+            self.amount_nano_usd,
+            self.from_promo_nano_usd,
+            self.from_paid_nano_usd,
+            self.fingerprint,
+            self.created_at_ms,
+            self.expires_at_ms,
+            state,
+            now_ms,
+            self.released_at_ms,
+            self.release_reason,
+            self.amount_tokens,
+        )
+
     def __post_init__(self) -> None:
         assert self.amount_nano_usd == self.from_promo_nano_usd + self.from_paid_nano_usd, self.hold_id

@@ -7,7 +7,7 @@ that was made before a lot expired may still be paid from it, and what no hold n
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ledger_svc.domain.accounts import AccountKind
 
@@ -34,7 +34,17 @@ class CreditLot:
     def less(self, amount_nano_usd: int) -> CreditLot:
         """After so much was taken from it."""
         assert 0 <= amount_nano_usd <= self.remaining_nano_usd, self
-        return replace(self, remaining_nano_usd=self.remaining_nano_usd - amount_nano_usd)
+        return CreditLot(
+            self.lot_id,
+            self.org_id,
+            self.kind,
+            self.transfer_id,
+            self.priority,
+            self.granted_nano_usd,
+            self.remaining_nano_usd - amount_nano_usd,
+            self.created_at_ms,
+            self.expires_at_ms,
+        )
 
     def is_over(self, now_ms: int) -> bool:
         """Whether its time has passed."""
@@ -54,7 +64,7 @@ def take(lots: Sequence[CreditLot], amount_nano_usd: int) -> list[CreditLot]:
     can spend more than its lots have: what they lack is owed by the next credit.
     """
     changed = []
-    for lot in spending_order(lots):
+    for lot in spending_order(lots) if len(lots) > 1 else lots:
         part = min(amount_nano_usd, lot.remaining_nano_usd)
         if part:
             changed.append(lot.less(part))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any
@@ -25,7 +25,7 @@ from ledger_svc.domain.merkle import Frontier
 from ledger_svc.store.tables import API_KEY, CORRECTION, CREDIT_LOT, POSTING, RESERVATION, TRANSFER
 
 Values = dict[str, Any]
-Record = tuple[Any, ...]
+Record = Sequence[Any]
 """The values of all columns of a table, in their order."""
 
 KEY_COLUMNS = [column for column in API_KEY.columns if column.name not in ("hmac_sha256_hex", "pepper_version")]
