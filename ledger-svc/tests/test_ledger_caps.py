@@ -383,6 +383,7 @@ async def test_a_hold_that_is_closed_is_not_given_again(
         "late": {"state": "settled", "receipt_id": late.receipt_id},
         "given back": {"state": "released"},
     }.items():
-        with pytest.raises(HoldClosed) as refusal:
-            await hold(payer, name, 20_000)
-        assert refusal.value.metadata == expected
+        for amount in (20_000, 1):
+            with pytest.raises(HoldClosed) as refusal:
+                await hold(payer, name, amount)
+            assert refusal.value.metadata == expected

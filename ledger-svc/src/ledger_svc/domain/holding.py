@@ -50,9 +50,9 @@ class Reserve(Command[Hold]):
         name = (payer.org_id, self.request_id)
         existing = book.holds.get(name)
         if existing is not None:
-            check_same(existing.fingerprint, self.fingerprint, self.request_id)
             if existing.state is not HoldState.OPEN:
                 raise closed_error(book, existing)
+            check_same(existing.fingerprint, self.fingerprint, self.request_id)
             return existing
         admit_key(book.keys.get(payer.key_id), payer, self.model, self.now_ms)
         expire_credit(book, payer.org_id, self.now_ms)
