@@ -170,7 +170,14 @@ class FakeLedger:
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def reserve(
-        self, principal: Principal, request_id: str, *, amount_nano_usd: int, ttl_ms: int, model: str
+        self,
+        principal: Principal,
+        request_id: str,
+        *,
+        amount_nano_usd: int,
+        amount_tokens: int,
+        ttl_ms: int,
+        model: str,
     ) -> Hold:
         self._fail_if_away("reserve")
         if self.reserving is not None:
@@ -180,6 +187,12 @@ class FakeLedger:
         self.log.append(("reserve", request_id))
         self.open_holds[request_id] = amount_nano_usd
         return Hold("hold_1", amount_nano_usd)
+
+    async def extend(self, org_id: str, request_id: str, *, ttl_ms: int) -> None:
+        self._fail_if_away("extend")
+        if request_id not in self.open_holds:
+            raise HoldUnknown(RuntimeError("no open hold"))
+        self.log.append(("extend", request_id))
 
     async def settle(self, org_id: str, request_id: str, facts: SettleFacts, attempts: Sequence[Attempt]) -> Charge:
         self._fail_if_away("settle")

@@ -23,7 +23,7 @@ from router_svc.sources.http import open_http
 from router_svc.sources.openai import OpenAISourceClient, OpenAITimeouts
 from router_svc.sources.refusal import refusal_of
 
-CANDIDATE = Candidate(Offer("a/m", "m", "a", "up", None), Source("a", ""), price(), 0)
+CANDIDATE = Candidate(Offer("a/m", "m", "a", "up", None), Source("a", ""), price(), 0, 0)
 
 
 async def test_a_full_pipe_makes_the_writer_wait() -> None:
@@ -125,7 +125,7 @@ def test_refusals(status: int, body: bytes, kind: FailureKind, message: str | No
 
 
 async def ask(served: ScriptedSource) -> bytes:
-    candidate = Candidate(Offer("a/m", "m", "a", "up", None), Source("a", served.base_url), price(), 0)
+    candidate = Candidate(Offer("a/m", "m", "a", "up", None), Source("a", served.base_url), price(), 0, 0)
     async with open_http(max_connections=10) as http:
         client = OpenAISourceClient(
             http, Telemetry.off().tracer, lambda _: None, timeouts=OpenAITimeouts(), max_answer_bytes=10_000
@@ -195,7 +195,7 @@ async def test_a_200_that_is_no_completion(source: ScriptedSource, answer: objec
 )
 async def test_a_200_that_is_no_stream(source: ScriptedSource, answer: object) -> None:
     source.script = [answer]  # type: ignore[list-item]
-    candidate = Candidate(Offer("a/m", "m", "a", "up", None), Source("a", source.base_url), price(), 0)
+    candidate = Candidate(Offer("a/m", "m", "a", "up", None), Source("a", source.base_url), price(), 0, 0)
     async with open_http(max_connections=10) as http:
         client = OpenAISourceClient(
             http, Telemetry.off().tracer, lambda _: None, timeouts=OpenAITimeouts(), max_answer_bytes=10_000

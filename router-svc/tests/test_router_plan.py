@@ -195,7 +195,9 @@ def test_the_hold_is_the_worst_case(fields: dict[str, Any], prompt_extra: int, a
     expected = worst_case_nano_usd(
         price("a/m"), prompt_tokens=len(body) + TEMPLATE_TOKENS + prompt_extra, answer_tokens=answer
     )
-    assert planned(body, model=model).hold_nano_usd == expected
+    made = planned(body, model=model)
+    assert made.hold_nano_usd == expected
+    assert made.hold_tokens == len(body) + TEMPLATE_TOKENS + prompt_extra + answer
 
 
 def test_the_prompts_bound_is_never_above_the_context() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 import pytest
@@ -50,7 +51,7 @@ async def test_a_reserve_is_tried_for_a_second_only_then_given_back() -> None:
     ledger = FakeLedger(away={"reserve": 99})
     settlement, waits = settlement_over(ledger)
     with pytest.raises(LedgerUnavailable):
-        await settlement.reserve(call_of(), 5)
+        await settlement.reserve(call_of(), 5, 5)
     assert sum(waits.pauses_s) <= 1.0
     assert ledger.log[-1] == ("release", "req_1")
 
@@ -59,5 +60,38 @@ async def test_a_refusal_is_not_tried_again() -> None:
     ledger = FakeLedger(refusal=LedgerRefused(RuntimeError("no")))
     settlement, waits = settlement_over(ledger)
     with pytest.raises(LedgerRefused):
-        await settlement.reserve(call_of(), 5)
+        await settlement.reserve(call_of(), 5, 5)
     assert waits.pauses_s == []
+
+
+class ThreeSleeps:
+    """Three sleeps, then the end."""
+
+    def __init__(self) -> None:
+        self.slept_s: list[float] = []
+        self.over = asyncio.Event()
+
+    async def __call__(self, pause_s: float) -> None:
+        if len(self.slept_s) == 3:
+            self.over.set()
+            await asyncio.Event().wait()
+        self.slept_s.append(pause_s)
+
+
+async def test_a_hold_is_extended_three_times_in_its_life_while_its_call_runs() -> None:
+    ledger, sleeps = FakeLedger(open_holds={"req_1": 1}, away={"extend": 1}), ThreeSleeps()
+    settlement = Settlement(ledger, FakeClock(), hold_ttl_ms=60_000, patience_s=1.0, sleep=sleeps)
+    async with settlement.kept(call_of()):
+        await sleeps.over.wait()
+    assert sleeps.slept_s == [20.0] * 3
+    assert [command for command, _ in ledger.log].count("extend") == 2  # the first time the ledger was away
+
+
+async def test_a_hold_that_has_ended_is_not_extended_and_the_call_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    ledger, sleeps = FakeLedger(), ThreeSleeps()
+    settlement = Settlement(ledger, FakeClock(), hold_ttl_ms=60_000, patience_s=1.0, sleep=sleeps)
+    async with settlement.kept(call_of()):
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert sleeps.slept_s == [20.0]
+    assert "hold_lost" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from collections import Counter
 
 import httpx
 
+from tallygate.ledger.v1 import ledger_pb2
 from tests.harness.gateway import Gateway
 
 REQUESTS, AFFORDABLE = 200, 50
@@ -47,3 +48,24 @@ async def test_200_at_once_on_a_daily_cap_for_50(gateway: Gateway) -> None:
     assert len(gateway.upstream.calls) == AFFORDABLE
     balance = await asyncio.to_thread(gateway.tenants.balance, tenant.org_id)
     assert (balance.held_nano_usd, balance.open_holds) == (0, 0)
+
+
+async def test_a_cap_in_tokens_holds_what_a_request_can_use_and_counts_what_it_used(gateway: Gateway) -> None:
+    tenant = await asyncio.to_thread(gateway.tenants.make, 10**9)
+    await asyncio.to_thread(gateway.tenants.cap, tenant, 5_000, ledger_pb2.CAP_UNIT_TOKENS)
+    headers = {"Authorization": f"Bearer {tenant.secret}"}
+    async with httpx.AsyncClient(base_url=gateway.base_url, headers=headers, timeout=60) as client:
+
+        async def ask(max_tokens: int) -> httpx.Response:
+            message = {"role": "user", "content": "Hello"}
+            body = {"model": "test/ok", "messages": [message], "max_tokens": max_tokens}
+            return await client.post("/chat/completions", json=body)
+
+        refused = await ask(5_000)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "daily_cap_exceeded")
+        assert "cap 5000 tokens, spent 0 tokens" in refused.json()["error"]["message"]
+        answer = await ask(16)
+        assert answer.status_code == 200
+        again = await ask(5_000)
+    used = sum(int(answer.headers[f"x-usage-{name}-tokens"]) for name in ("input", "output"))
+    assert f"spent {used} tokens, held 0 tokens" in again.json()["error"]["message"]

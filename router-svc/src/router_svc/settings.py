@@ -52,8 +52,10 @@ class RouterSettings(BaseSettings):
     max_answer_bytes: int = Field(16 * 1024 * 1024, gt=0)
     """The largest answer that is taken from a source, in bytes."""
 
-    hold_margin_s: float = Field(120.0, ge=0)
-    """How much longer than the longest call a hold lasts, in seconds: time to drain and to settle late."""
+    hold_ttl_s: float = Field(120.0, ge=1)
+    """How long a hold lasts, in seconds. A call that is under way extends its own three times in that; after a crash of
+    the router it ends by itself.
+    """
     settle_patience_s: float = Field(60.0, gt=0)
     """How long a settlement is tried again while the ledger is away, in seconds; then the hold ends uncharged."""
     ledger_timeout_s: float = Field(5.0, gt=0)

@@ -82,7 +82,7 @@ def _limits(settings: RouterSettings) -> Limits:
         client_queue_bytes=settings.client_queue_bytes,
         max_inflight=settings.max_inflight,
         max_inflight_per_source=settings.max_inflight_per_source,
-        hold_margin_s=settings.hold_margin_s,
+        hold_ttl_s=settings.hold_ttl_s,
         settle_patience_s=settings.settle_patience_s,
         store_wait_s=settings.store_wait_s,
         flight_lease_s=settings.flight_lease_s,

@@ -30,13 +30,21 @@ class GrpcLedger:
         self._timeout_s = timeout_s
 
     async def reserve(
-        self, principal: Principal, request_id: str, *, amount_nano_usd: int, ttl_ms: int, model: str
+        self,
+        principal: Principal,
+        request_id: str,
+        *,
+        amount_nano_usd: int,
+        amount_tokens: int,
+        ttl_ms: int,
+        model: str,
     ) -> Hold:
         """As Ledger.reserve."""
         request = ledger_pb2.ReserveRequest(
             principal=principal_to_proto(principal),
             request_id=request_id,
             amount_nano_usd=amount_nano_usd,
+            amount_tokens=amount_tokens,
             ttl_ms=ttl_ms,
             model=model,
         )
@@ -46,6 +54,12 @@ class GrpcLedger:
         except LedgerRefused as error:
             raise _closed(error) or error from error
         return Hold(response.hold_id, response.amount_nano_usd)
+
+    async def extend(self, org_id: str, request_id: str, *, ttl_ms: int) -> None:
+        """As Ledger.extend."""
+        request = ledger_pb2.ExtendHoldRequest(org_id=org_id, request_id=request_id, ttl_ms=ttl_ms)
+        with _unknown_hold(), self._call():
+            await self._stub.ExtendHold(request, timeout=self._timeout_s)
 
     async def settle(self, org_id: str, request_id: str, facts: SettleFacts, attempts: Sequence[Attempt]) -> Charge:
         """As Ledger.settle."""
@@ -61,13 +75,8 @@ class GrpcLedger:
         request = ledger_pb2.ReleaseRequest(
             org_id=org_id, request_id=request_id, reason=reason, attempts=[_attempt(a) for a in attempts]
         )
-        try:
-            with self._call():
-                await self._stub.Release(request, timeout=self._timeout_s)
-        except LedgerRefused as error:
-            if isinstance(error.refusal, MeshError) and error.refusal.reason in _NO_HOLD:
-                raise HoldUnknown(error.refusal) from error
-            raise
+        with _unknown_hold(), self._call():
+            await self._stub.Release(request, timeout=self._timeout_s)
 
     @contextmanager
     def _call(self) -> Iterator[None]:
@@ -78,6 +87,16 @@ class GrpcLedger:
             if error.reason in _AWAY:
                 raise LedgerUnavailable("the ledger is not available") from error
             raise LedgerRefused(error) from error
+
+
+@contextmanager
+def _unknown_hold() -> Iterator[None]:
+    try:
+        yield
+    except LedgerRefused as error:
+        if isinstance(error.refusal, MeshError) and error.refusal.reason in _NO_HOLD:
+            raise HoldUnknown(error.refusal) from error
+        raise
 
 
 def _closed(error: LedgerRefused) -> HoldClosed | None:

@@ -38,12 +38,13 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An offer that can take the request, with the most that it can cost there."""
+    """An offer that can take the request, with the most that it can cost there, in money and in tokens."""
 
     offer: Offer
     source: Source
     price: PriceSnapshot
     worst_case_nano_usd: int
+    worst_case_tokens: int
     reasons_unseen: bool = False
     """The model thinks in tokens that a stream does not show, and only its last usage tells of."""
 
@@ -60,6 +61,11 @@ class Plan:
     def hold_nano_usd(self) -> int:
         """The worst case over all candidates."""
         return max((candidate.worst_case_nano_usd for candidate in self.candidates), default=0)
+
+    @property
+    def hold_tokens(self) -> int:
+        """The most tokens over all candidates, prompt and answers together."""
+        return max((candidate.worst_case_tokens for candidate in self.candidates), default=0)
 
     def require_candidate(self) -> None:
         """Refuse to go on without anyone to try.
@@ -143,8 +149,10 @@ def _candidate(request: ChatRequest, model: Model, offer: Offer, source: Source)
     if missing:
         raise _Dropped(RejectionReason.CAPABILITY, f"the model lacks {', '.join(missing)}")
     prompt_tokens, answer_tokens = _bounds(request, model, offer)
-    worst = worst_case_nano_usd(offer.price, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens * request.choices)
-    return Candidate(offer, source, offer.price, worst, reasons_unseen=model.capabilities.reasoning)
+    answers_tokens = answer_tokens * request.choices
+    worst = worst_case_nano_usd(offer.price, prompt_tokens=prompt_tokens, answer_tokens=answers_tokens)
+    tokens = prompt_tokens + answers_tokens
+    return Candidate(offer, source, offer.price, worst, tokens, reasons_unseen=model.capabilities.reasoning)
 
 
 def _bounds(request: ChatRequest, model: Model, offer: Offer) -> tuple[int, int]:

@@ -149,6 +149,10 @@ class Completion:
 
     async def _run(self) -> None:
         self._hold = await self._reserve()
+        async with self._tools.settlement.kept(self._call):
+            await self._run_held()
+
+    async def _run_held(self) -> None:
         try:
             ended = await self._call_sources()
             usage = await self._usage_of(ended)
@@ -180,7 +184,7 @@ class Completion:
     async def _reserve(self) -> Hold:
         self._ending = Ending.UNKNOWN
         try:
-            return await self._tools.settlement.reserve(self._call, self._plan.hold_nano_usd)
+            return await self._tools.settlement.reserve(self._call, self._plan.hold_nano_usd, self._plan.hold_tokens)
         except HoldClosed as closed:
             if self._lead is not None:
                 await self._end_closed_run(self._lead, closed)

@@ -139,14 +139,29 @@ class Ledger(Protocol):
     """The commands of the ledger that the router gives. Each may be sent again."""
 
     async def reserve(
-        self, principal: Principal, request_id: str, *, amount_nano_usd: int, ttl_ms: int, model: str
+        self,
+        principal: Principal,
+        request_id: str,
+        *,
+        amount_nano_usd: int,
+        amount_tokens: int,
+        ttl_ms: int,
+        model: str,
     ) -> Hold:
-        """Hold the worst case.
+        """Hold the worst case, in money and in tokens.
 
         Raises:
             HoldClosed: the request has had its hold.
             LedgerRefused: key, model or balance do not allow it.
             LedgerUnavailable: no answer; the hold may stand or not.
+        """
+
+    async def extend(self, org_id: str, request_id: str, *, ttl_ms: int) -> None:
+        """Let an open hold end ``ttl_ms`` from now, and not before.
+
+        Raises:
+            HoldUnknown: there is none, or it is closed.
+            LedgerRefused, LedgerUnavailable.
         """
 
     async def settle(self, org_id: str, request_id: str, facts: SettleFacts, attempts: Sequence[Attempt]) -> Charge:

@@ -38,16 +38,11 @@ class Limits:
     client_queue_bytes: int = 256 * 1024
     max_inflight: int = 2_000
     max_inflight_per_source: int = 500
-    hold_margin_s: float = 120.0
+    hold_ttl_s: float = 120.0
     settle_patience_s: float = 60.0
     store_wait_s: float = 0.25
     flight_lease_s: float = 15.0
     flight_patience_s: float = 10.0
-
-    @property
-    def hold_ttl_ms(self) -> int:
-        """A hold outlasts the longest call, its settlement tried to the end, and the margin."""
-        return round(1_000 * (self.request_timeout_s + self.settle_patience_s + self.hold_margin_s))
 
 
 class CompletionHandle:
@@ -91,7 +86,11 @@ class RouterService:
         self._sources = Sources(clients, max_inflight_per_source=limits.max_inflight_per_source)
         self._tools = CompletionTools(
             settlement=Settlement(
-                ledger, clock, hold_ttl_ms=limits.hold_ttl_ms, patience_s=limits.settle_patience_s, sleep=sleep
+                ledger,
+                clock,
+                hold_ttl_ms=round(1_000 * limits.hold_ttl_s),
+                patience_s=limits.settle_patience_s,
+                sleep=sleep,
             ),
             cache=cache,
             sources=self._sources,

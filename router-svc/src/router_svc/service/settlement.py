@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import structlog
@@ -23,7 +24,9 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class Settlement:
-    """Reserve, settle and release for one router. ``patience_s``: how long settle and release are tried again."""
+    """Reserve, keep, settle and release for one router. ``hold_ttl_ms``: how long a hold lasts that nobody keeps.
+    ``patience_s``: how long settle and release are tried again.
+    """
 
     def __init__(
         self, ledger: Ledger, clock: Clock, *, hold_ttl_ms: int, patience_s: float, sleep: Sleep = asyncio.sleep
@@ -34,7 +37,7 @@ class Settlement:
         self._patience_s = patience_s
         self._sleep = sleep
 
-    async def reserve(self, call: CompletionCall, amount_nano_usd: int) -> Hold:
+    async def reserve(self, call: CompletionCall, amount_nano_usd: int, amount_tokens: int) -> Hold:
         """Hold the worst case of a call.
 
         Raises:
@@ -48,6 +51,7 @@ class Settlement:
                     call.principal,
                     call.request_id,
                     amount_nano_usd=amount_nano_usd,
+                    amount_tokens=amount_tokens,
                     ttl_ms=self._hold_ttl_ms,
                     model=call.model,
                 ),
@@ -56,6 +60,30 @@ class Settlement:
         except LedgerUnavailable:
             await self._try_release(call, "the answer of the ledger was lost", (), patience_s=_RESERVE_PATIENCE_S)
             raise
+
+    @asynccontextmanager
+    async def kept(self, call: CompletionCall) -> AsyncIterator[None]:
+        """Inside, the hold is extended again and again, three times in its life. So it can be short: after a crash of
+        the router it ends soon by itself.
+        """
+        keeper = asyncio.create_task(self._keep(call), name=f"keep the hold of {call.request_id}")
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+
+    async def _keep(self, call: CompletionCall) -> None:
+        while True:
+            await self._sleep(self._hold_ttl_ms / 3_000)
+            try:
+                await self._ledger.extend(call.principal.org_id, call.request_id, ttl_ms=self._hold_ttl_ms)
+            except LedgerUnavailable as error:
+                _log.warning("hold_not_extended", request_id=call.request_id, error=str(error))
+            except LedgerRefused as error:
+                # It has ended. The answer goes on: it is settled late, as far as balance and caps go then.
+                _log.error("hold_lost", request_id=call.request_id, error=str(error))
+                return
 
     async def settle(self, call: CompletionCall, facts: SettleFacts, attempts: Sequence[Attempt]) -> Charge:
         """Charge for what was used; durable when this returns.
