@@ -10,6 +10,7 @@ from typing import TypeVar
 import grpc
 
 from meshkit import addresses
+from meshkit.exchange.channel import ExchangeChannel
 from meshkit.local import LocalNetwork
 from meshkit.outgoing import OutgoingChannel
 from meshkit.telemetry import Telemetry
@@ -40,11 +41,15 @@ class Dialer:
     Every call on its channels has a deadline (``MeshError`` DEADLINE_REQUIRED where it has none) and carries the
     trace. The same address gives the same channel. Dialling sends nothing: the other side may come up later; until
     then calls end with UNAVAILABLE, or wait with ``wait_for_ready=True``.
+
+    ``exchange``: unary calls to a socket share one stream, many in a message under load (see ``meshkit.exchange``);
+    without, each is an RPC of its own. A local channel needs neither.
     """
 
-    def __init__(self, telemetry: Telemetry, local: LocalNetwork | None = None) -> None:
+    def __init__(self, telemetry: Telemetry, local: LocalNetwork | None = None, *, exchange: bool = True) -> None:
         self._telemetry = telemetry
         self._local = local
+        self._exchange = exchange
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     def __call__(self, address: str) -> grpc.aio.Channel:
@@ -64,7 +69,8 @@ class Dialer:
             if self._local is None:
                 raise ValueError(f"{address} needs a local network, and this dialer has none")
             return self._local.channel(rest)
-        return grpc.aio.insecure_channel(addresses.target(scheme, rest), options=CLIENT_OPTIONS)
+        socket = grpc.aio.insecure_channel(addresses.target(scheme, rest), options=CLIENT_OPTIONS)
+        return ExchangeChannel(socket) if self._exchange else socket
 
     async def __aenter__(self) -> Dialer:
         return self

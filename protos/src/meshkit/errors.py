@@ -31,6 +31,9 @@ _DETAILS_KEY = "grpc-status-details-bin"
 MAX_MESSAGE_CHARS = 4_000
 """A message travels twice, escaped, in metadata that the transport bounds (see transport.MAX_METADATA_BYTES)."""
 
+STATUS_OF_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+"""Statuses by the numbers that travel."""
+
 _log = structlog.get_logger(__name__)
 
 C = TypeVar("C", bound=type)

@@ -59,6 +59,7 @@ class Rpc:
         "request",
         "response",
         "responses",
+        "was_handed_on",
     )
 
     def __init__(
@@ -79,6 +80,8 @@ class Rpc:
         self.initial_metadata: Metadata | None = None
         self.outcome: Outcome | None = None
         self.cancelled_here = False
+        self.was_handed_on = False
+        """Whether it was given from one connection to another."""
         self._finished = False
         self.begun_work = False
         self.abandon: Callable[[], Any] | None = None
