@@ -10,6 +10,9 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+from meshkit.incoming import Incoming
+from meshkit.telemetry import Telemetry
+
 
 def text(value: object) -> StringValue:
     return StringValue(value=str(value))
@@ -219,6 +222,25 @@ async def test_a_conversation_through_an_interceptor(bare: Any) -> None:
             assert (await call.read()).value == letter.upper()
         await call.done_writing()
         assert await call.read() is grpc.aio.EOF
+
+
+@pytest.mark.parametrize("writes", [1, 2])
+async def test_a_watch_that_is_interrupted_while_it_writes_tells_its_client(bare: Any, writes: int) -> None:
+    incoming = Incoming(Telemetry.off().tracer)
+
+    async def watch(_: StringValue, __: Any) -> AsyncIterator[StringValue]:
+        for n in range(1, writes + 1):
+            if n == writes:  # runs when this handler next waits, which is for the write below
+                asyncio.get_running_loop().call_soon(incoming.end_watches)
+            yield text(n)
+        await asyncio.Event().wait()
+
+    async with bare(server_interceptors=[incoming], WatchThings__unary_stream=watch) as probe, asyncio.timeout(10):
+        call = probe.call("WatchThings", "unary_stream")(StringValue(), timeout=20)
+        with pytest.raises(grpc.aio.AioRpcError, match="going away") as caught:
+            async for _ in call:
+                pass
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_server_interceptors_run_in_order(bare: Any) -> None:

@@ -59,6 +59,7 @@ class Incoming(grpc.aio.ServerInterceptor):
         self._work: set[asyncio.Task[Any]] = set()
         self._watches: set[asyncio.Task[Any]] = set()
         self._interrupted: set[asyncio.Task[Any]] = set()
+        self._beginning: set[asyncio.Task[Any]] = set()
         self._draining = False
 
     async def intercept_service(
@@ -153,7 +154,7 @@ class Incoming(grpc.aio.ServerInterceptor):
 
     def _interrupt(self, tasks: set[asyncio.Task[Any]]) -> None:
         self._interrupted |= tasks
-        for task in tasks:
+        for task in tasks - self._beginning:
             task.cancel()
 
     def _writes(self, behavior: Callable[[Any, Any], Any]) -> Behavior:
@@ -168,11 +169,33 @@ class Incoming(grpc.aio.ServerInterceptor):
             if not hasattr(responses, "__aiter__"):
                 await responses
                 return
+            has_begun = False
             async with aclosing(responses):
                 async for response in responses:
-                    await context.write(response)
+                    if has_begun:
+                        await context.write(response)
+                    else:
+                        await self._begin(context.write(response))
+                        has_begun = True
 
         return write
+
+    async def _begin(self, first_write: Awaitable[None]) -> None:
+        """The write that also sends the initial metadata is never interrupted: what wants to, does so afterwards.
+
+        grpc.aio notes that the metadata is sent when that write returns. Interrupted before, it would send it again
+        with the status, and fail: the client would never learn of the end, and the server would wait for the call as
+        long as its drain lasts.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        self._beginning.add(task)
+        try:
+            await first_write
+        finally:
+            self._beginning.discard(task)
+        if task in self._interrupted:
+            task.cancel()
 
 
 def _answers(behavior: Callable[[Any, Any], Any]) -> Behavior:
