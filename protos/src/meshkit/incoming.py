@@ -23,7 +23,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from meshkit import trace_context
 from meshkit.deadlines import deadline
-from meshkit.errors import STATUS_OF_NUMBER, MeshError, abort, refuse
+from meshkit.errors import ROLE, STATUS_OF_NUMBER, MeshError, abort, refuse
 from meshkit.outgoing import RPC_METHOD, RPC_STATUS, RPC_SYSTEM
 from tallygate.common.v1.errors_pb2 import ErrorReason
 
@@ -148,7 +148,10 @@ class Incoming(grpc.aio.ServerInterceptor):
             finally:
                 tasks.discard(task)
                 self._interrupted.discard(task)
-            return await refuse(context, MeshError(ErrorReason.ERROR_REASON_UNAVAILABLE, "the server is going away"))
+            leaving = MeshError(
+                ErrorReason.ERROR_REASON_UNAVAILABLE, "the server is going away", metadata={ROLE: "leaving"}
+            )
+            return await refuse(context, leaving)
 
         return call
 

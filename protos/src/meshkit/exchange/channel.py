@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from meshkit.exchange.frames import MESSAGE_BYTES
 from meshkit.exchange.link import Link
 from meshkit.incoming import INFRASTRUCTURE
 from meshkit.local.calls import Codec, UnaryUnaryCall
-from meshkit.local.rpc import Outcome, Rpc, checked_metadata
+from meshkit.local.rpc import Outcome, Rpc, checked_metadata, wind_down
 from tallygate.mesh.v1.exchange_pb2_grpc import ExchangeServiceStub
 
 OLDER_PEER_S = 60.0
@@ -55,16 +56,18 @@ class CarriedCallable:
 
 
 class ExchangeChannel(grpc.aio.Channel):
-    """Wraps a channel to one server. The stream is opened by the first call that needs it, and again after it ended."""
+    """Wraps a channel to one server. The stream is opened by the first call that needs it, and again after it ended.
+    ``plain``: use none.
+    """
 
-    def __init__(self, inner: grpc.aio.Channel) -> None:
+    def __init__(self, inner: grpc.aio.Channel, *, plain: bool = False) -> None:
         self._inner = inner
         self._open = ExchangeServiceStub(inner).Exchange
         self._link: Link | None = None
         self._links: set[Link] = set()
         self._running: set[Rpc] = set()
         self._plain_calls: set[asyncio.Task[None]] = set()
-        self._plain_until = 0.0
+        self._plain_until = math.inf if plain else 0.0
         self._closed = False
 
     def unary_unary(
@@ -169,13 +172,7 @@ class ExchangeChannel(grpc.aio.Channel):
     async def close(self, grace: float | None = None) -> None:
         """Makes no more calls; those running have ``grace`` seconds, then they are cancelled."""
         self._closed = True
-        if grace and self._running:
-            ends = [asyncio.ensure_future(rpc.ended()) for rpc in self._running]
-            _, late = await asyncio.wait(ends, timeout=grace)
-            for end in late:
-                end.cancel()
-        for rpc in list(self._running):
-            rpc.cancel("Channel closed.")
+        await wind_down(self._running, grace)
         for link in list(self._links):
             await link.close()
         self._link = None

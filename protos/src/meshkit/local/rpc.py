@@ -202,6 +202,17 @@ class Rpc:
                 waiter.set_result(None)
 
 
+async def wind_down(running: set[Rpc], grace_s: float | None) -> None:
+    """What a channel does with its calls when it is closed: they have ``grace_s`` seconds, then they are cancelled."""
+    if grace_s and running:
+        ends = [asyncio.ensure_future(rpc.ended()) for rpc in running]
+        _, late = await asyncio.wait(ends, timeout=grace_s)
+        for end in late:
+            end.cancel()
+    for rpc in list(running):
+        rpc.cancel("Channel closed.")
+
+
 def checked_metadata(metadata: Iterable[Metadatum] | None) -> Metadata:
     """``metadata`` as it would cross a socket.
 
