@@ -52,6 +52,12 @@ def test_promised_statuses_and_codes(reason: str, promise: tuple[int, str]) -> N
     assert (shape.status, shape.code) == promise
 
 
+@pytest.mark.parametrize(("period", "code"), [("day", "daily_cap_exceeded"), ("month", "monthly_cap_exceeded")])
+def test_a_cap_is_named_by_its_period(period: str, code: str) -> None:
+    error = MeshError(ErrorReason.ERROR_REASON_BUDGET_EXCEEDED, "the cap ...", metadata={"period": period})
+    assert error_body(error)["error"]["code"] == code
+
+
 def test_a_reason_of_a_newer_contract_is_internal_and_keeps_its_text_to_itself() -> None:
     response = error_response(
         MeshError(ErrorReason.ValueType(99_999), "a text from the future", status=grpc.StatusCode.OK)

@@ -139,7 +139,7 @@ async def test_a_receipt_has_every_field(world: Any, receipt: ledger_pb2.Receipt
     world.ledger.receipts["org_1", "rcpt_1"] = receipt
     response = await world.client.get("/v1/receipts/rcpt_1")
     assert response.status_code == 200
-    assert response.json() == RECEIPT_JSON | {"jws": "a.b.c"}
+    assert response.json() == RECEIPT_JSON | {"corrected_usd": "0", "jws": "a.b.c"}
 
 
 def test_no_field_of_the_contract_is_left_out(receipt: ledger_pb2.Receipt) -> None:

@@ -20,7 +20,9 @@ from ledger_svc.domain.accounts import CreditKind
 from ledger_svc.domain.charges import ChargeFacts, Outcome, ServedMode
 from ledger_svc.domain.keys import Peppers
 from ledger_svc.domain.signing import Keyring, base64url, load_private_key
+from ledger_svc.service.budgets import BudgetService
 from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.credit import CreditService
 from ledger_svc.service.keys import KeyService
 from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
@@ -214,8 +216,18 @@ def keys(directory: Directory, revocations: Revocations, clock: FakeClock, make_
 
 
 @pytest.fixture
-def charging(writer: Writer, records: Records, clock: FakeClock, make_id: MakeId) -> ChargingService:
-    return ChargingService(ledger=writer, records=records, clock=clock, make_id=make_id)
+def charging(writer: Writer, clock: FakeClock, make_id: MakeId) -> ChargingService:
+    return ChargingService(ledger=writer, clock=clock, make_id=make_id)
+
+
+@pytest.fixture
+def credit(writer: Writer, records: Records, clock: FakeClock, make_id: MakeId) -> CreditService:
+    return CreditService(ledger=writer, records=records, clock=clock, make_id=make_id)
+
+
+@pytest.fixture
+def budgets(writer: Writer, records: Records, directory: Directory, clock: FakeClock) -> BudgetService:
+    return BudgetService(ledger=writer, records=records, directory=directory, clock=clock)
 
 
 @pytest.fixture
@@ -242,7 +254,7 @@ NewPayer = Callable[..., Awaitable[Principal]]
 
 
 @pytest.fixture
-def new_payer(keys: KeyService, charging: ChargingService) -> NewPayer:
+def new_payer(keys: KeyService, credit: CreditService) -> NewPayer:
     """Makes an organisation with a project, a key and credit."""
 
     async def make(paid: int = 0, *, promo: int = 0, allowed_models: tuple[str, ...] = ()) -> Principal:
@@ -251,9 +263,7 @@ def new_payer(keys: KeyService, charging: ChargingService) -> NewPayer:
         key, _ = await keys.create_key(org_id, project_id, "key", allowed_models=allowed_models)
         for amount, credit_kind in ((paid, CreditKind.PAID), (promo, CreditKind.PROMOTIONAL)):
             if amount:
-                await charging.add_credit(
-                    org_id, amount_nano_usd=amount, idempotency_key=credit_kind.value, kind=credit_kind
-                )
+                await credit.add(org_id, amount_nano_usd=amount, idempotency_key=credit_kind.value, kind=credit_kind)
         return key.principal
 
     return make

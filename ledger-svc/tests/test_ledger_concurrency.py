@@ -17,6 +17,7 @@ from ledger_svc.domain.errors import ApiKeyRevoked, HoldClosed, IdempotencyConfl
 from ledger_svc.domain.holds import Hold
 from ledger_svc.domain.receipts import Receipt
 from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.credit import CreditService
 from ledger_svc.service.keys import KeyService
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.store.database import Database
@@ -39,56 +40,58 @@ def reserve(charging: ChargingService, payer: Principal, request_id: str, amount
 
 
 async def test_of_200_concurrent_reserves_exactly_the_affordable_50_succeed(
-    charging: ChargingService, new_payer: NewPayer
+    credit: CreditService, charging: ChargingService, new_payer: NewPayer
 ) -> None:
     payer = await new_payer(30 * 7, promo=20 * 7 + 6)
     found = await outcomes(*(reserve(charging, payer, f"req-{n}", 7) for n in range(200)))
     assert Counter(type(result) for result in found) == {Hold: 50, InsufficientBalance: 150}
-    balance = await charging.balance(payer.org_id)
+    balance = await credit.balance(payer.org_id)
     assert (balance.held_nano_usd, balance.available_nano_usd, balance.open_holds) == (350, 6, 50)
 
 
 async def test_concurrent_charges_never_pass_the_balance(
-    charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+    credit: CreditService, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     payer = await new_payer(20 * 2_500 + 2_499)
     facts = new_facts(answer=1, mode=ServedMode.EXACT)
     found = await outcomes(*(charging.charge(payer, f"req-{n}", facts=facts) for n in range(60)))
     assert Counter(type(result) for result in found) == {Receipt: 20, InsufficientBalance: 40}
-    assert (await charging.balance(payer.org_id)).posted_nano_usd == 2_499
+    assert (await credit.balance(payer.org_id)).posted_nano_usd == 2_499
 
 
-async def test_concurrent_duplicates_of_a_reserve_are_one_hold(charging: ChargingService, new_payer: NewPayer) -> None:
+async def test_concurrent_duplicates_of_a_reserve_are_one_hold(
+    credit: CreditService, charging: ChargingService, new_payer: NewPayer
+) -> None:
     payer = await new_payer(1_000)
     found = await outcomes(*(reserve(charging, payer, "req", 400) for _ in range(20)))
     assert len({hold.hold_id for hold in found}) == 1
-    assert (await charging.balance(payer.org_id)).held_nano_usd == 400
+    assert (await credit.balance(payer.org_id)).held_nano_usd == 400
 
 
 async def test_concurrent_duplicates_with_another_content_conflict(
-    charging: ChargingService, new_payer: NewPayer
+    credit: CreditService, charging: ChargingService, new_payer: NewPayer
 ) -> None:
     payer = await new_payer(1_000)
     found = await outcomes(*(reserve(charging, payer, "req", 100 + n % 2) for n in range(20)))
     assert Counter(type(result) for result in found) == {Hold: 10, IdempotencyConflict: 10}
-    assert (await charging.balance(payer.org_id)).open_holds == 1
+    assert (await credit.balance(payer.org_id)).open_holds == 1
 
 
 async def test_concurrent_duplicates_of_a_settlement_are_one_receipt(
-    charging: ChargingService, database: Database, new_payer: NewPayer, new_facts: NewFacts
+    credit: CreditService, charging: ChargingService, database: Database, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     payer = await new_payer(10**9)
     await reserve(charging, payer, "req", 10**6)
     facts = new_facts(prompt=10, answer=5)
     found = await outcomes(*(charging.settle(payer.org_id, "req", facts=facts, attempts=()) for _ in range(20)))
     assert len({receipt.receipt_id for receipt in found}) == 1
-    assert (await charging.balance(payer.org_id)).posted_nano_usd == 10**9 - 60_000
+    assert (await credit.balance(payer.org_id)).posted_nano_usd == 10**9 - 60_000
     count = await database.read(lambda connection: connection.scalar(select(func.count()).select_from(RECEIPT)))
     assert count == 1
 
 
 async def test_concurrent_duplicates_of_a_charge_and_of_a_credit_count_once(
-    charging: ChargingService, database: Database, new_payer: NewPayer, new_facts: NewFacts
+    credit: CreditService, charging: ChargingService, database: Database, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     payer = await new_payer(10**6)
     facts = new_facts(answer=4, mode=ServedMode.EXACT)
@@ -96,17 +99,18 @@ async def test_concurrent_duplicates_of_a_charge_and_of_a_credit_count_once(
     assert len({receipt.receipt_id for receipt in receipts}) == 1
     await outcomes(
         *(
-            charging.add_credit(payer.org_id, amount_nano_usd=500, idempotency_key="twice", kind=CreditKind.PAID)
+            credit.add(payer.org_id, amount_nano_usd=500, idempotency_key="twice", kind=CreditKind.PAID)
             for _ in range(10)
         )
     )
-    assert (await charging.balance(payer.org_id)).posted_nano_usd == 10**6 - 10_000 + 500
+    assert (await credit.balance(payer.org_id)).posted_nano_usd == 10**6 - 10_000 + 500
     count = await database.read(lambda connection: connection.scalar(select(func.count()).select_from(TRANSFER)))
     assert count == 3
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_settle_release_and_expiry_race_for_each_hold_and_one_wins(
+    credit: CreditService,
     seed: int,
     charging: ChargingService,
     sweeper: Sweeper,
@@ -130,7 +134,7 @@ async def test_settle_release_and_expiry_race_for_each_hold_and_one_wins(
         pair = {type(results[n]), type(results[n + len(requests)])}
         assert pair in ({Receipt, HoldClosed}, {HoldClosed, int}), pair
     settled = sum(isinstance(results[n], Receipt) for n in range(len(requests)))
-    balance = await charging.balance(payer.org_id)
+    balance = await credit.balance(payer.org_id)
     assert balance.posted_nano_usd == 10**9 - settled * 30_000
     assert (balance.held_nano_usd, balance.open_holds) == (0, 0)
 
@@ -160,7 +164,7 @@ async def test_a_revoked_key_reserves_nothing_after_the_revocation_is_answered(
 
 
 async def test_many_organisations_at_once_do_not_disturb_each_other(
-    charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+    credit: CreditService, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     payers = [await new_payer(10**6, promo=10**6) for _ in range(4)]
 
@@ -170,5 +174,5 @@ async def test_many_organisations_at_once_do_not_disturb_each_other(
 
     await asyncio.gather(*(one(payer, n) for n in range(24) for payer in payers))
     for payer in payers:
-        balance = await charging.balance(payer.org_id)
+        balance = await credit.balance(payer.org_id)
         assert (balance.posted_nano_usd, balance.held_nano_usd) == (2 * 10**6 - 24 * 10_000, 0)

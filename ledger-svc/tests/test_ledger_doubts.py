@@ -17,6 +17,7 @@ from ledger_svc.domain.holds import Hold
 from ledger_svc.domain.receipts import Receipt
 from ledger_svc.domain.signing import Keyring, load_private_key
 from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.credit import CreditService
 from ledger_svc.store.database import Database, WriteSession
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.records import Records
@@ -97,6 +98,7 @@ async def test_a_commit_in_doubt_is_resolved_and_every_command_counts_once(
     planned: list[str],
     deaths: list[str],
     database: Database,
+    credit: CreditService,
     charging: ChargingService,
     new_payer: NewPayer,
     new_facts: NewFacts,
@@ -116,7 +118,7 @@ async def test_a_commit_in_doubt_is_resolved_and_every_command_counts_once(
     assert not deaths
     assert [type(result) for result in found] == [Receipt] * 9 + [int] + [Hold] * 10 + [Receipt] * 10
     assert await count_of(database, RECEIPT) == 19
-    balance = await charging.balance(payer.org_id)
+    balance = await credit.balance(payer.org_id)
     assert (balance.posted_nano_usd, balance.open_holds) == (10**9 - 9 * 10_000 - 10 * 10_000, 10)
 
 
@@ -160,14 +162,19 @@ class Killing(CommitSeam):
 
 @pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
 async def test_a_connection_that_postgresql_ends_at_commit_is_replaced(
-    url: str, database: Database, records: Records, clock: FakeClock, make_id: MakeId, request: pytest.FixtureRequest
+    url: str,
+    database: Database,
+    records: Records,
+    clock: FakeClock,
+    make_id: MakeId,
+    request: pytest.FixtureRequest,
 ) -> None:
     name = await database.read(lambda connection: connection.execute(text("SELECT current_database()")).scalar_one())
     seam = Killing(request.getfixturevalue("postgresql"), name)
     async with Writer(database, SEALER, seam=seam).running() as writer:
         await Directory(database, writer).create_organization("org_a", "Acme", 1)
-        charging = ChargingService(ledger=writer, records=records, clock=clock, make_id=make_id)
-        balance = await charging.add_credit("org_a", amount_nano_usd=5, idempotency_key="one", kind=CreditKind.PAID)
+        credit = CreditService(ledger=writer, records=records, clock=clock, make_id=make_id)
+        balance = await credit.add("org_a", amount_nano_usd=5, idempotency_key="one", kind=CreditKind.PAID)
         assert (seam.kills, balance.posted_nano_usd) == (1, 5)
         assert writer.is_leading
     epoch = await database.read(lambda connection: connection.execute(select(WRITER_EPOCH.c.epoch)).scalar_one())

@@ -12,8 +12,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from ledger_svc.domain.caps import CapPeriod, CapScope, CapUnit
 from ledger_svc.domain.charges import Attempt, ChargeFacts
+from ledger_svc.service.budgets import BudgetService
 from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.credit import CreditService
 from ledger_svc.service.log import LogService
 from ledger_svc.store.audit import Violation, audit, find_violations
 from ledger_svc.store.database import Database
@@ -30,20 +33,37 @@ def executes(statement: str) -> Callable[[Connection], object]:
     return lambda connection: connection.execute(text(statement))
 
 
-async def a_little_history(charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts) -> Principal:
+History = Callable[[], Awaitable[Principal]]
+
+
+@pytest.fixture
+def a_little_history(
+    charging: ChargingService, credit: CreditService, budgets: BudgetService, new_payer: NewPayer, new_facts: NewFacts
+) -> History:
+    """Some of everything: holds in each state, a receipt, a correction, a cap."""
+    return lambda: _make(charging, credit, budgets, new_payer, new_facts)
+
+
+async def _make(
+    charging: ChargingService, credit: CreditService, budgets: BudgetService, new_payer: NewPayer, new_facts: NewFacts
+) -> Principal:
     payer = await new_payer(10**6, promo=10**4)
+    await budgets.set_cap(
+        payer.org_id, CapScope.KEY, payer.key_id, period=CapPeriod.DAY, unit=CapUnit.USD, limit=500_000
+    )
     for n in range(3):
         await charging.reserve(payer, f"req-{n}", amount_nano_usd=50_000, ttl_ms=1_000, model="gpt-x")
     attempt = Attempt("openai/gpt-x", 1, 2, 200, won=True)
-    await charging.settle(payer.org_id, "req-0", facts=new_facts(answer=2), attempts=[attempt])
+    receipt = await charging.settle(payer.org_id, "req-0", facts=new_facts(answer=2), attempts=[attempt])
+    await credit.correct(payer.org_id, receipt.receipt_id, amount_nano_usd=500, reason="late", idempotency_key="late")
     await charging.release(payer.org_id, "req-1", reason="", attempts=())
     return payer
 
 
 async def test_history_refuses_to_be_changed(
-    database: Database, log_service: LogService, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+    database: Database, log_service: LogService, a_little_history: History
 ) -> None:
-    await a_little_history(charging, new_payer, new_facts)
+    await a_little_history()
     await log_service.grow()
     changes = [
         "DELETE FROM log_head",
@@ -51,8 +71,27 @@ async def test_history_refuses_to_be_changed(
         "DELETE FROM reservation",
         "UPDATE reservation SET state = 'open' WHERE request_id = 'req-0'",
         "UPDATE reservation SET state = 'settled' WHERE request_id = 'req-1'",
+        "UPDATE reservation SET amount_nano_usd = 0, from_paid_nano_usd = 0, from_promo_nano_usd = 0",
+        "UPDATE reservation SET created_at_ms = 1",
+        "UPDATE reservation SET closed_at_ms = closed_at_ms + 1 WHERE request_id = 'req-1'",
+        "UPDATE reservation SET released_at_ms = released_at_ms + 1 WHERE request_id = 'req-1'",
+        "UPDATE reservation SET expires_at_ms = expires_at_ms - 1 WHERE state = 'open'",
+        "UPDATE reservation SET expires_at_ms = expires_at_ms + 1 WHERE state = 'settled'",
+        "DELETE FROM account",
+        "UPDATE account SET posted_nano_usd = posted_nano_usd + 1",
+        "UPDATE account SET version = version - 1",
+        "UPDATE account SET kind = 'revenue2' WHERE kind = 'revenue'",
+        "DELETE FROM api_key",
+        "UPDATE api_key SET hmac_sha256_hex = 'known'",
+        "UPDATE api_key SET project_id = 'prj_other'",
+        "DELETE FROM credit_lot",
+        "UPDATE credit_lot SET remaining_nano_usd = remaining_nano_usd + 1",
+        "UPDATE credit_lot SET expires_at_ms = 7",
+        "DELETE FROM cap_bucket",
+        "UPDATE cap_bucket SET spent = spent - 1",
+        "UPDATE cap_bucket SET ends_at_ms = ends_at_ms + 1",
     ]
-    for table in ("transfer", "posting", "attempt", "receipt", "log_leaf", "checkpoint"):
+    for table in ("transfer", "posting", "attempt", "receipt", "correction", "cap", "log_leaf", "checkpoint"):
         column = metadata.tables[table].columns.keys()[-1]
         changes += [f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"]
     for change in changes:
@@ -67,15 +106,18 @@ async def test_sqlite_does_not_replace_history_either(database: Database, new_pa
         await database.write(executes("INSERT OR REPLACE INTO transfer SELECT * FROM transfer"))
 
 
-async def test_the_database_itself_refuses_an_overspent_account(
-    database: Database, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
-) -> None:
-    await a_little_history(charging, new_payer, new_facts)
+async def test_the_database_itself_refuses_an_overspent_account(database: Database, a_little_history: History) -> None:
+    await a_little_history()
     for change in (
-        "UPDATE account SET posted_nano_usd = -1 WHERE kind = 'customer_credit'",
+        "UPDATE account SET posted_nano_usd = -1, version = version + 1 WHERE kind = 'customer_credit'",
         "UPDATE account SET reserved_nano_usd = 2000000 WHERE kind = 'customer_credit'",
         "UPDATE account SET reserved_nano_usd = -1 WHERE kind = 'promo'",
-        "UPDATE reservation SET amount_nano_usd = amount_nano_usd + 1",
+        "INSERT INTO reservation SELECT 'h', org_id, project_id, key_id, 'r', model, amount_nano_usd + 1, "
+        "from_promo_nano_usd, from_paid_nano_usd, fingerprint, created_at_ms, expires_at_ms, state, closed_at_ms, "
+        "released_at_ms, release_reason, amount_tokens FROM reservation WHERE request_id = 'req-0'",
+        "UPDATE credit_lot SET remaining_nano_usd = -1 WHERE kind = 'customer_credit'",
+        "UPDATE cap_bucket SET reserved = reserved + bound",
+        "UPDATE cap_bucket SET spent = spent + bound - reserved - spent + 1",
     ):
         with pytest.raises(DBAPIError, match=r"(?i)check constraint"):
             await database.write(executes(change))
@@ -83,8 +125,30 @@ async def test_the_database_itself_refuses_an_overspent_account(
 
 TAMPERING = {
     "UPDATE account SET posted_nano_usd = posted_nano_usd + 1 WHERE kind = 'customer_credit'": {
-        "posted is the sum of the postings, and version their number"
+        "posted is the sum of the postings, and version their number",
+        "what a customer's account has is what is left of its credit lots",
     },
+    "UPDATE credit_lot SET remaining_nano_usd = remaining_nano_usd - 1 WHERE remaining_nano_usd > 0": {
+        "what a customer's account has is what is left of its credit lots"
+    },
+    "UPDATE credit_lot SET granted_nano_usd = granted_nano_usd + 1": {"a credit lot is what its transfer brought"},
+    "UPDATE correction SET paid_nano_usd = paid_nano_usd + 1": {"a correction says what was posted"},
+    "UPDATE correction SET paid_nano_usd = paid_nano_usd + 50000": {
+        "a correction says what was posted",
+        "no more of a charge is given back than was charged",
+    },
+    "UPDATE cap_bucket SET spent = spent + 1": {
+        "a bucket of dollars counts the receipts and the open holds of its period"
+    },
+    "UPDATE cap_bucket SET reserved = reserved - 1": {
+        "a bucket of dollars counts the receipts and the open holds of its period"
+    },
+    "UPDATE cap_bucket SET unit = 'tokens'": {
+        "a bucket of tokens counts the receipts and the open holds of its period",
+        "a bucket has a cap",
+    },
+    "UPDATE cap SET revision = 2": {"the revisions of a cap have no gap"},
+    "UPDATE receipt SET tokens = tokens + 1": {"a receipt's columns say what its document says"},
     "UPDATE account SET version = version + 1 WHERE kind = 'revenue'": {
         "posted is the sum of the postings, and version their number"
     },
@@ -92,16 +156,19 @@ TAMPERING = {
         "reserved is the sum of the open holds"
     },
     "UPDATE posting SET amount_nano_usd = amount_nano_usd + 1 WHERE account_id LIKE '%revenue'": {
+        "a correction says what was posted",
         "the postings of a transfer sum to 0",
         "an account's versions and balances chain without a gap",
         "posted is the sum of the postings, and version their number",
     },
     "DELETE FROM posting WHERE account_id LIKE '%/customer_credit' AND account_version = 1": {
+        "a credit lot is what its transfer brought",
         "the postings of a transfer sum to 0",
         "an account's versions and balances chain without a gap",
         "posted is the sum of the postings, and version their number",
     },
     "UPDATE receipt SET charged_nano_usd = charged_nano_usd + 1": {
+        "a bucket of dollars counts the receipts and the open holds of its period",
         "a receipt says what was posted",
         "a receipt's columns say what its document says",
     },
@@ -114,6 +181,7 @@ TAMPERING = {
         "a leaf is the hash of its receipt as signed",
     },
     "DELETE FROM receipt": {
+        "a bucket of dollars counts the receipts and the open holds of its period",
         "a hold has a receipt if and only if it was settled",
         "a settlement has a receipt",
         "a leaf is the hash of its receipt as signed",
@@ -139,9 +207,9 @@ class Undo(Exception):
 
 
 async def test_the_audit_names_the_rule_that_is_broken(
-    database: Database, log_service: LogService, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+    database: Database, log_service: LogService, a_little_history: History
 ) -> None:
-    await a_little_history(charging, new_payer, new_facts)
+    await a_little_history()
     assert await log_service.grow() == 1
     assert await audit(database) == []
     found: list[Violation] = []
@@ -196,12 +264,12 @@ async def test_checks_and_partial_indexes_are_those_of_the_models(database: Data
 
 
 async def test_migrating_again_changes_nothing(
-    database: Database, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+    database: Database, credit: CreditService, a_little_history: History
 ) -> None:
-    payer = await a_little_history(charging, new_payer, new_facts)
-    before = await charging.balance(payer.org_id)
+    payer = await a_little_history()
+    before = await credit.balance(payer.org_id)
     await asyncio.gather(*(migrate(database) for _ in range(3)))
-    assert await charging.balance(payer.org_id) == before
+    assert await credit.balance(payer.org_id) == before
 
 
 async def test_replicas_that_start_together_on_an_empty_database_migrate_it_once(
@@ -223,6 +291,6 @@ async def test_replicas_that_start_together_on_an_empty_database_migrate_it_once
 
 
 async def test_no_revision_is_taken_back(database: Database) -> None:
-    with pytest.raises(RuntimeError, match="is not taken back"):
+    with pytest.raises(RuntimeError, match="not taken back"):
         await database.write(lambda connection: command.downgrade(alembic_config(connection), "base"))
     assert await audit(database) == []

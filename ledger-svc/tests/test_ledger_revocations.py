@@ -12,6 +12,7 @@ import pytest
 from ledger_svc.domain.errors import LedgerUnavailable
 from ledger_svc.domain.keys import ApiKey, KeyDigest
 from ledger_svc.service.keys import KeyService
+from ledger_svc.service.ports import Due
 from ledger_svc.service.revocations import OVERLAP_MS, Revocations
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.store.directory import Directory
@@ -97,10 +98,13 @@ class FailingOnce:
             raise LedgerUnavailable("restarting")
         return [("key_1", since_ms)]
 
-    async def due_holds(self, now_ms: int, *, limit: int) -> list[tuple[str, str]]:
+    async def due_holds(self, now_ms: int, *, limit: int, after: Due | None) -> list[Due]:
         self.looks += 1
         if self.looks == 1:
             raise LedgerUnavailable("restarting")
+        return []
+
+    async def due_credit(self, now_ms: int, *, limit: int) -> list[str]:
         return []
 
     async def find_key(self, digests: list[KeyDigest]) -> ApiKey | None:

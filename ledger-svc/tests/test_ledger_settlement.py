@@ -21,6 +21,7 @@ from ledger_svc.domain.errors import (
 )
 from ledger_svc.domain.receipts import Receipt
 from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.credit import CreditService
 from ledger_svc.service.keys import KeyService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.sweeper import Sweeper
@@ -57,7 +58,12 @@ async def posted(database: Database, org_id: str) -> dict[str, int]:
 
 
 async def test_a_settlement_charges_what_was_used_and_frees_the_rest(
-    charging: ChargingService, receipts: ReceiptService, database: Database, new_payer: NewPayer, new_facts: NewFacts
+    credit: CreditService,
+    charging: ChargingService,
+    receipts: ReceiptService,
+    database: Database,
+    new_payer: NewPayer,
+    new_facts: NewFacts,
 ) -> None:
     payer = await new_payer(1_000_000)
     await hold(charging, payer, 500_000)
@@ -67,7 +73,7 @@ async def test_a_settlement_charges_what_was_used_and_frees_the_rest(
     assert (receipt.facts, receipt.attempts) == (facts, (LOSER, WINNER))
     assert (receipt.org_id, receipt.project_id, receipt.key_id) == (payer.org_id, payer.project_id, payer.key_id)
     assert (await receipts.get(payer.org_id, receipt.receipt_id)).receipt == receipt
-    balance = await charging.balance(payer.org_id)
+    balance = await credit.balance(payer.org_id)
     assert (balance.posted_nano_usd, balance.held_nano_usd, balance.open_holds) == (963_000, 0, 0)
     assert await posted(database, payer.org_id) == {
         "customer_credit": 963_000,
@@ -95,14 +101,14 @@ async def test_promotional_credit_is_spent_before_paid_credit(
 
 
 async def test_a_charge_above_the_hold_draws_on_the_balance_and_the_rest_is_absorbed(
-    charging: ChargingService, database: Database, new_payer: NewPayer, new_facts: NewFacts
+    credit: CreditService, charging: ChargingService, database: Database, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     payer = await new_payer(60_000, promo=5_000)
     await hold(charging, payer, 20_000)
     await hold(charging, payer, 25_000, "other")
     receipt = await charging.settle(payer.org_id, "req", facts=new_facts(answer=10), attempts=[WINNER])
     assert amounts(receipt) == (20_000, 40_000, 0, 60_000)
-    balance = await charging.balance(payer.org_id)
+    balance = await credit.balance(payer.org_id)
     assert (balance.posted_nano_usd, balance.held_nano_usd, balance.available_nano_usd) == (25_000, 25_000, 0)
     ledger = await posted(database, payer.org_id)
     assert (ledger["revenue"], ledger["platform_loss"]) == (100_000, -60_000)
@@ -134,6 +140,7 @@ async def test_an_expired_hold_is_settled_as_far_as_the_balance_goes(
     ],
 )
 async def test_an_answer_that_never_came_is_not_charged(
+    credit: CreditService,
     outcome: Outcome,
     prompt: int,
     answer: int,
@@ -147,7 +154,7 @@ async def test_an_answer_that_never_came_is_not_charged(
     facts = new_facts(prompt=prompt, answer=answer, outcome=outcome)
     receipt = await charging.settle(payer.org_id, "req", facts=facts, attempts=())
     assert amounts(receipt) == (50_000, charged, 0, 0)
-    assert (await charging.balance(payer.org_id)).available_nano_usd == 100_000 - charged
+    assert (await credit.balance(payer.org_id)).available_nano_usd == 100_000 - charged
 
 
 async def test_settled_again_is_the_same_receipt_and_with_another_content_a_conflict(
@@ -180,13 +187,13 @@ async def test_settling_needs_a_hold_of_the_organisation(
 
 
 async def test_a_released_hold_is_not_settled(
-    charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+    credit: CreditService, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     payer = await new_payer(100_000)
     await hold(charging, payer, 50_000)
     assert await charging.release(payer.org_id, "req", reason="all sources failed", attempts=[LOSER]) == 50_000
     assert await charging.release(payer.org_id, "req", reason="again", attempts=[LOSER]) == 50_000
-    assert (await charging.balance(payer.org_id)).available_nano_usd == 100_000
+    assert (await credit.balance(payer.org_id)).available_nano_usd == 100_000
     with pytest.raises(HoldClosed):
         await charging.settle(payer.org_id, "req", facts=new_facts(answer=1), attempts=())
 
@@ -215,7 +222,7 @@ async def test_a_revoked_key_pays_for_what_was_delivered(
 
 @pytest.mark.parametrize("mode", [ServedMode.EXACT, ServedMode.CANONICAL, ServedMode.SEMANTIC])
 async def test_a_replay_costs_a_quarter_and_says_what_it_saved(
-    mode: ServedMode, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+    credit: CreditService, mode: ServedMode, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     payer = await new_payer(100_000)
     facts = new_facts(prompt=2, answer=1, mode=mode)
@@ -228,7 +235,7 @@ async def test_a_replay_costs_a_quarter_and_says_what_it_saved(
         await hold(charging, payer, 3_000)
     with pytest.raises(IdempotencyConflict):
         await charging.settle(payer.org_id, "req", facts=facts, attempts=())
-    assert (await charging.balance(payer.org_id)).posted_nano_usd == 97_000
+    assert (await credit.balance(payer.org_id)).posted_nano_usd == 97_000
 
 
 async def test_a_replay_is_refused_as_a_hold_would_be(
@@ -252,7 +259,7 @@ async def test_a_replay_is_refused_as_a_hold_would_be(
 
 
 async def test_a_charge_too_large_to_write_is_refused_and_the_hold_stays(
-    charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+    credit: CreditService, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     payer = await new_payer(100_000)
     await hold(charging, payer, 50_000)
@@ -262,4 +269,4 @@ async def test_a_charge_too_large_to_write_is_refused_and_the_hold_stays(
         await charging.settle(
             payer.org_id, "req", facts=replace(facts, price=replace(facts.price, rate_tiers=(dear,))), attempts=()
         )
-    assert (await charging.balance(payer.org_id)).open_holds == 1
+    assert (await credit.balance(payer.org_id)).open_holds == 1

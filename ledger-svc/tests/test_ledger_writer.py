@@ -22,6 +22,7 @@ from ledger_svc.domain.holds import Hold
 from ledger_svc.domain.journal import Posting
 from ledger_svc.domain.signing import Keyring, load_private_key
 from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.credit import CreditService
 from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.sealing import Sealer
@@ -109,7 +110,7 @@ async def test_commands_are_decided_in_the_order_in_which_they_came(writer: Writ
 
 
 async def test_a_refused_command_costs_its_neighbours_nothing(
-    writer: Writer, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
+    credit: CreditService, writer: Writer, charging: ChargingService, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     payer, facts = await new_payer(10**6), new_facts(answer=1)
     stranger = Principal("org_nobody", "prj_nobody", "key_nobody", ())
@@ -131,7 +132,7 @@ async def test_a_refused_command_costs_its_neighbours_nothing(
         "Receipt",
         "HoldClosed",
     ]
-    assert (await charging.balance(payer.org_id)).available_nano_usd == 10**6 - 10_000 - 2_500
+    assert (await credit.balance(payer.org_id)).available_nano_usd == 10**6 - 10_000 - 2_500
 
 
 async def test_a_hold_and_its_settlement_sent_twice_in_one_batch_counts_once(

@@ -16,6 +16,7 @@ from ledger_svc.domain.command import Command
 from ledger_svc.domain.keys import Peppers
 from ledger_svc.domain.signing import Keyring, load_private_key
 from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.credit import CreditService
 from ledger_svc.service.keys import KeyService
 from ledger_svc.service.ports import Ledger
 from ledger_svc.service.revocations import Revocations
@@ -120,14 +121,13 @@ async def _spending(database: Database, writer: Writer, ledger: Ledger) -> Spend
         random_below=secrets.randbelow,
         valid_for_ms=5_000,
     )
-    charging = ChargingService(ledger=ledger, records=Records(database), clock=clock, make_id=new_id)
+    charging = ChargingService(ledger=ledger, clock=clock, make_id=new_id)
+    credit = CreditService(ledger=ledger, records=Records(database), clock=clock, make_id=new_id)
     payers = []
     for _ in range(ORGANISATIONS):
         org_id = await keys.create_organization("bench")
         key, _ = await keys.create_key(org_id, await keys.create_project(org_id, "bench"), "bench")
-        await charging.add_credit(
-            org_id, amount_nano_usd=CREDIT_NANO_USD, idempotency_key="bench", kind=CreditKind.PAID
-        )
+        await credit.add(org_id, amount_nano_usd=CREDIT_NANO_USD, idempotency_key="bench", kind=CreditKind.PAID)
         payers.append(key.principal)
     turns = itertools.cycle(payers)
     attempts = [Attempt(PRICE.offer_id, 1_750_000_000_000, 812, 200, won=True)]

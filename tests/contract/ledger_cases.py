@@ -135,6 +135,78 @@ async def reserve(world: World) -> None:
     assert {"available_usd", "needed_usd"} <= too_much.metadata.keys()
     release = ledger_pb2.ReleaseRequest(org_id=world.org_id, request_id=request.request_id)
     await world.ledger.Release(release, timeout=TIMEOUT_S)
+    closed = await refused(world.ledger.Reserve(request, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_HOLD_CLOSED)
+    assert closed.metadata["state"] == "released"
+
+
+@covers("LedgerService/ExtendHold")
+async def extend_hold(world: World) -> None:
+    held = hold(world)
+    made = await world.ledger.Reserve(held, timeout=TIMEOUT_S)
+    request = ledger_pb2.ExtendHoldRequest(org_id=world.org_id, request_id=held.request_id, ttl_ms=held.ttl_ms * 2)
+    longer = await world.ledger.ExtendHold(request, timeout=TIMEOUT_S)
+    assert longer.expires_at_ms > made.expires_at_ms
+    release = ledger_pb2.ReleaseRequest(org_id=world.org_id, request_id=held.request_id)
+    await world.ledger.Release(release, timeout=TIMEOUT_S)
+    await refused(world.ledger.ExtendHold(request, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_HOLD_CLOSED)
+
+
+@covers("LedgerService/SetCap")
+@covers("LedgerService/ListCaps")
+async def caps(world: World) -> None:
+    key = (await new_key(world)).key
+    request = ledger_pb2.SetCapRequest(
+        org_id=world.org_id,
+        scope=ledger_pb2.CAP_SCOPE_KEY,
+        scope_id=key.key_id,
+        period=ledger_pb2.CAP_PERIOD_DAY,
+        unit=ledger_pb2.CAP_UNIT_NANO_USD,
+        limit=100,
+    )
+    made = await world.ledger.SetCap(request, timeout=TIMEOUT_S)
+    assert (made.cap.limit, made.cap.spent, made.cap.held) == (100, 0, 0)
+    list_request = ledger_pb2.ListCapsRequest(org_id=world.org_id)
+    listed = await world.ledger.ListCaps(list_request, timeout=TIMEOUT_S)
+    assert list(listed.caps) == [made.cap]
+    too_much = hold(world, 101)
+    too_much.principal.key_id = key.key_id
+    over = await refused(world.ledger.Reserve(too_much, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_BUDGET_EXCEEDED)
+    assert (over.metadata["scope"], over.metadata["scope_id"], over.metadata["period"]) == ("key", key.key_id, "day")
+    request.ClearField("limit")
+    assert not (await world.ledger.SetCap(request, timeout=TIMEOUT_S)).HasField("cap")
+    assert not (await world.ledger.ListCaps(list_request, timeout=TIMEOUT_S)).caps
+    request.scope_id = "key_missing"
+    await refused(world.ledger.SetCap(request, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_NOT_FOUND)
+
+
+@covers("LedgerService/RefundCredit")
+@covers("LedgerService/CorrectCharge")
+@covers("LedgerService/ListCreditLots")
+async def give_back(world: World) -> None:
+    before = await world.ledger.GetBalance(ledger_pb2.GetBalanceRequest(org_id=world.org_id), timeout=TIMEOUT_S)
+    refund = ledger_pb2.RefundCreditRequest(
+        org_id=world.org_id, amount_nano_usd=7, reason="case", idempotency_key=world.request_id()
+    )
+    for _ in range(2):
+        after = await world.ledger.RefundCredit(refund, timeout=TIMEOUT_S)
+        assert after.balance.posted_nano_usd == before.balance.posted_nano_usd - 7
+    receipt = await settled(world)
+    correction = ledger_pb2.CorrectChargeRequest(
+        org_id=world.org_id,
+        receipt_id=receipt.receipt_id,
+        amount_nano_usd=receipt.charged_nano_usd,
+        idempotency_key=world.request_id(),
+    )
+    given = await world.ledger.CorrectCharge(correction, timeout=TIMEOUT_S)
+    assert given.paid_nano_usd + given.promotional_nano_usd == receipt.charged_nano_usd
+    found = await world.ledger.GetReceipt(
+        ledger_pb2.GetReceiptRequest(org_id=world.org_id, receipt_id=receipt.receipt_id), timeout=TIMEOUT_S
+    )
+    assert found.corrected_nano_usd == receipt.charged_nano_usd
+    correction.idempotency_key = world.request_id()
+    await refused(world.ledger.CorrectCharge(correction, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_INVALID_REQUEST)
+    lots = await world.ledger.ListCreditLots(ledger_pb2.ListCreditLotsRequest(org_id=world.org_id), timeout=TIMEOUT_S)
+    assert sum(lot.remaining_nano_usd for lot in lots.lots) == given.balance.posted_nano_usd
 
 
 async def settled(world: World) -> ledger_pb2.Receipt:

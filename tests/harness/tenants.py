@@ -60,6 +60,18 @@ class Tenants:
 
         return self._ask(make)
 
+    def cap(self, key: NewKey, limit_nano_usd: int) -> None:
+        """Bounds what the key may spend in a day."""
+        request = ledger_pb2.SetCapRequest(
+            org_id=key.org_id,
+            scope=ledger_pb2.CAP_SCOPE_KEY,
+            scope_id=key.key_id,
+            period=ledger_pb2.CAP_PERIOD_DAY,
+            unit=ledger_pb2.CAP_UNIT_NANO_USD,
+            limit=limit_nano_usd,
+        )
+        self._ask(lambda ledger: _result(ledger.SetCap(request)))
+
     def revoke(self, key: NewKey) -> None:
         """End the key."""
         request = ledger_pb2.RevokeKeyRequest(key_id=key.key_id)

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 import uvloop
 
-from tallygate_deploy import operator, verify
+from tallygate_deploy import budgets, operator, verify
 from tallygate_deploy.data_dir import DataDir, DataDirError
 from tallygate_deploy.installation import CannotStartError, RunInstallation, StartOptions
+from tallygate_deploy.ledger_client import DEFAULT_DATA, DataOption
 from tallygate_deploy.local_parts import LocalPartError
 from tallygate_deploy.processes import ServiceDiedError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.add_typer(operator.key_app, name="key")
 app.add_typer(operator.credit_app, name="credit")
 app.add_typer(operator.receipt_app, name="receipt")
+app.add_typer(budgets.app, name="cap")
 
 app.command("verify")(verify.command)
 
@@ -48,7 +50,7 @@ LocalModelOption = Annotated[
 def up(
     port: PortOption = 8080,
     host: HostOption = "127.0.0.1",
-    data: operator.DataOption = operator.DEFAULT_DATA,
+    data: DataOption = DEFAULT_DATA,
     catalog: CatalogOption = None,
     ready_file: ReadyFileOption = None,
     local_model: LocalModelOption = None,
@@ -63,7 +65,7 @@ def up(
 def mesh_command(
     port: PortOption = 8080,
     host: HostOption = "127.0.0.1",
-    data: operator.DataOption = Path("~/.tallygate-mesh"),
+    data: DataOption = Path("~/.tallygate-mesh"),
     catalog: CatalogOption = None,
     ready_file: ReadyFileOption = None,
     local_model: LocalModelOption = None,

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from edge.admission import Admission
 from edge.auth import Authenticator
 from edge.catalog import CatalogView
-from edge.errors import error_response, refusal, shape_of
+from edge.errors import code_of, error_response, refusal
 from edge.exchange import Exchange
 from edge.mesh import Mesh
 from edge.observe import Observe
@@ -95,7 +95,7 @@ def _route(app: FastAPI, method: str, path: str, endpoint: Endpoint) -> None:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, MeshError)
-    Exchange.of(request.scope).error_code = shape_of(error).code
+    Exchange.of(request.scope).error_code = code_of(error)
     return error_response(error)
 
 

@@ -7,7 +7,7 @@ status, and retry 408, 409, 429 and everything from 500 up, unless ``x-should-re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -39,6 +39,8 @@ class OpenAIError:
     """When to try again, unless the refusal knows better (``metadata["retry_after_s"]``)."""
     param: str | None = None
     """The field at fault, unless the refusal names one (``metadata["param"]``)."""
+    codes_by_period: Mapping[str, str] = field(default_factory=dict)
+    """Other codes, by ``metadata["period"]``."""
 
 
 _R = ErrorReason
@@ -124,7 +126,8 @@ TABLE: Mapping[ErrorReason.ValueType, OpenAIError] = {
         429,
         _BILLING,
         "monthly_cap_exceeded",
-        "This request could pass a spending cap.",
+        "This request could pass a cap.",
+        codes_by_period={"day": "daily_cap_exceeded"},
         advice="Raise the cap, wait until it resets, or set a lower max_tokens.",
         retry=False,
     ),
@@ -178,6 +181,12 @@ def shape_of(error: MeshError) -> OpenAIError:
     return TABLE.get(error.reason) or TABLE[ErrorReason.ERROR_REASON_INTERNAL]
 
 
+def code_of(error: MeshError) -> str:
+    """The OpenAI error code of ``error``."""
+    shape = shape_of(error)
+    return shape.codes_by_period.get(error.metadata.get("period", ""), shape.code)
+
+
 def error_body(error: MeshError) -> dict[str, Any]:
     """``{"error": {...}}`` for a JSON answer and for an event of a stream alike."""
     shape = shape_of(error)
@@ -187,7 +196,7 @@ def error_body(error: MeshError) -> dict[str, Any]:
             f"{message.rstrip()} {shape.advice}" if message.rstrip().endswith(".") else f"{message}. {shape.advice}"
         )
     param = error.metadata.get("param") or shape.param
-    return {"error": {"message": message, "type": shape.type, "code": shape.code, "param": param}}
+    return {"error": {"message": message, "type": shape.type, "code": code_of(error), "param": param}}
 
 
 def error_response(error: MeshError) -> Response:

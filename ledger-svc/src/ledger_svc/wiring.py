@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from ledger_svc.domain.keys import Peppers
+from ledger_svc.service.budgets import BudgetService
 from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.credit import CreditService
 from ledger_svc.service.keys import KeyService
 from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
@@ -73,7 +75,9 @@ async def build(
                 random_below=secrets.randbelow,
                 valid_for_ms=settings.valid_for_ms,
             ),
-            charging=ChargingService(ledger=writer, records=records, clock=clock, make_id=make_id),
+            charging=ChargingService(ledger=writer, clock=clock, make_id=make_id),
+            credit=CreditService(ledger=writer, records=records, clock=clock, make_id=make_id),
+            budgets=BudgetService(ledger=writer, records=records, directory=directory, clock=clock),
             receipts=ReceiptService(records, log),
             log=log_service,
             revocations=revocations,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 MakeId = Callable[[str], str]
 """Takes the kind ("org", "req", "rcpt"), gives a fresh id of it."""
@@ -18,5 +19,14 @@ def new_id(kind: str) -> str:
 
     The layout is that of a ULID (https://github.com/ulid/spec), in lower case.
     """
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    return f"{kind}_{''.join(_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10))}"
+    tail = int.from_bytes(os.urandom(10), "big")
+    return (
+        f"{kind}_{_time(time.time_ns() // 1_000_000)}"
+        f"{_PAIRS[tail >> 70]}{_PAIRS[tail >> 60 & 1023]}{_PAIRS[tail >> 50 & 1023]}{_PAIRS[tail >> 40 & 1023]}"
+        f"{_PAIRS[tail >> 30 & 1023]}{_PAIRS[tail >> 20 & 1023]}{_PAIRS[tail >> 10 & 1023]}{_PAIRS[tail & 1023]}"
+    )
+
+
+@lru_cache(maxsize=4)
+def _time(now_ms: int) -> str:
+    return "".join(_ALPHABET[now_ms >> shift & 31] for shift in range(45, -1, -5))

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from edge.auth import Authenticator
 from edge.catalog import CatalogView
-from edge.errors import error_body, refusal, shape_of
+from edge.errors import code_of, error_body, refusal
 from edge.exchange import Exchange
 from edge.hangup import Hangup
 from edge.inbound import read_body
@@ -169,7 +169,7 @@ class ChatCompletions:
         else:
             _log.error("unexpected_error", request_id=exchange.request_id, exc_info=error)
             error = refusal(ErrorReason.ERROR_REASON_INTERNAL)
-        exchange.error_code = shape_of(error).code
+        exchange.error_code = code_of(error)
         return sse.error_frame(error_body(error))
 
     def _usage_frame(self, admitted: Admitted, chunk: bytes, settled: Settled) -> bytes:

@@ -13,6 +13,7 @@ from edge.routes.log import size_of
 from edge.wire.log import proof_json
 from edge.wire.receipts import receipt_json
 from meshkit.errors import MeshError
+from meshkit.money import format_usd
 from tallygate.common.v1.errors_pb2 import ErrorReason
 
 
@@ -31,7 +32,8 @@ class Receipts:
             found = await self._ledger.receipt(principal.org_id, receipt_id)
         except MeshError as error:
             raise _named(error, receipt_id) from error
-        return _json(receipt_json(found.receipt) | {"jws": found.jws})
+        given_back = {"corrected_usd": format_usd(found.corrected_nano_usd)}
+        return _json(receipt_json(found.receipt) | given_back | {"jws": found.jws})
 
     async def prove(self, request: Request) -> Response:
         """What proves a receipt to anyone. ``tree_size``: in an older checkpoint; ``since``: and that the log only grew

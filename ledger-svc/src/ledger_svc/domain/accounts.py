@@ -2,13 +2,15 @@
 
 A posting's amount is signed from the account's side; the postings of a transfer sum to 0. What a customer can spend
 is positive in ``CUSTOMER_CREDIT`` and ``PROMO``; the operator's side (``CREDIT_SOURCE``, ``PROMO_EXPENSE``,
-``PLATFORM_LOSS``) goes negative as it gives, ``REVENUE`` grows with each charge.
+``PLATFORM_LOSS``) goes negative as it gives, ``REVENUE`` grows with each charge and ``REFUNDS`` with what is paid out
+again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from functools import lru_cache
 
 from ledger_svc.domain.errors import InsufficientBalance
 
@@ -27,6 +29,7 @@ class AccountKind(StrEnum):
     PLATFORM_LOSS = "platform_loss"
     CREDIT_SOURCE = "credit_source"
     PROMO_EXPENSE = "promo_expense"
+    REFUNDS = "refunds"
 
 
 class CreditKind(Enum):
@@ -48,6 +51,7 @@ CREDIT_ACCOUNTS = {
 """For each kind of credit the account that gives and the account that receives."""
 
 
+@lru_cache(maxsize=65_536)
 def account_id(org_id: str, kind: AccountKind) -> str:
     """The account of an organisation; readable, and unique without a lookup."""
     return f"{org_id}/{kind}"

@@ -84,6 +84,20 @@ def quote(facts: ChargeFacts) -> Quote:
     return Quote(due, fresh - due)
 
 
+def counted_tokens(facts: ChargeFacts) -> int:
+    """What counts for a cap in tokens: those that a source processed, of every class. A replay uses none."""
+    if facts.served_mode is not ServedMode.FRESH:
+        return 0
+    used = facts.usage
+    return (
+        used.input_tokens
+        + used.cached_input_tokens
+        + used.cache_write_tokens
+        + used.output_tokens
+        + used.reasoning_tokens
+    )
+
+
 def _produced(usage: Usage) -> int:
     # Reasoning counts: a source may stream it, and a client that leaves before the first visible token has still had
     # it.

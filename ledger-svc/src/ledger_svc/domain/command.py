@@ -12,14 +12,17 @@ import orjson
 
 from ledger_svc.domain.accounts import Account, AccountKind
 from ledger_svc.domain.book import Book, Name, Needs
-from ledger_svc.domain.errors import IdempotencyConflict, NotFound
-from ledger_svc.domain.holds import Hold
+from ledger_svc.domain.errors import HoldClosed, IdempotencyConflict, NotFound
+from ledger_svc.domain.holds import Hold, HoldState
 
 R = TypeVar("R")
 
 
 class Command(ABC, Generic[R]):
     """Something that the ledger is told to do; ``R`` is what it answers."""
+
+    alone: bool = False
+    """Whether it needs a transaction of its own, because it changes what other commands must read."""
 
     @property
     @abstractmethod
@@ -56,6 +59,15 @@ def find_hold(book: Book, name: Name) -> Hold:
     if hold is None:
         raise NotFound(f"no hold for request {name[1]}")
     return hold
+
+
+def closed_error(book: Book, hold: Hold) -> HoldClosed:
+    """Says how a hold was closed. An expired one may have been settled or released afterwards."""
+    entry = book.receipts.get((hold.org_id, hold.request_id))
+    if entry is not None:
+        return HoldClosed(hold.request_id, HoldState.SETTLED.value, entry.receipt.receipt_id)
+    state = HoldState.RELEASED if hold.released_at_ms else hold.state
+    return HoldClosed(hold.request_id, state.value)
 
 
 def check_same(stored: str, now: str, name: str) -> None:

@@ -10,11 +10,14 @@ from ledger_svc.domain.book import Book, Needs
 from ledger_svc.domain.command import Command, check_same, fingerprint_of
 from ledger_svc.domain.errors import InvalidRequest
 from ledger_svc.domain.journal import Transfer, TransferKind
+from ledger_svc.domain.lots import DEFAULT_PRIORITY, CreditLot
 
 
 @dataclass(frozen=True)
 class AddCredit(Command[None]):
-    """Adds prepaid or promotional credit, once under its idempotency key."""
+    """Adds prepaid or promotional credit, once under its idempotency key. ``priority``: of the lot, the lowest is spent
+    first. ``expires_at_ms``: of promotional credit only; 0: never.
+    """
 
     org_id: str
     amount_nano_usd: int
@@ -22,6 +25,8 @@ class AddCredit(Command[None]):
     kind: CreditKind
     transfer_id: str
     now_ms: int
+    priority: int = DEFAULT_PRIORITY
+    expires_at_ms: int = 0
 
     @property
     def needs(self) -> Needs:
@@ -35,8 +40,13 @@ class AddCredit(Command[None]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of amount and kind."""
-        return fingerprint_of("credit", self.amount_nano_usd, self.kind.value)
+        """Of amount, kind and what its lot is to be; of the first two alone where that is nothing special, as it was
+        before there were lots.
+        """
+        lot = (
+            () if (self.priority, self.expires_at_ms) == (DEFAULT_PRIORITY, 0) else (self.priority, self.expires_at_ms)
+        )
+        return fingerprint_of("credit", self.amount_nano_usd, self.kind.value, *lot)
 
     def decide(self, book: Book) -> None:
         """Raises:
@@ -48,9 +58,24 @@ class AddCredit(Command[None]):
         if existing is not None:
             check_same(existing.fingerprint, self.fingerprint, self.idempotency_key)
             return
+        if self.expires_at_ms and self.expires_at_ms <= self.now_ms:
+            raise InvalidRequest("expires_at_ms", "has passed already")
         if posted + self.amount_nano_usd > MAX_POSTED_NANO_USD:
             raise InvalidRequest("amount_nano_usd", "the balance would be larger than the ledger can keep")
         transfer = Transfer(
             self.transfer_id, self.org_id, TransferKind.CREDIT, self._idem_key, self.fingerprint, self.now_ms
         )
         book.post(transfer, {giver: -self.amount_nano_usd, receiver: self.amount_nano_usd})
+        book.add_lot(
+            CreditLot(
+                lot_id=self.transfer_id,
+                org_id=self.org_id,
+                kind=receiver,
+                transfer_id=self.transfer_id,
+                priority=self.priority,
+                granted_nano_usd=self.amount_nano_usd,
+                remaining_nano_usd=self.amount_nano_usd,
+                created_at_ms=self.now_ms,
+                expires_at_ms=self.expires_at_ms,
+            )
+        )

@@ -42,10 +42,17 @@ class ModelNotAllowed(LedgerError):
 class InsufficientBalance(LedgerError):
     """The balance less what is held does not cover the amount. Metadata in decimal USD."""
 
-    def __init__(self, *, available_nano_usd: int, held_nano_usd: int, needed_nano_usd: int) -> None:
+    def __init__(
+        self,
+        *,
+        available_nano_usd: int,
+        held_nano_usd: int,
+        needed_nano_usd: int,
+        what: str = "the balance does not cover this request",
+    ) -> None:
         available, held, needed = map(format_usd, (available_nano_usd, held_nano_usd, needed_nano_usd))
         super().__init__(
-            f"the balance does not cover this request: needed ${needed}, available ${available}, held ${held}",
+            f"{what}: needed ${needed}, available ${available}, held ${held}",
             available_usd=available,
             held_usd=held,
             needed_usd=needed,
@@ -53,7 +60,9 @@ class InsufficientBalance(LedgerError):
 
 
 class BudgetExceeded(LedgerError):
-    """A cap of the key, project or organisation would be passed."""
+    """A cap of the key, project or organisation would be passed. Metadata: scope, scope_id, period, unit; limit, spent,
+    held and needed in decimal USD or in tokens; resets_at in ISO 8601.
+    """
 
 
 class IdempotencyConflict(LedgerError):
@@ -61,7 +70,12 @@ class IdempotencyConflict(LedgerError):
 
 
 class HoldClosed(LedgerError):
-    """The hold was closed in another way than asked now."""
+    """The hold was closed in another way than asked now. Metadata: its state, and the receipt where it was settled."""
+
+    def __init__(self, request_id: str, state: str, receipt_id: str = "") -> None:
+        how = f"was {state}" if state != "expired" else "has expired"
+        receipt = {"receipt_id": receipt_id} if receipt_id else {}
+        super().__init__(f"the hold of request {request_id} {how}", state=state, **receipt)
 
 
 class LedgerUnavailable(LedgerError):

@@ -8,8 +8,8 @@ from functools import cached_property
 from ledger_svc.domain.accounts import SPENDABLE, admit_amount
 from ledger_svc.domain.book import Book, Needs
 from ledger_svc.domain.charges import Attempt
-from ledger_svc.domain.command import Command, check_same, find_hold, fingerprint_of, wallet
-from ledger_svc.domain.errors import HoldClosed
+from ledger_svc.domain.command import Command, check_same, closed_error, find_hold, fingerprint_of, wallet
+from ledger_svc.domain.expiring import ADMITTED, expire_credit
 from ledger_svc.domain.holds import Hold, HoldState
 from ledger_svc.domain.keys import admit_key
 from meshkit.principal import Principal
@@ -26,28 +26,36 @@ class Reserve(Command[Hold]):
     model: str
     hold_id: str
     now_ms: int
+    amount_tokens: int = 0
 
     @property
     def needs(self) -> Needs:
-        """Balance, key, and the hold that may be there already."""
-        return Needs(self.principal.org_id, SPENDABLE, self.request_id, self.principal.key_id)
+        """Balance, key, caps, and the hold that may be there already."""
+        payer = self.principal
+        return Needs(payer.org_id, ADMITTED, self.request_id, payer.key_id, payer.project_id, at_ms=self.now_ms)
 
     @cached_property
     def fingerprint(self) -> str:
         """Of everything that the caller decides."""
         payer = self.principal
-        return fingerprint_of("reserve", payer.project_id, payer.key_id, self.amount_nano_usd, self.ttl_ms, self.model)
+        content = (payer.project_id, payer.key_id, self.amount_nano_usd, self.ttl_ms, self.model, self.amount_tokens)
+        return fingerprint_of("reserve", *content)
 
     def decide(self, book: Book) -> Hold:
         """Raises:
-        IdempotencyConflict, InvalidApiKey, ApiKeyRevoked, ModelNotAllowed, InsufficientBalance.
+        IdempotencyConflict, HoldClosed, InvalidApiKey, ApiKeyRevoked, ModelNotAllowed, InsufficientBalance,
+        BudgetExceeded, InvalidRequest (a cap in tokens applies and nobody said how many).
         """
         payer = self.principal
-        existing = book.holds.get((payer.org_id, self.request_id))
+        name = (payer.org_id, self.request_id)
+        existing = book.holds.get(name)
         if existing is not None:
             check_same(existing.fingerprint, self.fingerprint, self.request_id)
+            if existing.state is not HoldState.OPEN:
+                raise closed_error(book, existing)
             return existing
         admit_key(book.keys.get(payer.key_id), payer, self.model, self.now_ms)
+        expire_credit(book, payer.org_id, self.now_ms)
         spend = admit_amount(self.amount_nano_usd, **wallet(book, payer.org_id))
         hold = Hold(
             hold_id=self.hold_id,
@@ -62,9 +70,36 @@ class Reserve(Command[Hold]):
             fingerprint=self.fingerprint,
             created_at_ms=self.now_ms,
             expires_at_ms=self.now_ms + self.ttl_ms,
+            amount_tokens=self.amount_tokens,
         )
+        book.admit(hold)
         book.add_hold(hold)
         return hold
+
+
+@dataclass(frozen=True)
+class Extend(Command[Hold]):
+    """Moves the end of an open hold to ``ttl_ms`` from now; never nearer. Again: the same."""
+
+    org_id: str
+    request_id: str
+    ttl_ms: int
+    now_ms: int
+
+    @property
+    def needs(self) -> Needs:
+        """The hold; the accounts for their lock."""
+        return Needs(self.org_id, SPENDABLE, self.request_id)
+
+    def decide(self, book: Book) -> Hold:
+        """Raises:
+        NotFound, HoldClosed.
+        """
+        hold = find_hold(book, (self.org_id, self.request_id))
+        if hold.state is not HoldState.OPEN:
+            raise closed_error(book, hold)
+        ends_at_ms = max(hold.expires_at_ms, self.now_ms + self.ttl_ms)
+        return hold if ends_at_ms == hold.expires_at_ms else book.update_hold(replace(hold, expires_at_ms=ends_at_ms))
 
 
 @dataclass(frozen=True)
@@ -89,7 +124,7 @@ class Release(Command[int]):
         name = (self.org_id, self.request_id)
         hold = find_hold(book, name)
         if name in book.receipts:
-            raise HoldClosed(f"the hold of request {self.request_id} was settled")
+            raise closed_error(book, hold)
         if not hold.released_at_ms:
             if hold.state is HoldState.OPEN:
                 hold = book.close_hold(hold, HoldState.RELEASED, self.now_ms)

@@ -19,7 +19,8 @@ class HoldState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One hold. ``amount_nano_usd`` = from promotional + from paid credit. Times in Unix milliseconds, 0 for not yet.
+    """One hold. ``amount_nano_usd`` = from promotional + from paid credit; ``amount_tokens``: the most tokens that the
+    request can use, 0 where nobody said. Times in Unix milliseconds, 0 for not yet.
 
     ``fingerprint`` is of the command that made it. ``released_at_ms`` is also set where the caller gives back a hold
     that has expired before, so that it can't be settled afterwards.
@@ -41,6 +42,29 @@ class Hold:
     closed_at_ms: int = 0
     released_at_ms: int = 0
     release_reason: str = ""
+    amount_tokens: int = 0
+
+    def closed(self, state: HoldState, now_ms: int) -> Hold:
+        """After its one transition. (``dataclasses.replace`` takes five times as long, at every settlement.)"""
+        return Hold(
+            self.hold_id,
+            self.org_id,
+            self.project_id,
+            self.key_id,
+            self.request_id,
+            self.model,
+            self.amount_nano_usd,
+            self.from_promo_nano_usd,
+            self.from_paid_nano_usd,
+            self.fingerprint,
+            self.created_at_ms,
+            self.expires_at_ms,
+            state,
+            now_ms,
+            self.released_at_ms,
+            self.release_reason,
+            self.amount_tokens,
+        )
 
     def __post_init__(self) -> None:
         assert self.amount_nano_usd == self.from_promo_nano_usd + self.from_paid_nano_usd, self.hold_id

@@ -11,6 +11,9 @@ class TransferKind(Enum):
 
     CREDIT = "credit"
     SETTLEMENT = "settlement"
+    EXPIRY = "expiry"
+    REFUND = "refund"
+    CORRECTION = "correction"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ from ledger_svc.domain.book import Book, Needs, ReceiptEntry
 from ledger_svc.domain.charges import Attempt, ChargeFacts, Quote, quote
 from ledger_svc.domain.command import Command, check_same, find_hold, fingerprint_of, wallet
 from ledger_svc.domain.errors import HoldClosed
+from ledger_svc.domain.expiring import ADMITTED, expire_credit
 from ledger_svc.domain.holds import Hold, HoldState
 from ledger_svc.domain.journal import Transfer, TransferKind
 from ledger_svc.domain.keys import admit_key
 from ledger_svc.domain.receipts import Receipt, attempts_document, facts_document
 from meshkit.principal import Principal
 
-_CHARGED = (*SPENDABLE, AccountKind.REVENUE, AccountKind.PLATFORM_LOSS)
+_CHARGED = (AccountKind.REVENUE, AccountKind.PLATFORM_LOSS)
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Settle(Command[Receipt]):
     @property
     def needs(self) -> Needs:
         """The hold and the accounts of a charge. Not the key: a revoked key still pays for what was delivered."""
-        return Needs(self.org_id, _CHARGED, self.request_id)
+        return Needs(self.org_id, SPENDABLE + _CHARGED, self.request_id)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -53,12 +54,12 @@ class Settle(Command[Receipt]):
             check_same(settled.fingerprint, self.fingerprint, self.request_id)
             return settled.receipt
         if hold.released_at_ms:
-            raise HoldClosed(f"the hold of request {self.request_id} was released")
-        owed = quote(self.facts)
+            raise HoldClosed(self.request_id, HoldState.RELEASED.value)
+        owed, admitted = quote(self.facts), 0
         if hold.state is HoldState.OPEN:
-            hold = book.close_hold(hold, HoldState.SETTLED, self.now_ms)
+            hold, admitted = book.close_hold(hold, HoldState.SETTLED, self.now_ms), hold.amount_nano_usd
         book.add_attempts(hold.hold_id, self.attempts)
-        return _charge(book, hold, self, owed, self.attempts)
+        return _charge(book, hold, self, owed, self.attempts, admitted_nano_usd=admitted)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,10 @@ class Charge(Command[Receipt]):
     @property
     def needs(self) -> Needs:
         """Key, accounts of a charge, and the request that may be there already."""
-        return Needs(self.principal.org_id, _CHARGED, self.request_id, self.principal.key_id)
+        payer = self.principal
+        return Needs(
+            payer.org_id, ADMITTED + _CHARGED, self.request_id, payer.key_id, payer.project_id, at_ms=self.now_ms
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -85,7 +89,7 @@ class Charge(Command[Receipt]):
 
     def decide(self, book: Book) -> Receipt:
         """Raises:
-        IdempotencyConflict, InvalidApiKey, ApiKeyRevoked, ModelNotAllowed, InsufficientBalance.
+        IdempotencyConflict, InvalidApiKey, ApiKeyRevoked, ModelNotAllowed, InsufficientBalance, BudgetExceeded.
         """
         payer = self.principal
         name = (payer.org_id, self.request_id)
@@ -95,6 +99,7 @@ class Charge(Command[Receipt]):
             return book.receipts[name].receipt
         admit_key(book.keys.get(payer.key_id), payer, self.facts.model, self.now_ms)
         owed = quote(self.facts)
+        expire_credit(book, payer.org_id, self.now_ms)
         spend = admit_amount(owed.due_nano_usd, **wallet(book, payer.org_id))
         hold = Hold(
             hold_id=self.hold_id,
@@ -112,31 +117,45 @@ class Charge(Command[Receipt]):
             state=HoldState.SETTLED,
             closed_at_ms=self.now_ms,
         )
+        book.admit(hold)
         book.add_hold(hold)
-        return _charge(book, hold, self, owed, ())
+        return _charge(book, hold, self, owed, (), admitted_nano_usd=owed.due_nano_usd)
 
 
-def _charge(book: Book, hold: Hold, command: Settle | Charge, owed: Quote, attempts: tuple[Attempt, ...]) -> Receipt:
-    """Charges what is owed as far as the balance goes, promotional credit first; the rest is the operator's loss.
+def _charge(
+    book: Book,
+    hold: Hold,
+    command: Settle | Charge,
+    owed: Quote,
+    attempts: tuple[Attempt, ...],
+    *,
+    admitted_nano_usd: int,
+) -> Receipt:
+    """Charges what is owed as far as the caps and the balance go, promotional credit first; the rest is the operator's
+    loss.
 
     The hold is closed before: what it kept is available again, so one rule serves a charge within the hold, above it,
     and after its end.
     """
-    spend = spread(owed.due_nano_usd, **wallet(book, hold.org_id))
+    chargeable = book.chargeable_nano_usd(hold, owed.due_nano_usd, admitted_nano_usd=admitted_nano_usd)
+    spend = spread(chargeable, **wallet(book, hold.org_id))
+    absorbed = owed.due_nano_usd - spend.covered_nano_usd
+    # A clock that was set back, or another replica's, must not put a receipt before its hold.
+    now_ms = max(command.now_ms, hold.created_at_ms)
     transfer = Transfer(
         command.transfer_id,
         hold.org_id,
         TransferKind.SETTLEMENT,
         f"settle:{hold.request_id}",
         command.fingerprint,
-        command.now_ms,
+        now_ms,
     )
     book.post(
         transfer,
         {
             AccountKind.PROMO: -spend.promo_nano_usd,
             AccountKind.CUSTOMER_CREDIT: -spend.paid_nano_usd,
-            AccountKind.PLATFORM_LOSS: -spend.uncovered_nano_usd,
+            AccountKind.PLATFORM_LOSS: -absorbed,
             AccountKind.REVENUE: owed.due_nano_usd,
         },
     )
@@ -151,9 +170,9 @@ def _charge(book: Book, hold: Hold, command: Settle | Charge, owed: Quote, attem
         held_nano_usd=hold.amount_nano_usd,
         charged_nano_usd=spend.covered_nano_usd,
         saved_nano_usd=owed.saved_nano_usd,
-        absorbed_nano_usd=spend.uncovered_nano_usd,
+        absorbed_nano_usd=absorbed,
         attempts=attempts,
-        created_at_ms=command.now_ms,
+        created_at_ms=now_ms,
     )
     book.add_receipt(ReceiptEntry(receipt, transfer.transfer_id, command.fingerprint))
     return receipt

@@ -1,18 +1,18 @@
-"""Holds, settlements, charges and credit: each checks what comes in and sends one command to the ledger."""
+"""Holds, settlements and charges: each checks what comes in and sends one command to the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ledger_svc.domain.accounts import MAX_AMOUNT_NANO_USD, Balance, CreditKind
+from ledger_svc.domain.accounts import MAX_AMOUNT_NANO_USD
 from ledger_svc.domain.charges import Attempt, ChargeFacts, ServedMode
-from ledger_svc.domain.crediting import AddCredit
 from ledger_svc.domain.errors import InvalidRequest
-from ledger_svc.domain.holding import Release, Reserve
+from ledger_svc.domain.holding import Extend, Release, Reserve
 from ledger_svc.domain.holds import Hold
 from ledger_svc.domain.limits import (
     MAX_REASON_CHARS,
     MAX_TTL_MS,
+    MAX_UNITS,
     check_attempts,
     check_facts,
     check_range,
@@ -20,28 +20,35 @@ from ledger_svc.domain.limits import (
 )
 from ledger_svc.domain.receipts import Receipt
 from ledger_svc.domain.settling import Charge, Settle
-from ledger_svc.service.ports import Ledger, Records
+from ledger_svc.service.ports import Ledger
 from meshkit.clock import Clock
 from meshkit.ids import MakeId
 from meshkit.principal import Principal
 
 
 class ChargingService:
-    """Where money is held and moved."""
+    """Where money is held and charged."""
 
-    def __init__(self, *, ledger: Ledger, records: Records, clock: Clock, make_id: MakeId) -> None:
+    def __init__(self, *, ledger: Ledger, clock: Clock, make_id: MakeId) -> None:
         self._ledger = ledger
-        self._records = records
         self._clock = clock
         self._make_id = make_id
 
     async def reserve(
-        self, principal: Principal, request_id: str, *, amount_nano_usd: int, ttl_ms: int, model: str
+        self,
+        principal: Principal,
+        request_id: str,
+        *,
+        amount_nano_usd: int,
+        ttl_ms: int,
+        model: str,
+        amount_tokens: int = 0,
     ) -> Hold:
-        """Holds the worst case of a request.
+        """Holds the worst case of a request, in money and, for caps that count them, in tokens.
 
         Raises:
-            IdempotencyConflict, InvalidApiKey, ApiKeyRevoked, ModelNotAllowed, InsufficientBalance, InvalidRequest.
+            IdempotencyConflict, HoldClosed, InvalidApiKey, ApiKeyRevoked, ModelNotAllowed, InsufficientBalance,
+            BudgetExceeded, InvalidRequest.
         """
         return await self._ledger.execute(
             Reserve(
@@ -51,6 +58,22 @@ class ChargingService:
                 ttl_ms=check_range("ttl_ms", ttl_ms, 1, MAX_TTL_MS),
                 model=check_text("model", model),
                 hold_id=self._make_id("hold"),
+                now_ms=self._clock.now_ms(),
+                amount_tokens=check_range("amount_tokens", amount_tokens, 0, MAX_UNITS),
+            )
+        )
+
+    async def extend(self, org_id: str, request_id: str, *, ttl_ms: int) -> Hold:
+        """Moves the end of an open hold to ``ttl_ms`` from now; never nearer.
+
+        Raises:
+            NotFound, HoldClosed, InvalidRequest.
+        """
+        return await self._ledger.execute(
+            Extend(
+                org_id=check_text("org_id", org_id),
+                request_id=check_text("request_id", request_id),
+                ttl_ms=check_range("ttl_ms", ttl_ms, 1, MAX_TTL_MS),
                 now_ms=self._clock.now_ms(),
             )
         )
@@ -93,7 +116,8 @@ class ChargingService:
         """Charges for a replay.
 
         Raises:
-            IdempotencyConflict, InvalidApiKey, ApiKeyRevoked, ModelNotAllowed, InsufficientBalance, InvalidRequest.
+            IdempotencyConflict, InvalidApiKey, ApiKeyRevoked, ModelNotAllowed, InsufficientBalance,
+            BudgetExceeded, InvalidRequest.
         """
         if facts.served_mode is ServedMode.FRESH:
             raise InvalidRequest(
@@ -110,32 +134,6 @@ class ChargingService:
                 now_ms=self._clock.now_ms(),
             )
         )
-
-    async def add_credit(self, org_id: str, *, amount_nano_usd: int, idempotency_key: str, kind: CreditKind) -> Balance:
-        """Adds credit once; answers the balance as it is now.
-
-        Raises:
-            NotFound, IdempotencyConflict, InvalidRequest.
-        """
-        await self._ledger.execute(
-            AddCredit(
-                org_id=check_text("org_id", org_id),
-                amount_nano_usd=check_range("amount_nano_usd", amount_nano_usd, 1, MAX_AMOUNT_NANO_USD),
-                idempotency_key=check_text("idempotency_key", idempotency_key),
-                kind=kind,
-                transfer_id=self._make_id("xfer"),
-                now_ms=self._clock.now_ms(),
-            )
-        )
-        return await self._records.balance(org_id)
-
-    async def balance(self, org_id: str) -> Balance:
-        """What an organisation has.
-
-        Raises:
-            NotFound.
-        """
-        return await self._records.balance(check_text("org_id", org_id))
 
 
 def _check_principal(principal: Principal) -> Principal:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from ledger_svc.domain.accounts import Balance
-from ledger_svc.domain.book import Name
+from ledger_svc.domain.caps import Bucket, Cap, CapScope
 from ledger_svc.domain.checkpoints import Checkpoint
 from ledger_svc.domain.command import Command
 from ledger_svc.domain.keys import ApiKey, KeyDigest
+from ledger_svc.domain.lots import CreditLot
 from ledger_svc.domain.merkle import Range
 from ledger_svc.domain.receipts import Receipt
 
@@ -30,6 +31,16 @@ class LoggedReceipt:
 
 Sleep = Callable[[float], Awaitable[None]]
 """Waits for so many seconds."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Due:
+    """An open hold whose time has passed."""
+
+    expires_at_ms: int
+    hold_id: str
+    org_id: str
+    request_id: str
 
 
 class Ledger(Protocol):
@@ -76,6 +87,9 @@ class Directory(Protocol):
             NotFound: no such key in the organisation.
         """
 
+    async def has_scope(self, org_id: str, scope: CapScope, scope_id: str) -> bool:
+        """Whether the organisation is that, or has such a project or key."""
+
     async def find_key(self, digests: Sequence[KeyDigest]) -> ApiKey | None:
         """The key whose stored digest is one of these."""
 
@@ -94,8 +108,23 @@ class Records(Protocol):
     async def receipts(self, org_id: str, *, limit: int, before: tuple[int, str] | None) -> list[Receipt]:
         """At most ``limit`` receipts, newest first; ``before``: those older than this (created_at_ms, receipt_id)."""
 
-    async def due_holds(self, now_ms: int, *, limit: int) -> list[Name]:
-        """(org_id, request_id) of at most ``limit`` open holds whose time has passed, the longest overdue first."""
+    async def due_holds(self, now_ms: int, *, limit: int, after: Due | None = None) -> list[Due]:
+        """At most ``limit`` open holds whose time has passed, the longest overdue first; ``after``: behind this."""
+
+    async def due_credit(self, now_ms: int, *, limit: int) -> list[str]:
+        """At most ``limit`` organisations with expired credit that no open hold counts on."""
+
+    async def caps(self, org_id: str, now_ms: int) -> list[tuple[Cap, Bucket]]:
+        """The caps of an organisation and of what it has, cleared ones too, each with what counts for it now."""
+
+    async def bucket(self, cap: Cap, now_ms: int) -> Bucket:
+        """What counts for a cap in the period of a moment."""
+
+    async def lots(self, org_id: str) -> list[CreditLot]:
+        """Credit that has something left, in the order in which it is spent."""
+
+    async def corrected_nano_usd(self, receipt_id: str) -> int:
+        """What was given back of a receipt's charge."""
 
 
 class ReceiptLog(Protocol):

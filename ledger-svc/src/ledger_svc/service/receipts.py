@@ -31,6 +31,10 @@ class ReceiptService:
         check_text("org_id", org_id, empty=True)
         return await self._log.receipt(org_id, check_text("receipt_id", receipt_id))
 
+    async def corrected_nano_usd(self, receipt_id: str) -> int:
+        """What was given back of a receipt's charge."""
+        return await self._records.corrected_nano_usd(receipt_id)
+
     async def page(self, org_id: str, *, page_size: int, page_token: str) -> tuple[list[Receipt], str]:
         """Receipts of an organisation, newest first, and the token of the next page ("": there is none)."""
         check_text("org_id", org_id)

@@ -17,6 +17,8 @@ from ledger_svc.domain import receipts
 from ledger_svc.domain.accounts import SPENDABLE, AccountKind
 from ledger_svc.domain.book import ReceiptEntry
 from ledger_svc.store import rows
+from ledger_svc.store.cap_audit import CAP_RULES
+from ledger_svc.store.credit_audit import CREDIT_RULES
 from ledger_svc.store.database import Database
 from ledger_svc.store.log_audit import log_findings
 from ledger_svc.store.tables import ACCOUNT, LOG_LEAF, POSTING, RECEIPT, RESERVATION, TRANSFER
@@ -172,6 +174,8 @@ _RULES: dict[str, Select[*tuple[object, ...]]] = {
     "a receipt says what was posted": _receipts_unlike_postings(),
     "a settlement has a receipt": _settlements_without_receipt(),
     "a receipt has a leaf in the log": _receipts_without_leaf(),
+    **CREDIT_RULES,
+    **CAP_RULES,
 }
 
 

@@ -49,8 +49,7 @@ def decide(connection: Connection, commands: Sequence[Command[Any]], sealer: Sea
     """
     book = load(connection, [command.needs for command in commands])
     answers = [_decide(book, command, place) for place, command in enumerate(commands)]
-    flush(connection, book)
-    sealer.append(connection, book.new_receipts)
+    flush(connection, book, sealer.leaves(connection, book.new_receipts))
     return answers
 
 

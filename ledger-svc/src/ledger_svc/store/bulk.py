@@ -1,4 +1,5 @@
-"""Statements over many rows at once: what a batch reads and writes is one statement for each table, however long.
+"""Statements over many rows at once: what a batch reads and writes is one statement for each table, however long, and
+on PostgreSQL one for all tables together, because there each statement is a round trip.
 
 Both databases take the rows as a table of values, ``v``. PostgreSQL: as one JSON document, so that the statement is the
 same for any number of rows and stays prepared. (Arrays cost the driver twice the CPU, since it looks at each element in
@@ -16,23 +17,25 @@ from itertools import chain
 from typing import Any
 
 import orjson
-from sqlalchemy import BigInteger, Boolean, Column, Connection, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Connection, LargeBinary, Table, Text
 
 Record = Sequence[Any]
 """The values of one row, in the order of the statement's columns."""
 
 _CHUNK_ROWS_MAX = 64
-_POSTGRESQL_TYPES = {Text: "text", BigInteger: "bigint", Boolean: "boolean"}
+_POSTGRESQL_TYPES = {Text: "text", BigInteger: "bigint", Boolean: "boolean", LargeBinary: "text"}
 
 
 @dataclass(frozen=True, slots=True)
 class Bulk:
-    """A statement that has ``{v}`` where the rows come; ``columns`` are theirs. In it they are named ``v.v1``, ``v.v2``
-    and so on. ``lock`` is its last clause on PostgreSQL; on SQLite whoever writes has locked all.
+    """A statement that has ``{v}`` where the rows come and, if it reads, ``{given}`` where the columns come that it
+    gives; ``columns`` are those of the rows. In it they are named ``v.v1``, ``v.v2`` and so on. ``lock`` is its last
+    clause on PostgreSQL; on SQLite whoever writes has locked all.
     """
 
     template: str
     columns: tuple[Column[Any], ...]
+    given: tuple[str, ...] = ()
     lock: str = ""
 
     def run(self, connection: Connection, records: Sequence[Record]) -> list[Any]:
@@ -40,9 +43,7 @@ class Bulk:
         if not records:
             return []
         if connection.dialect.name == "postgresql":
-            statement, names = _from_json(self)
-            document = orjson.dumps([dict(zip(names, record, strict=True)) for record in records])
-            found = connection.exec_driver_sql(statement, (document.decode(),))
+            found = connection.exec_driver_sql(_alone(self), (_document(self, records),))
             return list(found) if found.returns_rows else []
         rows: list[Any] = []
         for chunk in _chunks(records):
@@ -53,6 +54,35 @@ class Bulk:
         return rows
 
 
+Part = tuple[Bulk, Sequence[Record]]
+"""A statement, and what to run it on."""
+
+
+def read_all(connection: Connection, *parts: Part) -> list[list[Record]]:
+    """Runs statements that read; gives the rows of each. They see one state on SQLite, and on PostgreSQL, too."""
+    if connection.dialect.name != "postgresql":
+        return [bulk.run(connection, records) for bulk, records in parts]
+    asked = [(place, part) for place, part in enumerate(parts) if part[1]]
+    found: list[list[Record]] = [[] for _ in parts]
+    if asked:
+        statement = _united(tuple((place, bulk) for place, (bulk, _) in asked))
+        documents = tuple(_document(bulk, records) for _, (bulk, records) in asked)
+        for place, row in connection.exec_driver_sql(statement, documents):
+            found[place].append(orjson.loads(row))
+    return found
+
+
+def write_all(connection: Connection, *parts: Part) -> None:
+    """Runs statements that write, of which none needs to see what another wrote. On SQLite in their order."""
+    asked = [part for part in parts if part[1]]
+    if connection.dialect.name != "postgresql":
+        for bulk, records in asked:
+            bulk.run(connection, records)
+    elif asked:
+        statement = _chained(tuple(bulk for bulk, _ in asked))
+        connection.exec_driver_sql(statement, tuple(_document(bulk, records) for bulk, records in asked))
+
+
 def insert_into(table: Table) -> Bulk:
     """Inserts rows; a record has the values of all columns, in the table's order."""
     columns = tuple(table.columns)
@@ -60,31 +90,78 @@ def insert_into(table: Table) -> Bulk:
     return Bulk(f"INSERT INTO {table.name} ({names}) SELECT * FROM {{v}}", columns)  # noqa: S608 - names of ours
 
 
-def update_by(table: Table, key: str, *changed: str) -> Bulk:
-    """Updates rows; a record has the key's value, then the values that change."""
-    changes = ", ".join(f"{name} = v.v{place}" for place, name in enumerate(changed, 2))
-    columns = tuple(table.columns[name] for name in (key, *changed))
-    template = f"UPDATE {table.name} SET {changes} FROM {{v}} WHERE {table.name}.{key} = v.v1"  # noqa: S608 - names of ours
+def update_by(table: Table, keys: str | tuple[str, ...], *changed: str) -> Bulk:
+    """Updates rows; a record has the values of the keys, then those that change."""
+    keys = (keys,) if isinstance(keys, str) else keys
+    changes = ", ".join(f"{name} = v.v{place}" for place, name in enumerate(changed, len(keys) + 1))
+    matches = " AND ".join(f"{table.name}.{key} = v.v{place}" for place, key in enumerate(keys, 1))
+    columns = tuple(table.columns[name] for name in (*keys, *changed))
+    template = f"UPDATE {table.name} SET {changes} FROM {{v}} WHERE {matches}"  # noqa: S608 - names of ours
     return Bulk(template, columns)
 
 
-def select_by(table: Table, given: Iterable[Column[Any]], *keys: str, lock: str = "") -> Bulk:
+def select_by(table: Table, given: Iterable[Column[Any]], *keys: str, where: str = "", lock: str = "") -> Bulk:
     """Reads the columns ``given`` of the rows whose ``keys`` have the record's values. A record must not come twice.
+    ``where``: a further condition.
 
     CROSS JOIN and not a comma, because it keeps SQLite from turning the join round and reading the whole table.
     """
-    names = ", ".join(f"{table.name}.{column.name}" for column in given)
     matches = " AND ".join(f"{table.name}.{key} = v.v{place}" for place, key in enumerate(keys, 1))
-    template = f"SELECT {names} FROM {{v}} CROSS JOIN {table.name} WHERE {matches}"  # noqa: S608 - names of ours
-    return Bulk(template, tuple(table.columns[key] for key in keys), lock)
+    matches += f" AND {where}" if where else ""
+    template = f"SELECT {{given}} FROM {{v}} CROSS JOIN {table.name} WHERE {matches}"  # noqa: S608 - names of ours
+    names = tuple(f"{table.name}.{column.name}" for column in given)
+    return Bulk(template, tuple(table.columns[key] for key in keys), names, lock)
+
+
+def _document(bulk: Bulk, records: Sequence[Record]) -> str:
+    names = _names(bulk)
+    rows = [dict(zip(names, record, strict=True)) for record in records]
+    return orjson.dumps(rows, default=bytes.hex).decode()
 
 
 @cache
-def _from_json(bulk: Bulk) -> tuple[str, list[str]]:
-    names = [f"v{place}" for place in range(1, len(bulk.columns) + 1)]
-    kinds = [_POSTGRESQL_TYPES[type(column.type)] for column in bulk.columns]
-    columns = ", ".join(f"{name} {kind}" for name, kind in zip(names, kinds, strict=True))
-    return bulk.template.format(v=f"json_to_recordset($1::json) AS v({columns})") + bulk.lock, names
+def _names(bulk: Bulk) -> list[str]:
+    return [f"v{place}" for place in range(1, len(bulk.columns) + 1)]
+
+
+@cache
+def _values(bulk: Bulk, argument: int) -> str:
+    """``v`` on PostgreSQL, from the JSON document that is the statement's so manieth argument; bytes come in hex."""
+    names, kinds = _names(bulk), [type(column.type) for column in bulk.columns]
+    columns = ", ".join(f"{name} {_POSTGRESQL_TYPES[kind]}" for name, kind in zip(names, kinds, strict=True))
+    rows = f"json_to_recordset(${argument}::json) AS v({columns})"
+    if LargeBinary not in kinds:
+        return rows
+    decoded = (
+        f"decode({name}, 'hex') AS {name}" if kind is LargeBinary else name
+        for name, kind in zip(names, kinds, strict=True)
+    )
+    return f"(SELECT {', '.join(decoded)} FROM {rows}) AS v"  # noqa: S608 - names of ours
+
+
+@cache
+def _alone(bulk: Bulk) -> str:
+    return bulk.template.format(v=_values(bulk, 1), given=", ".join(bulk.given)) + bulk.lock
+
+
+@cache
+def _united(parts: tuple[tuple[int, Bulk], ...]) -> str:
+    """Reads of several tables in one: each row as a JSON array, with the place of its part."""
+    return " UNION ALL ".join(
+        bulk.template.format(
+            v=_values(bulk, argument), given=f"{place}, json_build_array({', '.join(bulk.given)})::text"
+        )
+        for argument, (place, bulk) in enumerate(parts, 1)
+    )
+
+
+@cache
+def _chained(bulks: tuple[Bulk, ...]) -> str:
+    """Writes of several tables in one."""
+    steps = (
+        f"w{argument} AS ({bulk.template.format(v=_values(bulk, argument))})" for argument, bulk in enumerate(bulks, 1)
+    )
+    return f"WITH {', '.join(steps)} SELECT 1"
 
 
 @cache
@@ -92,7 +169,8 @@ def _listed(bulk: Bulk, rows: int) -> str:
     width = len(bulk.columns)
     values = ", ".join([f"({', '.join('?' * width)})"] * rows)
     names = ", ".join(f"column{place} AS v{place}" for place in range(1, width + 1))
-    return bulk.template.format(v=f"(SELECT {names} FROM (VALUES {values})) AS v")  # noqa: S608 - names and marks
+    source = f"(SELECT {names} FROM (VALUES {values})) AS v"  # noqa: S608 - names and marks
+    return bulk.template.format(v=source, given=", ".join(bulk.given))
 
 
 def _chunks(records: Sequence[Record]) -> Iterator[Sequence[Record]]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from sqlalchemy import Connection, insert, select, update
 
 from ledger_svc.domain.accounts import SPENDABLE, Account, AccountKind, account_id
+from ledger_svc.domain.caps import CapScope
 from ledger_svc.domain.errors import InvalidRequest, NotFound
 from ledger_svc.domain.keys import ApiKey, KeyDigest
 from ledger_svc.store import rows
@@ -110,6 +111,16 @@ class Directory:
             return replace(key, revoked_at_ms=now_ms)
 
         return await self._writer.write(revoke)
+
+    async def has_scope(self, org_id: str, scope: CapScope, scope_id: str) -> bool:
+        """Whether the organisation is that, or has such a project or key."""
+        table, column = {
+            CapScope.KEY: (API_KEY, API_KEY.c.key_id),
+            CapScope.PROJECT: (PROJECT, PROJECT.c.project_id),
+            CapScope.ORGANIZATION: (ORG, ORG.c.org_id),
+        }[scope]
+        query = select(column).where(column == scope_id, table.c.org_id == org_id)
+        return await self._database.read(lambda connection: connection.execute(query).first()) is not None
 
     async def find_key(self, digests: Sequence[KeyDigest]) -> ApiKey | None:
         """The key whose stored digest is one of these."""

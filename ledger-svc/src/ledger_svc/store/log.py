@@ -21,6 +21,7 @@ from ledger_svc.domain.receipts import decode
 from ledger_svc.domain.signing import Keyring, compact
 from ledger_svc.service.ports import LoggedReceipt
 from ledger_svc.store import rows
+from ledger_svc.store.bulk import write_all
 from ledger_svc.store.database import Database
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.tables import CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE, RECEIPT
@@ -77,7 +78,7 @@ class ReceiptLog:
                     .limit(BACKFILL_AT_ONCE)
                 )
                 found = [(row.receipt_id, row.document) for row in connection.execute(query)]
-                Sealer(self._keys).append_documents(connection, found)
+                write_all(connection, Sealer(self._keys).leaves_of(connection, found))
                 connection.execute(update(LOG_HEAD).values(unlogged=LOG_HEAD.c.unlogged - len(found) if found else 0))
                 return len(found), found[-1][0] if found else ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any
@@ -13,16 +13,19 @@ from sqlalchemy import Row, Table
 from ledger_svc.domain import receipts
 from ledger_svc.domain.accounts import Account, AccountKind
 from ledger_svc.domain.book import AttemptEntry, ReceiptEntry
-from ledger_svc.domain.charges import Attempt
+from ledger_svc.domain.caps import Bucket, Cap, CapPeriod, CapScope, CapUnit
+from ledger_svc.domain.charges import Attempt, counted_tokens
 from ledger_svc.domain.checkpoints import Checkpoint
+from ledger_svc.domain.corrections import Correction
 from ledger_svc.domain.holds import Hold, HoldState
 from ledger_svc.domain.journal import Posting, Transfer, TransferKind
 from ledger_svc.domain.keys import ApiKey
+from ledger_svc.domain.lots import CreditLot
 from ledger_svc.domain.merkle import Frontier
-from ledger_svc.store.tables import API_KEY, POSTING, RESERVATION, TRANSFER
+from ledger_svc.store.tables import API_KEY, CORRECTION, CREDIT_LOT, POSTING, RESERVATION, TRANSFER
 
 Values = dict[str, Any]
-Record = tuple[Any, ...]
+Record = Sequence[Any]
 """The values of all columns of a table, in their order."""
 
 KEY_COLUMNS = [column for column in API_KEY.columns if column.name not in ("hmac_sha256_hex", "pepper_version")]
@@ -75,7 +78,14 @@ def hold_record(hold: Hold) -> Record:
 
 def hold_change(hold: Hold) -> Record:
     """The hold's id, and what of it changes."""
-    return hold.hold_id, hold.state.value, hold.closed_at_ms, hold.released_at_ms, hold.release_reason
+    return (
+        hold.hold_id,
+        hold.state.value,
+        hold.closed_at_ms,
+        hold.released_at_ms,
+        hold.release_reason,
+        hold.expires_at_ms,
+    )
 
 
 def transfer_from_row(row: Record) -> Transfer:
@@ -140,6 +150,7 @@ def receipt_record(entry: ReceiptEntry) -> Record:
         receipt.created_at_ms,
         entry.fingerprint,
         entry.document,
+        counted_tokens(receipt.facts),
     )
 
 
@@ -147,6 +158,66 @@ def receipt_entry_from_row(row: Record) -> ReceiptEntry:
     """Of the columns document, transfer_id and fingerprint."""
     document, transfer_id, fingerprint = row
     return ReceiptEntry(receipts.decode(document), transfer_id, fingerprint)
+
+
+def cap_from_row(row: Record) -> Cap:
+    """Of all columns of cap."""
+    scope_id, period, unit, revision, org_id, scope, limit, set_at_ms = row
+    return Cap(scope_id, CapPeriod(period), CapUnit(unit), revision, org_id, CapScope(scope), limit, set_at_ms)
+
+
+def cap_record(cap: Cap) -> Record:
+    """For cap."""
+    return (
+        cap.scope_id,
+        cap.period.value,
+        cap.unit.value,
+        cap.revision,
+        cap.org_id,
+        cap.scope.value,
+        cap.limit,
+        cap.set_at_ms,
+    )
+
+
+def bucket_from_row(row: Record) -> Bucket:
+    """Of all columns of cap_bucket."""
+    scope_id, period, unit, *rest = row
+    return Bucket(scope_id, CapPeriod(period), CapUnit(unit), *rest)
+
+
+def bucket_record(bucket: Bucket) -> Record:
+    """For cap_bucket."""
+    return (*bucket_key(bucket), bucket.ends_at_ms, bucket.org_id, bucket.spent, bucket.reserved, bucket.bound)
+
+
+def bucket_key(bucket: Bucket) -> Record:
+    """The values of its primary key."""
+    return bucket.scope_id, bucket.period.value, bucket.unit.value, bucket.starts_at_ms
+
+
+def bucket_change(bucket: Bucket) -> Record:
+    """The bucket's primary key, and what of it changes."""
+    return (*bucket_key(bucket), bucket.spent, bucket.reserved, bucket.bound)
+
+
+_lot_record = _record_of(CreditLot, CREDIT_LOT)
+_LOT_KIND = CREDIT_LOT.columns.keys().index("kind")
+
+
+def lot_from_row(row: Record) -> CreditLot:
+    """Of all columns of credit_lot."""
+    return CreditLot(*(*row[:_LOT_KIND], AccountKind(row[_LOT_KIND]), *row[_LOT_KIND + 1 :]))
+
+
+def lot_record(lot: CreditLot) -> Record:
+    """For credit_lot."""
+    record = _lot_record(lot)
+    return (*record[:_LOT_KIND], lot.kind.value, *record[_LOT_KIND + 1 :])
+
+
+correction_record = _record_of(Correction, CORRECTION)
+"""For correction."""
 
 
 def checkpoint_values(checkpoint: Checkpoint) -> Values:

@@ -1,7 +1,7 @@
 """The tables. Amounts are BIGINT nano-USD; times are Unix milliseconds; enumerations are their words.
 
-transfer, posting, receipt and the log are history: triggers (see migrations) forbid to change or delete their rows on
-both databases.
+transfer, posting, attempt, receipt, correction, cap and the log are history: triggers (see migrations) forbid to change
+or delete their rows on both databases. Of the others, triggers let only those columns change that the ledger changes.
 """
 
 from __future__ import annotations
@@ -182,6 +182,7 @@ class ReservationRow(Row, table=True):
     closed_at_ms: int = _bigint()
     released_at_ms: int = _bigint()
     release_reason: str = _text()
+    amount_tokens: int = _bigint(sa_column_kwargs={"server_default": "0"})
 
 
 class AttemptRow(Row, table=True):
@@ -200,7 +201,9 @@ class AttemptRow(Row, table=True):
 
 
 class ReceiptRow(Row, table=True):
-    """A receipt: its document (RFC 8785 JSON) and the columns to find and add by. Immutable."""
+    """A receipt: its document (RFC 8785 JSON) and the columns to find and add by; ``tokens`` is what counts for caps.
+    Immutable.
+    """
 
     __tablename__ = "receipt"
     __table_args__ = (
@@ -227,6 +230,91 @@ class ReceiptRow(Row, table=True):
     created_at_ms: int = _bigint()
     fingerprint: str = _text()
     document: str = _text()
+    tokens: int = _bigint(sa_column_kwargs={"server_default": "0"})
+
+
+class CorrectionRow(Row, table=True):
+    """What a transfer gave back of a receipt's charge. Immutable."""
+
+    __tablename__ = "correction"
+    __table_args__ = (
+        Index("ix_correction_receipt_id", "receipt_id"),
+        CheckConstraint(
+            "promo_nano_usd >= 0 AND paid_nano_usd >= 0 AND promo_nano_usd + paid_nano_usd > 0", name="amount"
+        ),
+    )
+
+    transfer_id: str = _text(primary_key=True, foreign_key="transfer.transfer_id")
+    org_id: str = _text(foreign_key="org.org_id")
+    receipt_id: str = _text(foreign_key="receipt.receipt_id")
+    promo_nano_usd: int = _bigint()
+    paid_nano_usd: int = _bigint()
+    reason: str = _text()
+    created_at_ms: int = _bigint()
+
+
+class CreditLotRow(Row, table=True):
+    """A credit. ``remaining_nano_usd`` only ever falls; nothing else changes."""
+
+    __tablename__ = "credit_lot"
+    __table_args__ = (
+        CheckConstraint("remaining_nano_usd BETWEEN 0 AND granted_nano_usd", name="remaining"),
+        Index(
+            "ix_credit_lot_open_org_id",
+            "org_id",
+            postgresql_where=text("remaining_nano_usd > 0"),
+            sqlite_where=text("remaining_nano_usd > 0"),
+        ),
+    )
+
+    lot_id: str = _text(primary_key=True)
+    org_id: str = _text(foreign_key="org.org_id")
+    kind: str = _text()
+    transfer_id: str = _text(foreign_key="transfer.transfer_id")
+    priority: int = _bigint()
+    granted_nano_usd: int = _bigint()
+    remaining_nano_usd: int = _bigint()
+    created_at_ms: int = _bigint()
+    expires_at_ms: int = _bigint()
+
+
+class CapRow(Row, table=True):
+    """One revision of a cap; the highest is in force. Immutable. ``cap_limit`` -1: cleared."""
+
+    __tablename__ = "cap"
+    __table_args__ = (
+        CheckConstraint("cap_limit >= -1", name="cap_limit"),
+        Index("ix_cap_org_id", "org_id"),
+    )
+
+    scope_id: str = _text(primary_key=True)
+    period: str = _text(primary_key=True)
+    unit: str = _text(primary_key=True)
+    revision: int = _bigint(primary_key=True)
+    org_id: str = _text(foreign_key="org.org_id")
+    scope: str = _text()
+    cap_limit: int = _bigint()
+    set_at_ms: int = _bigint()
+
+
+class CapBucketRow(Row, table=True):
+    """What counts for a cap in a period. The database itself refuses dollars beyond the bound."""
+
+    __tablename__ = "cap_bucket"
+    __table_args__ = (
+        CheckConstraint("spent >= 0 AND reserved >= 0", name="counts"),
+        CheckConstraint("unit <> 'usd' OR spent + reserved <= bound", name="bound"),
+    )
+
+    scope_id: str = _text(primary_key=True)
+    period: str = _text(primary_key=True)
+    unit: str = _text(primary_key=True)
+    starts_at_ms: int = _bigint(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    ends_at_ms: int = _bigint()
+    org_id: str = _text(foreign_key="org.org_id")
+    spent: int = _bigint()
+    reserved: int = _bigint()
+    bound: int = _bigint()
 
 
 class WriterEpochRow(Row, table=True):
@@ -292,6 +380,8 @@ def _table(row: type[Row]) -> Table:
 ORG, PROJECT, API_KEY, ACCOUNT = _table(OrgRow), _table(ProjectRow), _table(ApiKeyRow), _table(AccountRow)
 TRANSFER, POSTING, RECEIPT = _table(TransferRow), _table(PostingRow), _table(ReceiptRow)
 RESERVATION, ATTEMPT = _table(ReservationRow), _table(AttemptRow)
+CORRECTION, CREDIT_LOT = _table(CorrectionRow), _table(CreditLotRow)
+CAP, CAP_BUCKET = _table(CapRow), _table(CapBucketRow)
 WRITER_EPOCH = _table(WriterEpochRow)
 LOG_HEAD, LOG_LEAF = _table(LogHeadRow), _table(LogLeafRow)
 LOG_TILE, CHECKPOINT = _table(LogTileRow), _table(CheckpointRow)

@@ -183,17 +183,18 @@ class Writer:
             _tell(batch, await answer_each(batch, self._run_alone))
 
     def _next_batch(self) -> list[_Waiting]:
-        """One function, or as many commands as come before the next one. A caller that has gone is left out."""
+        """What runs alone, or the commands before the next that does. A caller that has gone is left out."""
         batch: list[_Waiting] = []
         while self._queue and len(batch) < self._max_batch:
-            is_command = isinstance(self._queue[0].task, Command)
-            if batch and not is_command:
+            task = self._queue[0].task
+            alone = not isinstance(task, Command) or task.alone
+            if batch and alone:
                 break
             waiting = self._queue.popleft()
             if waiting.future.done():
                 continue
             batch.append(waiting)
-            if not is_command:
+            if alone:
                 break
         return batch
 

@@ -45,6 +45,82 @@ CREDIT_KIND_PROMOTIONAL: CreditKind.ValueType  # 2
 """Given. Spent before what was paid for."""
 Global___CreditKind: _TypeAlias = CreditKind  # noqa: Y015
 
+class _CapScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CapScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CapScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CAP_SCOPE_UNSPECIFIED: _CapScope.ValueType  # 0
+    """Never sent."""
+    CAP_SCOPE_KEY: _CapScope.ValueType  # 1
+    """One API key's."""
+    CAP_SCOPE_PROJECT: _CapScope.ValueType  # 2
+    """A project's."""
+    CAP_SCOPE_ORGANIZATION: _CapScope.ValueType  # 3
+    """The organisation's."""
+
+class CapScope(_CapScope, metaclass=_CapScopeEnumTypeWrapper):
+    """Whose spending a cap bounds."""
+
+CAP_SCOPE_UNSPECIFIED: CapScope.ValueType  # 0
+"""Never sent."""
+CAP_SCOPE_KEY: CapScope.ValueType  # 1
+"""One API key's."""
+CAP_SCOPE_PROJECT: CapScope.ValueType  # 2
+"""A project's."""
+CAP_SCOPE_ORGANIZATION: CapScope.ValueType  # 3
+"""The organisation's."""
+Global___CapScope: _TypeAlias = CapScope  # noqa: Y015
+
+class _CapPeriod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CapPeriodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CapPeriod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CAP_PERIOD_UNSPECIFIED: _CapPeriod.ValueType  # 0
+    """Never sent."""
+    CAP_PERIOD_DAY: _CapPeriod.ValueType  # 1
+    """From midnight to midnight."""
+    CAP_PERIOD_MONTH: _CapPeriod.ValueType  # 2
+    """From the first of a month to the next."""
+
+class CapPeriod(_CapPeriod, metaclass=_CapPeriodEnumTypeWrapper):
+    """The period after which a cap starts anew. Days and months are those of UTC."""
+
+CAP_PERIOD_UNSPECIFIED: CapPeriod.ValueType  # 0
+"""Never sent."""
+CAP_PERIOD_DAY: CapPeriod.ValueType  # 1
+"""From midnight to midnight."""
+CAP_PERIOD_MONTH: CapPeriod.ValueType  # 2
+"""From the first of a month to the next."""
+Global___CapPeriod: _TypeAlias = CapPeriod  # noqa: Y015
+
+class _CapUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CapUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CapUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CAP_UNIT_UNSPECIFIED: _CapUnit.ValueType  # 0
+    """Never sent."""
+    CAP_UNIT_NANO_USD: _CapUnit.ValueType  # 1
+    """What was charged, in nano-USD."""
+    CAP_UNIT_TOKENS: _CapUnit.ValueType  # 2
+    """The tokens that sources processed, of every class. A replay uses none."""
+
+class CapUnit(_CapUnit, metaclass=_CapUnitEnumTypeWrapper):
+    """What a cap counts."""
+
+CAP_UNIT_UNSPECIFIED: CapUnit.ValueType  # 0
+"""Never sent."""
+CAP_UNIT_NANO_USD: CapUnit.ValueType  # 1
+"""What was charged, in nano-USD."""
+CAP_UNIT_TOKENS: CapUnit.ValueType  # 2
+"""The tokens that sources processed, of every class. A replay uses none."""
+Global___CapUnit: _TypeAlias = CapUnit  # noqa: Y015
+
 class _ServedMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -518,6 +594,8 @@ class AddCreditRequest(_message.Message):
     AMOUNT_NANO_USD_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
     amount_nano_usd: _builtins.int
@@ -526,6 +604,12 @@ class AddCreditRequest(_message.Message):
     """Names this credit: sent twice it is added once. 1 to 200 characters."""
     kind: Global___CreditKind.ValueType
     """Where it comes from."""
+    priority: _builtins.int
+    """Among credit of its kind the lowest is spent first, then what expires first, then the oldest. 0 to 1,000; 100 if not
+    given.
+    """
+    expires_at_ms: _builtins.int
+    """What is left of it then, and not held, is taken back; Unix time in milliseconds. Promotional credit only. 0: never."""
     def __init__(
         self,
         *,
@@ -533,12 +617,16 @@ class AddCreditRequest(_message.Message):
         amount_nano_usd: _builtins.int = ...,
         idempotency_key: _builtins.str = ...,
         kind: Global___CreditKind.ValueType = ...,
+        priority: _builtins.int | None = ...,
+        expires_at_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "idempotency_key", b"idempotency_key", "kind", b"kind", "org_id", b"org_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "amount_nano_usd", b"amount_nano_usd", "expires_at_ms", b"expires_at_ms", "idempotency_key", b"idempotency_key", "kind", b"kind", "org_id", b"org_id", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
 
 Global___AddCreditRequest: _TypeAlias = AddCreditRequest  # noqa: Y015
 
@@ -565,6 +653,394 @@ class AddCreditResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AddCreditResponse: _TypeAlias = AddCreditResponse  # noqa: Y015
+
+@_typing.final
+class RefundCreditRequest(_message.Message):
+    """How much to pay out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_NANO_USD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    amount_nano_usd: _builtins.int
+    """The amount, > 0."""
+    reason: _builtins.str
+    """Why, in words; at most 500 characters."""
+    idempotency_key: _builtins.str
+    """Names this refund: sent twice it is made once. 1 to 200 characters."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        amount_nano_usd: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "idempotency_key", b"idempotency_key", "org_id", b"org_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundCreditRequest: _TypeAlias = RefundCreditRequest  # noqa: Y015
+
+@_typing.final
+class RefundCreditResponse(_message.Message):
+    """The balance after."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BALANCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def balance(self) -> Global___Balance:
+        """The balance."""
+
+    def __init__(
+        self,
+        *,
+        balance: Global___Balance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundCreditResponse: _TypeAlias = RefundCreditResponse  # noqa: Y015
+
+@_typing.final
+class CorrectChargeRequest(_message.Message):
+    """How much of which charge to give back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    RECEIPT_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_NANO_USD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    receipt_id: _builtins.str
+    """The receipt of the charge."""
+    amount_nano_usd: _builtins.int
+    """The amount, > 0."""
+    reason: _builtins.str
+    """Why, in words; at most 500 characters."""
+    idempotency_key: _builtins.str
+    """Names this correction: sent twice it is made once. 1 to 200 characters."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        receipt_id: _builtins.str = ...,
+        amount_nano_usd: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "idempotency_key", b"idempotency_key", "org_id", b"org_id", "reason", b"reason", "receipt_id", b"receipt_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CorrectChargeRequest: _TypeAlias = CorrectChargeRequest  # noqa: Y015
+
+@_typing.final
+class CorrectChargeResponse(_message.Message):
+    """What was given back, and the balance after."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAID_NANO_USD_FIELD_NUMBER: _builtins.int
+    PROMOTIONAL_NANO_USD_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    paid_nano_usd: _builtins.int
+    """As paid credit."""
+    promotional_nano_usd: _builtins.int
+    """As promotional credit."""
+    @_builtins.property
+    def balance(self) -> Global___Balance:
+        """The balance."""
+
+    def __init__(
+        self,
+        *,
+        paid_nano_usd: _builtins.int = ...,
+        promotional_nano_usd: _builtins.int = ...,
+        balance: Global___Balance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "paid_nano_usd", b"paid_nano_usd", "promotional_nano_usd", b"promotional_nano_usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CorrectChargeResponse: _TypeAlias = CorrectChargeResponse  # noqa: Y015
+
+@_typing.final
+class ListCreditLotsRequest(_message.Message):
+    """Whose credit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCreditLotsRequest: _TypeAlias = ListCreditLotsRequest  # noqa: Y015
+
+@_typing.final
+class ListCreditLotsResponse(_message.Message):
+    """The credit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lots(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreditLot]:
+        """What has something left, in the order in which it is spent."""
+
+    def __init__(
+        self,
+        *,
+        lots: _abc.Iterable[Global___CreditLot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lots", b"lots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCreditLotsResponse: _TypeAlias = ListCreditLotsResponse  # noqa: Y015
+
+@_typing.final
+class CreditLot(_message.Message):
+    """One credit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    GRANTED_NANO_USD_FIELD_NUMBER: _builtins.int
+    REMAINING_NANO_USD_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    lot_id: _builtins.str
+    """Names it."""
+    kind: Global___CreditKind.ValueType
+    """Where it came from."""
+    priority: _builtins.int
+    """Lower is spent first, among its kind."""
+    granted_nano_usd: _builtins.int
+    """As it was given."""
+    remaining_nano_usd: _builtins.int
+    """What is left of it."""
+    created_at_ms: _builtins.int
+    """Given at, Unix time in milliseconds."""
+    expires_at_ms: _builtins.int
+    """Ends at, Unix time in milliseconds; 0: never."""
+    def __init__(
+        self,
+        *,
+        lot_id: _builtins.str = ...,
+        kind: Global___CreditKind.ValueType = ...,
+        priority: _builtins.int = ...,
+        granted_nano_usd: _builtins.int = ...,
+        remaining_nano_usd: _builtins.int = ...,
+        created_at_ms: _builtins.int = ...,
+        expires_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "expires_at_ms", b"expires_at_ms", "granted_nano_usd", b"granted_nano_usd", "kind", b"kind", "lot_id", b"lot_id", "priority", b"priority", "remaining_nano_usd", b"remaining_nano_usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreditLot: _TypeAlias = CreditLot  # noqa: Y015
+
+@_typing.final
+class Cap(_message.Message):
+    """A cap, and what counts for it now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SCOPE_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    RESETS_AT_MS_FIELD_NUMBER: _builtins.int
+    SET_AT_MS_FIELD_NUMBER: _builtins.int
+    scope: Global___CapScope.ValueType
+    """Whose."""
+    scope_id: _builtins.str
+    """The id of the key, project or organisation."""
+    period: Global___CapPeriod.ValueType
+    """How long it counts."""
+    unit: Global___CapUnit.ValueType
+    """What it counts."""
+    limit: _builtins.int
+    """The most, in its unit."""
+    spent: _builtins.int
+    """Spent in the period that runs."""
+    held: _builtins.int
+    """Held by requests under way."""
+    resets_at_ms: _builtins.int
+    """When the next period begins, Unix time in milliseconds."""
+    set_at_ms: _builtins.int
+    """Set at, Unix time in milliseconds."""
+    def __init__(
+        self,
+        *,
+        scope: Global___CapScope.ValueType = ...,
+        scope_id: _builtins.str = ...,
+        period: Global___CapPeriod.ValueType = ...,
+        unit: Global___CapUnit.ValueType = ...,
+        limit: _builtins.int = ...,
+        spent: _builtins.int = ...,
+        held: _builtins.int = ...,
+        resets_at_ms: _builtins.int = ...,
+        set_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "limit", b"limit", "period", b"period", "resets_at_ms", b"resets_at_ms", "scope", b"scope", "scope_id", b"scope_id", "set_at_ms", b"set_at_ms", "spent", b"spent", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cap: _TypeAlias = Cap  # noqa: Y015
+
+@_typing.final
+class SetCapRequest(_message.Message):
+    """What cap to set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SCOPE_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    scope: Global___CapScope.ValueType
+    """Whose spending."""
+    scope_id: _builtins.str
+    """The id of the key, project or organisation."""
+    period: Global___CapPeriod.ValueType
+    """How long it counts."""
+    unit: Global___CapUnit.ValueType
+    """What it counts."""
+    limit: _builtins.int
+    """The most, in its unit, 0 or more; not given: the cap is cleared."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        scope: Global___CapScope.ValueType = ...,
+        scope_id: _builtins.str = ...,
+        period: Global___CapPeriod.ValueType = ...,
+        unit: Global___CapUnit.ValueType = ...,
+        limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "org_id", b"org_id", "period", b"period", "scope", b"scope", "scope_id", b"scope_id", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___SetCapRequest: _TypeAlias = SetCapRequest  # noqa: Y015
+
+@_typing.final
+class SetCapResponse(_message.Message):
+    """The cap is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cap(self) -> Global___Cap:
+        """As it stands; absent where it was cleared."""
+
+    def __init__(
+        self,
+        *,
+        cap: Global___Cap | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCapResponse: _TypeAlias = SetCapResponse  # noqa: Y015
+
+@_typing.final
+class ListCapsRequest(_message.Message):
+    """Whose caps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCapsRequest: _TypeAlias = ListCapsRequest  # noqa: Y015
+
+@_typing.final
+class ListCapsResponse(_message.Message):
+    """The caps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cap]:
+        """By scope, id, period and unit."""
+
+    def __init__(
+        self,
+        *,
+        caps: _abc.Iterable[Global___Cap] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caps", b"caps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCapsResponse: _TypeAlias = ListCapsResponse  # noqa: Y015
 
 @_typing.final
 class Balance(_message.Message):
@@ -661,6 +1137,7 @@ class ReserveRequest(_message.Message):
     AMOUNT_NANO_USD_FIELD_NUMBER: _builtins.int
     TTL_MS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    AMOUNT_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique in the organisation."""
     amount_nano_usd: _builtins.int
@@ -669,6 +1146,10 @@ class ReserveRequest(_message.Message):
     """The hold ends by itself after this many milliseconds."""
     model: _builtins.str
     """The model after aliases; checked against the key's list."""
+    amount_tokens: _builtins.int
+    """The most tokens that the request can use, of all classes; 0: not said, and then no key, project or organisation with a
+    cap in tokens admits it (INVALID_REQUEST).
+    """
     @_builtins.property
     def principal(self) -> _principal_pb2.Principal:
         """Who pays."""
@@ -681,10 +1162,11 @@ class ReserveRequest(_message.Message):
         amount_nano_usd: _builtins.int = ...,
         ttl_ms: _builtins.int = ...,
         model: _builtins.str = ...,
+        amount_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "model", b"model", "principal", b"principal", "request_id", b"request_id", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "amount_tokens", b"amount_tokens", "model", b"model", "principal", b"principal", "request_id", b"request_id", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -719,6 +1201,58 @@ class ReserveResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReserveResponse: _TypeAlias = ReserveResponse  # noqa: Y015
+
+@_typing.final
+class ExtendHoldRequest(_message.Message):
+    """Which hold, and how long it lasts from now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TTL_MS_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    request_id: _builtins.str
+    """The request whose hold it is."""
+    ttl_ms: _builtins.int
+    """The hold ends by itself this many milliseconds from now; where it ends later anyway nothing changes."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        ttl_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "request_id", b"request_id", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendHoldRequest: _TypeAlias = ExtendHoldRequest  # noqa: Y015
+
+@_typing.final
+class ExtendHoldResponse(_message.Message):
+    """The hold goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    expires_at_ms: _builtins.int
+    """Ends by itself at, Unix time in milliseconds."""
+    def __init__(
+        self,
+        *,
+        expires_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at_ms", b"expires_at_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendHoldResponse: _TypeAlias = ExtendHoldResponse  # noqa: Y015
 
 @_typing.final
 class Attempt(_message.Message):
@@ -1119,8 +1653,11 @@ class GetReceiptResponse(_message.Message):
 
     RECEIPT_FIELD_NUMBER: _builtins.int
     JWS_FIELD_NUMBER: _builtins.int
+    CORRECTED_NANO_USD_FIELD_NUMBER: _builtins.int
     jws: _builtins.str
     """The receipt as signed: a JWS in compact form (RFC 7515) over its RFC 8785 document, EdDSA with Ed25519 (RFC 8037)."""
+    corrected_nano_usd: _builtins.int
+    """What was given back of the charge since, see CorrectCharge."""
     @_builtins.property
     def receipt(self) -> Global___Receipt:
         """The receipt."""
@@ -1130,10 +1667,11 @@ class GetReceiptResponse(_message.Message):
         *,
         receipt: Global___Receipt | None = ...,
         jws: _builtins.str = ...,
+        corrected_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jws", b"jws", "receipt", b"receipt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrected_nano_usd", b"corrected_nano_usd", "jws", b"jws", "receipt", b"receipt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

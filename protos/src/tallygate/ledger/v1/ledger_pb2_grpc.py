@@ -78,15 +78,45 @@ class LedgerServiceStub:
                 request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.AddCreditRequest.SerializeToString,
                 response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.AddCreditResponse.FromString,
                 _registered_method=True)
+        self.RefundCredit = channel.unary_unary(
+                '/tallygate.ledger.v1.LedgerService/RefundCredit',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.RefundCreditRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.RefundCreditResponse.FromString,
+                _registered_method=True)
+        self.CorrectCharge = channel.unary_unary(
+                '/tallygate.ledger.v1.LedgerService/CorrectCharge',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.CorrectChargeRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.CorrectChargeResponse.FromString,
+                _registered_method=True)
         self.GetBalance = channel.unary_unary(
                 '/tallygate.ledger.v1.LedgerService/GetBalance',
                 request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetBalanceRequest.SerializeToString,
                 response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetBalanceResponse.FromString,
                 _registered_method=True)
+        self.ListCreditLots = channel.unary_unary(
+                '/tallygate.ledger.v1.LedgerService/ListCreditLots',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCreditLotsRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCreditLotsResponse.FromString,
+                _registered_method=True)
+        self.SetCap = channel.unary_unary(
+                '/tallygate.ledger.v1.LedgerService/SetCap',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapResponse.FromString,
+                _registered_method=True)
+        self.ListCaps = channel.unary_unary(
+                '/tallygate.ledger.v1.LedgerService/ListCaps',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCapsRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCapsResponse.FromString,
+                _registered_method=True)
         self.Reserve = channel.unary_unary(
                 '/tallygate.ledger.v1.LedgerService/Reserve',
                 request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ReserveRequest.SerializeToString,
                 response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ReserveResponse.FromString,
+                _registered_method=True)
+        self.ExtendHold = channel.unary_unary(
+                '/tallygate.ledger.v1.LedgerService/ExtendHold',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ExtendHoldRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ExtendHoldResponse.FromString,
                 _registered_method=True)
         self.Settle = channel.unary_unary(
                 '/tallygate.ledger.v1.LedgerService/Settle',
@@ -198,6 +228,20 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RefundCredit(self, request, context):
+        """Takes back paid credit that the operator pays out. INSUFFICIENT_BALANCE when less is available.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CorrectCharge(self, request, context):
+        """Gives back some of a receipt's charge, as credit. The receipt stays as it is. INVALID_REQUEST for more than is left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetBalance(self, request, context):
         """What an organisation has, holds and can spend.
         """
@@ -205,9 +249,40 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCreditLots(self, request, context):
+        """The credit that it is made of, in the order in which it is spent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCap(self, request, context):
+        """Sets or clears what a key, a project or an organisation may spend in a day or a month. Holds from then on obey it.
+        NOT_FOUND when the organisation has no such project or key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCaps(self, request, context):
+        """The caps of an organisation and of its projects and keys, with what counts for each now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Reserve(self, request, context):
-        """Holds the worst case of a request, if key, model and balance allow: one decision, in one transaction.
-        API_KEY_REVOKED, MODEL_NOT_ALLOWED, INSUFFICIENT_BALANCE, BUDGET_EXCEEDED.
+        """Holds the worst case of a request, if key, model, caps and balance allow: one decision, in one transaction.
+        API_KEY_REVOKED, MODEL_NOT_ALLOWED, INSUFFICIENT_BALANCE; BUDGET_EXCEEDED, whose metadata name the cap: scope, scope_id,
+        period, unit, limit, spent, held, needed, resets_at. HOLD_CLOSED when the request's hold is no longer open; metadata:
+        state ("settled", "released", "expired"), and receipt_id where it was settled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendHold(self, request, context):
+        """Moves the end of an open hold, for an answer that takes long. HOLD_CLOSED as in Reserve.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -323,15 +398,45 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.AddCreditRequest.FromString,
                     response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.AddCreditResponse.SerializeToString,
             ),
+            'RefundCredit': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefundCredit,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.RefundCreditRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.RefundCreditResponse.SerializeToString,
+            ),
+            'CorrectCharge': grpc.unary_unary_rpc_method_handler(
+                    servicer.CorrectCharge,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.CorrectChargeRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.CorrectChargeResponse.SerializeToString,
+            ),
             'GetBalance': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBalance,
                     request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetBalanceRequest.FromString,
                     response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.GetBalanceResponse.SerializeToString,
             ),
+            'ListCreditLots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCreditLots,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCreditLotsRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCreditLotsResponse.SerializeToString,
+            ),
+            'SetCap': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCap,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapResponse.SerializeToString,
+            ),
+            'ListCaps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCaps,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCapsRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCapsResponse.SerializeToString,
+            ),
             'Reserve': grpc.unary_unary_rpc_method_handler(
                     servicer.Reserve,
                     request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ReserveRequest.FromString,
                     response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ReserveResponse.SerializeToString,
+            ),
+            'ExtendHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendHold,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ExtendHoldRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ExtendHoldResponse.SerializeToString,
             ),
             'Settle': grpc.unary_unary_rpc_method_handler(
                     servicer.Settle,
@@ -610,6 +715,60 @@ class LedgerService:
             _registered_method=True)
 
     @staticmethod
+    def RefundCredit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.LedgerService/RefundCredit',
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.RefundCreditRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.RefundCreditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CorrectCharge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.LedgerService/CorrectCharge',
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.CorrectChargeRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.CorrectChargeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetBalance(request,
             target,
             options=(),
@@ -637,6 +796,87 @@ class LedgerService:
             _registered_method=True)
 
     @staticmethod
+    def ListCreditLots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.LedgerService/ListCreditLots',
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCreditLotsRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCreditLotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.LedgerService/SetCap',
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCaps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.LedgerService/ListCaps',
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCapsRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCapsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Reserve(request,
             target,
             options=(),
@@ -653,6 +893,33 @@ class LedgerService:
             '/tallygate.ledger.v1.LedgerService/Reserve',
             tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ReserveRequest.SerializeToString,
             tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ReserveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.LedgerService/ExtendHold',
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ExtendHoldRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ExtendHoldResponse.FromString,
             options,
             channel_credentials,
             insecure,

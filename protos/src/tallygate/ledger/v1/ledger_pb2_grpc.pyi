@@ -53,12 +53,28 @@ class LedgerServiceStub:
     """Tells of each key revoked from now on, so that whoever keeps an answer of Authenticate drops it at once."""
     AddCredit: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AddCreditRequest, _ledger_pb2.AddCreditResponse]
     """Adds prepaid or promotional credit."""
+    RefundCredit: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.RefundCreditRequest, _ledger_pb2.RefundCreditResponse]
+    """Takes back paid credit that the operator pays out. INSUFFICIENT_BALANCE when less is available."""
+    CorrectCharge: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CorrectChargeRequest, _ledger_pb2.CorrectChargeResponse]
+    """Gives back some of a receipt's charge, as credit. The receipt stays as it is. INVALID_REQUEST for more than is left."""
     GetBalance: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetBalanceRequest, _ledger_pb2.GetBalanceResponse]
     """What an organisation has, holds and can spend."""
-    Reserve: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ReserveRequest, _ledger_pb2.ReserveResponse]
-    """Holds the worst case of a request, if key, model and balance allow: one decision, in one transaction.
-    API_KEY_REVOKED, MODEL_NOT_ALLOWED, INSUFFICIENT_BALANCE, BUDGET_EXCEEDED.
+    ListCreditLots: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListCreditLotsRequest, _ledger_pb2.ListCreditLotsResponse]
+    """The credit that it is made of, in the order in which it is spent."""
+    SetCap: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.SetCapRequest, _ledger_pb2.SetCapResponse]
+    """Sets or clears what a key, a project or an organisation may spend in a day or a month. Holds from then on obey it.
+    NOT_FOUND when the organisation has no such project or key.
     """
+    ListCaps: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListCapsRequest, _ledger_pb2.ListCapsResponse]
+    """The caps of an organisation and of its projects and keys, with what counts for each now."""
+    Reserve: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ReserveRequest, _ledger_pb2.ReserveResponse]
+    """Holds the worst case of a request, if key, model, caps and balance allow: one decision, in one transaction.
+    API_KEY_REVOKED, MODEL_NOT_ALLOWED, INSUFFICIENT_BALANCE; BUDGET_EXCEEDED, whose metadata name the cap: scope, scope_id,
+    period, unit, limit, spent, held, needed, resets_at. HOLD_CLOSED when the request's hold is no longer open; metadata:
+    state ("settled", "released", "expired"), and receipt_id where it was settled.
+    """
+    ExtendHold: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ExtendHoldRequest, _ledger_pb2.ExtendHoldResponse]
+    """Moves the end of an open hold, for an answer that takes long. HOLD_CLOSED as in Reserve."""
     Settle: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.SettleRequest, _ledger_pb2.SettleResponse]
     """Turns a hold into a charge for what was used, and writes the receipt. A hold that has expired is still settled: what it
     no longer covers is charged as far as the balance goes, the rest is the operator's loss.
@@ -110,12 +126,28 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """Tells of each key revoked from now on, so that whoever keeps an answer of Authenticate drops it at once."""
     AddCredit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AddCreditRequest, _ledger_pb2.AddCreditResponse]  # type: ignore[assignment]
     """Adds prepaid or promotional credit."""
+    RefundCredit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.RefundCreditRequest, _ledger_pb2.RefundCreditResponse]  # type: ignore[assignment]
+    """Takes back paid credit that the operator pays out. INSUFFICIENT_BALANCE when less is available."""
+    CorrectCharge: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CorrectChargeRequest, _ledger_pb2.CorrectChargeResponse]  # type: ignore[assignment]
+    """Gives back some of a receipt's charge, as credit. The receipt stays as it is. INVALID_REQUEST for more than is left."""
     GetBalance: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetBalanceRequest, _ledger_pb2.GetBalanceResponse]  # type: ignore[assignment]
     """What an organisation has, holds and can spend."""
-    Reserve: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReserveRequest, _ledger_pb2.ReserveResponse]  # type: ignore[assignment]
-    """Holds the worst case of a request, if key, model and balance allow: one decision, in one transaction.
-    API_KEY_REVOKED, MODEL_NOT_ALLOWED, INSUFFICIENT_BALANCE, BUDGET_EXCEEDED.
+    ListCreditLots: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListCreditLotsRequest, _ledger_pb2.ListCreditLotsResponse]  # type: ignore[assignment]
+    """The credit that it is made of, in the order in which it is spent."""
+    SetCap: _aio.UnaryUnaryMultiCallable[_ledger_pb2.SetCapRequest, _ledger_pb2.SetCapResponse]  # type: ignore[assignment]
+    """Sets or clears what a key, a project or an organisation may spend in a day or a month. Holds from then on obey it.
+    NOT_FOUND when the organisation has no such project or key.
     """
+    ListCaps: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListCapsRequest, _ledger_pb2.ListCapsResponse]  # type: ignore[assignment]
+    """The caps of an organisation and of its projects and keys, with what counts for each now."""
+    Reserve: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReserveRequest, _ledger_pb2.ReserveResponse]  # type: ignore[assignment]
+    """Holds the worst case of a request, if key, model, caps and balance allow: one decision, in one transaction.
+    API_KEY_REVOKED, MODEL_NOT_ALLOWED, INSUFFICIENT_BALANCE; BUDGET_EXCEEDED, whose metadata name the cap: scope, scope_id,
+    period, unit, limit, spent, held, needed, resets_at. HOLD_CLOSED when the request's hold is no longer open; metadata:
+    state ("settled", "released", "expired"), and receipt_id where it was settled.
+    """
+    ExtendHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ExtendHoldRequest, _ledger_pb2.ExtendHoldResponse]  # type: ignore[assignment]
+    """Moves the end of an open hold, for an answer that takes long. HOLD_CLOSED as in Reserve."""
     Settle: _aio.UnaryUnaryMultiCallable[_ledger_pb2.SettleRequest, _ledger_pb2.SettleResponse]  # type: ignore[assignment]
     """Turns a hold into a charge for what was used, and writes the receipt. A hold that has expired is still settled: what it
     no longer covers is charged as far as the balance goes, the rest is the operator's loss.
@@ -214,6 +246,22 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds prepaid or promotional credit."""
 
     @_abc_1.abstractmethod
+    def RefundCredit(
+        self,
+        request: _ledger_pb2.RefundCreditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.RefundCreditResponse, _abc.Awaitable[_ledger_pb2.RefundCreditResponse]]:
+        """Takes back paid credit that the operator pays out. INSUFFICIENT_BALANCE when less is available."""
+
+    @_abc_1.abstractmethod
+    def CorrectCharge(
+        self,
+        request: _ledger_pb2.CorrectChargeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.CorrectChargeResponse, _abc.Awaitable[_ledger_pb2.CorrectChargeResponse]]:
+        """Gives back some of a receipt's charge, as credit. The receipt stays as it is. INVALID_REQUEST for more than is left."""
+
+    @_abc_1.abstractmethod
     def GetBalance(
         self,
         request: _ledger_pb2.GetBalanceRequest,
@@ -222,14 +270,50 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """What an organisation has, holds and can spend."""
 
     @_abc_1.abstractmethod
+    def ListCreditLots(
+        self,
+        request: _ledger_pb2.ListCreditLotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListCreditLotsResponse, _abc.Awaitable[_ledger_pb2.ListCreditLotsResponse]]:
+        """The credit that it is made of, in the order in which it is spent."""
+
+    @_abc_1.abstractmethod
+    def SetCap(
+        self,
+        request: _ledger_pb2.SetCapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.SetCapResponse, _abc.Awaitable[_ledger_pb2.SetCapResponse]]:
+        """Sets or clears what a key, a project or an organisation may spend in a day or a month. Holds from then on obey it.
+        NOT_FOUND when the organisation has no such project or key.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCaps(
+        self,
+        request: _ledger_pb2.ListCapsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListCapsResponse, _abc.Awaitable[_ledger_pb2.ListCapsResponse]]:
+        """The caps of an organisation and of its projects and keys, with what counts for each now."""
+
+    @_abc_1.abstractmethod
     def Reserve(
         self,
         request: _ledger_pb2.ReserveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ReserveResponse, _abc.Awaitable[_ledger_pb2.ReserveResponse]]:
-        """Holds the worst case of a request, if key, model and balance allow: one decision, in one transaction.
-        API_KEY_REVOKED, MODEL_NOT_ALLOWED, INSUFFICIENT_BALANCE, BUDGET_EXCEEDED.
+        """Holds the worst case of a request, if key, model, caps and balance allow: one decision, in one transaction.
+        API_KEY_REVOKED, MODEL_NOT_ALLOWED, INSUFFICIENT_BALANCE; BUDGET_EXCEEDED, whose metadata name the cap: scope, scope_id,
+        period, unit, limit, spent, held, needed, resets_at. HOLD_CLOSED when the request's hold is no longer open; metadata:
+        state ("settled", "released", "expired"), and receipt_id where it was settled.
         """
+
+    @_abc_1.abstractmethod
+    def ExtendHold(
+        self,
+        request: _ledger_pb2.ExtendHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ExtendHoldResponse, _abc.Awaitable[_ledger_pb2.ExtendHoldResponse]]:
+        """Moves the end of an open hold, for an answer that takes long. HOLD_CLOSED as in Reserve."""
 
     @_abc_1.abstractmethod
     def Settle(

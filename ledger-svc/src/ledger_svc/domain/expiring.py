@@ -1,0 +1,49 @@
+"""Credit past its time: taken back before anything new is admitted, and by a command of the sweeper's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ledger_svc.domain.accounts import CREDIT_ACCOUNTS, SPENDABLE, AccountKind, CreditKind
+from ledger_svc.domain.book import Book, Needs
+from ledger_svc.domain.command import Command
+from ledger_svc.domain.journal import Transfer, TransferKind
+
+ADMITTED = (*SPENDABLE, AccountKind.PROMO_EXPENSE)
+"""The accounts of a command that admits something new: it takes back first what has expired."""
+
+
+def expire_credit(book: Book, org_id: str, now_ms: int) -> int:
+    """Takes back what is left of lots past their time, but for what open holds count on; gives the amount in nano-USD.
+    The ids are made of the lot and of what it had, so that doing it again is the same.
+    """
+    giver, receiver = CREDIT_ACCOUNTS[CreditKind.PROMOTIONAL]
+    total = 0
+    for lot in book.lots_of(org_id, receiver):
+        amount = min(lot.remaining_nano_usd, book.account(org_id, receiver).available_nano_usd)
+        if not lot.is_over(now_ms) or not amount:
+            continue
+        name = f"expiry:{lot.lot_id}:{lot.remaining_nano_usd}"
+        transfer = Transfer(f"xfer_{name}", org_id, TransferKind.EXPIRY, name, "", now_ms)
+        book.post(transfer, {receiver: -amount, giver: amount}, from_lot=lot)
+        total += amount
+    return total
+
+
+@dataclass(frozen=True)
+class ExpireCredit(Command[int]):
+    """Takes back an organisation's credit whose time has passed; answers how much, in nano-USD."""
+
+    org_id: str
+    now_ms: int
+
+    @property
+    def needs(self) -> Needs:
+        """The accounts of promotional credit; lots come with every command."""
+        return Needs(self.org_id, ADMITTED)
+
+    def decide(self, book: Book) -> int:
+        """Raises:
+        NotFound: no such organisation.
+        """
+        return expire_credit(book, self.org_id, self.now_ms)

@@ -1,0 +1,201 @@
+"""Between the messages of ledger.proto and the domain's values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import Enum
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from ledger_svc.domain.accounts import AccountKind, Balance, CreditKind
+from ledger_svc.domain.caps import Bucket, Cap, CapPeriod, CapScope, CapUnit
+from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode
+from ledger_svc.domain.errors import InvalidRequest
+from ledger_svc.domain.keys import ApiKey
+from ledger_svc.domain.lots import CreditLot
+from ledger_svc.domain.receipts import Receipt
+from meshkit import codec
+from meshkit.money import PriceSnapshot
+from tallygate.common.v1 import money_pb2
+from tallygate.ledger.v1 import ledger_pb2 as pb
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
+
+_MODES = {
+    pb.SERVED_MODE_FRESH: ServedMode.FRESH,
+    pb.SERVED_MODE_EXACT: ServedMode.EXACT,
+    pb.SERVED_MODE_CANONICAL: ServedMode.CANONICAL,
+    pb.SERVED_MODE_SEMANTIC: ServedMode.SEMANTIC,
+}
+_OUTCOMES = {
+    pb.OUTCOME_COMPLETE: Outcome.COMPLETE,
+    pb.OUTCOME_CLIENT_GONE: Outcome.CLIENT_GONE,
+    pb.OUTCOME_INTERRUPTED: Outcome.INTERRUPTED,
+}
+CREDIT_KINDS = {pb.CREDIT_KIND_PAID: CreditKind.PAID, pb.CREDIT_KIND_PROMOTIONAL: CreditKind.PROMOTIONAL}
+_MODE_NUMBERS = {mode: number for number, mode in _MODES.items()}
+_OUTCOME_NUMBERS = {outcome: number for number, outcome in _OUTCOMES.items()}
+_FACT_TEXTS = (
+    *("requested_model", "model", "source_id", "upstream_model"),
+    *("origin_receipt_id", "trace_id", "request_digest", "answer_digest"),
+)
+CAP_SCOPES = {
+    pb.CAP_SCOPE_KEY: CapScope.KEY,
+    pb.CAP_SCOPE_PROJECT: CapScope.PROJECT,
+    pb.CAP_SCOPE_ORGANIZATION: CapScope.ORGANIZATION,
+}
+CAP_PERIODS = {pb.CAP_PERIOD_DAY: CapPeriod.DAY, pb.CAP_PERIOD_MONTH: CapPeriod.MONTH}
+CAP_UNITS = {pb.CAP_UNIT_NANO_USD: CapUnit.USD, pb.CAP_UNIT_TOKENS: CapUnit.TOKENS}
+_SCOPE_NUMBERS = {scope: number for number, scope in CAP_SCOPES.items()}
+_PERIOD_NUMBERS = {period: number for number, period in CAP_PERIODS.items()}
+_UNIT_NUMBERS = {unit: number for number, unit in CAP_UNITS.items()}
+_LOT_KINDS = {
+    AccountKind.CUSTOMER_CREDIT: pb.CREDIT_KIND_PAID,
+    AccountKind.PROMO: pb.CREDIT_KIND_PROMOTIONAL,
+}
+
+
+def known(param: str, table: dict[Any, E], number: int) -> E:
+    """The domain's word for an enumerated number.
+
+    Raises:
+        InvalidRequest: a number that is not one of them.
+    """
+    try:
+        return table[number]
+    except KeyError:
+        raise InvalidRequest(param, f"{number} is not one of {[kind.value for kind in table.values()]}") from None
+
+
+def decoded(param: str, decode: Callable[[T], Any], message: T) -> Any:
+    """What ``decode`` makes of a message.
+
+    Raises:
+        InvalidRequest: for its ValueError.
+    """
+    try:
+        return decode(message)
+    except ValueError as error:
+        raise InvalidRequest(param, str(error)) from error
+
+
+def facts_from_proto(message: pb.ChargeFacts) -> ChargeFacts:
+    """What to charge for.
+
+    Raises:
+        InvalidRequest.
+    """
+    return ChargeFacts(
+        usage=decoded("facts.usage", codec.usage_from_proto, message.usage),
+        price=decoded("facts.price", _price, message.price.SerializeToString(deterministic=True)),
+        served_mode=known("facts.served_mode", _MODES, message.served_mode),
+        outcome=known("facts.outcome", _OUTCOMES, message.outcome),
+        **{name: getattr(message, name) for name in _FACT_TEXTS},
+    )
+
+
+@lru_cache(maxsize=4_096)
+def _price(encoded: bytes) -> PriceSnapshot:
+    """A price serves many requests, and is most of what there is to decode of a settlement."""
+    return codec.price_from_proto(money_pb2.PriceSnapshot.FromString(encoded))
+
+
+def facts_to_proto(facts: ChargeFacts) -> pb.ChargeFacts:
+    """What was charged for."""
+    return pb.ChargeFacts(
+        usage=codec.usage_to_proto(facts.usage),
+        price=codec.price_to_proto(facts.price),
+        served_mode=_MODE_NUMBERS[facts.served_mode],
+        outcome=_OUTCOME_NUMBERS[facts.outcome],
+        **{name: getattr(facts, name) for name in _FACT_TEXTS},
+    )
+
+
+def attempts_from_proto(messages: Iterable[pb.Attempt]) -> list[Attempt]:
+    """The calls of sources, in order."""
+    return [Attempt(m.offer_id, m.started_at_ms, m.duration_ms, m.http_status, m.won, m.failure) for m in messages]
+
+
+def attempt_to_proto(attempt: Attempt) -> pb.Attempt:
+    """One call of a source."""
+    return pb.Attempt(
+        offer_id=attempt.offer_id,
+        started_at_ms=attempt.started_at_ms,
+        duration_ms=attempt.duration_ms,
+        http_status=attempt.http_status,
+        won=attempt.won,
+        failure=attempt.failure,
+    )
+
+
+def receipt_to_proto(receipt: Receipt) -> pb.Receipt:
+    """A receipt."""
+    return pb.Receipt(
+        receipt_id=receipt.receipt_id,
+        request_id=receipt.request_id,
+        org_id=receipt.org_id,
+        project_id=receipt.project_id,
+        key_id=receipt.key_id,
+        facts=facts_to_proto(receipt.facts),
+        held_nano_usd=receipt.held_nano_usd,
+        charged_nano_usd=receipt.charged_nano_usd,
+        saved_nano_usd=receipt.saved_nano_usd,
+        absorbed_nano_usd=receipt.absorbed_nano_usd,
+        attempts=map(attempt_to_proto, receipt.attempts),
+        created_at_ms=receipt.created_at_ms,
+    )
+
+
+def key_to_proto(key: ApiKey) -> pb.Key:
+    """What is known of a key."""
+    return pb.Key(
+        key_id=key.key_id,
+        org_id=key.org_id,
+        project_id=key.project_id,
+        name=key.name,
+        prefix=key.prefix,
+        allowed_models=key.allowed_models,
+        created_at_ms=key.created_at_ms,
+        expires_at_ms=key.expires_at_ms,
+        revoked_at_ms=key.revoked_at_ms,
+    )
+
+
+def balance_to_proto(balance: Balance) -> pb.Balance:
+    """A balance."""
+    return pb.Balance(
+        org_id=balance.org_id,
+        posted_nano_usd=balance.posted_nano_usd,
+        held_nano_usd=balance.held_nano_usd,
+        available_nano_usd=balance.available_nano_usd,
+        open_holds=balance.open_holds,
+    )
+
+
+def cap_to_proto(cap: Cap, bucket: Bucket) -> pb.Cap:
+    """A cap with what counts for it."""
+    return pb.Cap(
+        scope=_SCOPE_NUMBERS[cap.scope],
+        scope_id=cap.scope_id,
+        period=_PERIOD_NUMBERS[cap.period],
+        unit=_UNIT_NUMBERS[cap.unit],
+        limit=cap.limit,
+        spent=bucket.spent,
+        held=bucket.reserved,
+        resets_at_ms=bucket.ends_at_ms,
+        set_at_ms=cap.set_at_ms,
+    )
+
+
+def lot_to_proto(lot: CreditLot) -> pb.CreditLot:
+    """One credit."""
+    return pb.CreditLot(
+        lot_id=lot.lot_id,
+        kind=_LOT_KINDS[lot.kind],
+        priority=lot.priority,
+        granted_nano_usd=lot.granted_nano_usd,
+        remaining_nano_usd=lot.remaining_nano_usd,
+        created_at_ms=lot.created_at_ms,
+        expires_at_ms=lot.expires_at_ms,
+    )
