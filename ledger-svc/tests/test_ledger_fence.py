@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -212,4 +213,57 @@ async def test_a_standby_process_takes_over_within_seconds_when_the_writer_is_ki
         await asyncio.gather(*clients)
         for name, hold_id in acknowledged.items():
             assert (await standby.Reserve(reserve(name), timeout=20)).hold_id == hold_id
+    assert await audit(database) == []
+
+
+@pytest.mark.timeout(120)
+async def test_callers_that_know_both_replicas_see_no_error_when_the_writer_is_killed_and_comes_back(
+    url: str, database: Database, tmp_path: Path
+) -> None:
+    sockets = [f"unix://{tmp_path}/{name}" for name in ("a", "b")]
+    async with processes(url) as serve, Dialer(Telemetry.off("test")) as dial:
+        writer, standby = await serve(sockets[0]), await serve(sockets[1])
+        stub = LedgerServiceStub(dial(",".join(reversed(sockets))))  # the standby is asked first
+        payer = await a_payer(stub)
+        loop = asyncio.get_running_loop()
+        done: dict[str, str] = {}
+        longest_s = 0.0
+        stop = asyncio.Event()
+
+        def reserve(name: str) -> pb.ReserveRequest:
+            return pb.ReserveRequest(
+                principal=payer, request_id=name, amount_nano_usd=1_000, ttl_ms=60_000, model="gpt-x"
+            )
+
+        async def spend(client: int) -> None:
+            nonlocal longest_s
+            for n in itertools.count():
+                if stop.is_set():
+                    return
+                name, began_s = f"req-{client}-{n}", loop.time()
+                with mesh_errors():
+                    done[name] = (await stub.Reserve(reserve(name), timeout=20)).hold_id
+                longest_s = max(longest_s, loop.time() - began_s)
+
+        async def more() -> None:
+            enough = len(done) + 50
+            while len(done) < enough:
+                assert not any(client.done() for client in clients), "a caller was refused"
+                await asyncio.sleep(0.02)
+
+        clients = [asyncio.create_task(spend(client)) for client in range(8)]
+        await more()
+        writer.send_signal(signal.SIGKILL)
+        await more()
+        assert longest_s < 10
+        await serve(sockets[0])
+        standby.send_signal(signal.SIGTERM)  # which was the writer since
+        await more()
+        stop.set()
+        await asyncio.gather(*clients)
+        names = list(done)
+        for start in range(0, len(names), 500):
+            some = names[start : start + 500]
+            again = await asyncio.gather(*(stub.Reserve(reserve(name), timeout=20) for name in some))
+            assert [hold.hold_id for hold in again] == [done[name] for name in some]
     assert await audit(database) == []

@@ -14,9 +14,14 @@ import structlog
 from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import settings
 
+from meshkit.exchange.channel import ExchangeChannel
+from meshkit.exchange.servicer import ExchangeServicer
+from meshkit.incoming import EXCHANGE
 from meshkit.local import LocalNetwork
+from meshkit.local.dispatch import Dispatcher
 from meshkit.serve import Register
 from meshkit.testing import TRANSPORTS, linked
+from tallygate.mesh.v1.exchange_pb2_grpc import add_ExchangeServiceServicer_to_server
 
 # How long an example takes says more of the machine's load than of the code.
 settings.register_profile("mesh", deadline=None)
@@ -42,7 +47,7 @@ class Probe:
         return make(f"/{SERVICE}/{method}", StringValue.SerializeToString, StringValue.FromString)
 
 
-def register(**handlers: Handler) -> Register:
+def register(**handlers: Handler) -> Callable[[Any], None]:
     """Methods named as their kind, or ``NAME__KIND``."""
     methods = {}
     for key, handler in handlers.items():
@@ -50,12 +55,24 @@ def register(**handlers: Handler) -> Register:
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         methods[name or kind] = make(handler, StringValue.FromString, StringValue.SerializeToString)
 
-    def add(server: grpc.aio.Server) -> None:
+    def add(server: Any) -> None:
         # Both ways in, as the generated code does.
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         server.add_registered_method_handlers(SERVICE, methods)
 
     return add
+
+
+class _SparesTheExchange(grpc.aio.ServerInterceptor):
+    """A command passes the interceptors by itself, so the stream that it comes on does not."""
+
+    def __init__(self, interceptor: grpc.aio.ServerInterceptor) -> None:
+        self._interceptor = interceptor
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        if handler_call_details.method == EXCHANGE:
+            return await continuation(handler_call_details)
+        return await self._interceptor.intercept_service(continuation, handler_call_details)
 
 
 Served = Callable[..., AbstractAsyncContextManager[Probe]]
@@ -100,13 +117,20 @@ def bare(transport: str) -> Served:
                 )
                 channel = network.channel("probe", interceptors=client_interceptors)
             else:
-                server = grpc.aio.server(
-                    interceptors=server_interceptors, maximum_concurrent_rpcs=maximum_concurrent_rpcs
-                )
+                own_interceptors = [_SparesTheExchange(interceptor) for interceptor in server_interceptors]
+                server = grpc.aio.server(interceptors=own_interceptors, maximum_concurrent_rpcs=maximum_concurrent_rpcs)
+                if transport == "exchange":
+                    commands = Dispatcher(server_interceptors, maximum_concurrent_rpcs)
+                    register(**handlers)(commands)
+                    commands.start()
+                    add_ExchangeServiceServicer_to_server(ExchangeServicer(commands), server)
                 target = f"unix:{folder}/s" if transport == "unix" else "127.0.0.1:0"
                 port = server.add_insecure_port(target)
                 target = target if transport == "unix" else f"127.0.0.1:{port}"
                 channel = grpc.aio.insecure_channel(target, interceptors=client_interceptors)
+                if transport == "exchange":
+                    assert not client_interceptors, "the exchange takes none"
+                    channel = ExchangeChannel(channel)
             register(**handlers)(server)
             await server.start()
             try:

@@ -19,7 +19,7 @@ from meshkit.channels import Dialer
 from meshkit.local import LocalNetwork
 from meshkit.serve import running, serve
 from meshkit.telemetry import Telemetry
-from meshkit.testing import linked
+from meshkit.testing import dialer_on, linked
 
 OFF = Telemetry.off()
 
@@ -114,14 +114,13 @@ def spot(transport: str, tmp_path_factory: pytest.TempPathFactory, unused_tcp_po
     return {
         "local": "local://a",
         "unix": f"unix://{folder}/s",
-        "tcp": f"grpc://127.0.0.1:{unused_tcp_port}",
-    }[transport]
+    }.get(transport, f"grpc://127.0.0.1:{unused_tcp_port}")
 
 
 @pytest.fixture
-async def network_and_dial() -> AsyncIterator[tuple[LocalNetwork, Dialer]]:
+async def network_and_dial(transport: str) -> AsyncIterator[tuple[LocalNetwork, Dialer]]:
     network = LocalNetwork()
-    async with Dialer(OFF, network) as dial:
+    async with dialer_on(transport, OFF, network) as dial:
         yield network, dial
 
 

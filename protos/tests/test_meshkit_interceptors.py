@@ -10,6 +10,9 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+from meshkit.incoming import Incoming
+from meshkit.telemetry import Telemetry
+
 
 def text(value: object) -> StringValue:
     return StringValue(value=str(value))
@@ -123,6 +126,11 @@ class Hides(grpc.aio.ServerInterceptor):
         return None
 
 
+takes_interceptors = pytest.mark.parametrize("transport", ["local", "unix", "tcp"])
+"""The mesh has no client interceptors, so the channel of the exchange takes none."""
+
+
+@takes_interceptors
 async def test_client_interceptors_run_in_order_and_may_change_the_call(bare: Any) -> None:
     async with bare(client_interceptors=[AddsWho("a"), AddsWho("b")], unary_unary=greet) as probe:
         call = probe.unary_unary(text("hi "), timeout=5)
@@ -132,6 +140,7 @@ async def test_client_interceptors_run_in_order_and_may_change_the_call(bare: An
         assert not call.cancelled()
 
 
+@takes_interceptors
 async def test_a_client_interceptor_may_answer_itself(bare: Any) -> None:
     async with bare(client_interceptors=[AddsWho("a"), Answers()], unary_unary=greet) as probe:
         call = probe.unary_unary(text("hi "), timeout=5)
@@ -139,6 +148,7 @@ async def test_a_client_interceptor_may_answer_itself(bare: Any) -> None:
         assert await call.code() is grpc.StatusCode.OK
 
 
+@takes_interceptors
 async def test_a_client_interceptor_may_fail_the_call(bare: Any) -> None:
     async with bare(client_interceptors=[Fails()], unary_unary=greet) as probe:
         call = probe.unary_unary(text("hi "), timeout=5)
@@ -149,6 +159,7 @@ async def test_a_client_interceptor_may_fail_the_call(bare: Any) -> None:
         assert call.done()
 
 
+@takes_interceptors
 async def test_cancelling_reaches_a_client_interceptor(bare: Any) -> None:
     lingers = Lingers()
     async with bare(client_interceptors=[lingers], unary_unary=greet) as probe:
@@ -166,6 +177,7 @@ async def test_cancelling_reaches_a_client_interceptor(bare: Any) -> None:
         assert not call.cancel()
 
 
+@takes_interceptors
 async def test_done_callbacks_of_an_intercepted_call(bare: Any) -> None:
     done: list[Any] = []
     async with bare(client_interceptors=[AddsWho("a")], unary_unary=greet) as probe:
@@ -175,6 +187,7 @@ async def test_done_callbacks_of_an_intercepted_call(bare: Any) -> None:
         assert done == [call]
 
 
+@takes_interceptors
 async def test_a_stream_of_responses_may_be_wrapped(bare: Any) -> None:
     async with bare(client_interceptors=[Brackets()], unary_stream=repeat) as probe:
         call = probe.unary_stream(text("x"), timeout=5)
@@ -184,6 +197,7 @@ async def test_a_stream_of_responses_may_be_wrapped(bare: Any) -> None:
         assert await read.read() is grpc.aio.EOF
 
 
+@takes_interceptors
 async def test_a_stream_of_requests_may_be_wrapped(bare: Any) -> None:
     async with bare(client_interceptors=[Doubles()], stream_unary=collect) as probe:
         assert (await probe.stream_unary(requests("ab"), timeout=5)).value == "aabb"
@@ -199,6 +213,7 @@ async def requests(letters: str) -> AsyncIterator[StringValue]:
         yield text(letter)
 
 
+@takes_interceptors
 async def test_a_conversation_through_an_interceptor(bare: Any) -> None:
     async with bare(client_interceptors=[Passes()], stream_stream=shout) as probe:
         call = probe.stream_stream(timeout=5)
@@ -207,6 +222,25 @@ async def test_a_conversation_through_an_interceptor(bare: Any) -> None:
             assert (await call.read()).value == letter.upper()
         await call.done_writing()
         assert await call.read() is grpc.aio.EOF
+
+
+@pytest.mark.parametrize("writes", [1, 2])
+async def test_a_watch_that_is_interrupted_while_it_writes_tells_its_client(bare: Any, writes: int) -> None:
+    incoming = Incoming(Telemetry.off().tracer)
+
+    async def watch(_: StringValue, __: Any) -> AsyncIterator[StringValue]:
+        for n in range(1, writes + 1):
+            if n == writes:  # runs when this handler next waits, which is for the write below
+                asyncio.get_running_loop().call_soon(incoming.end_watches)
+            yield text(n)
+        await asyncio.Event().wait()
+
+    async with bare(server_interceptors=[incoming], WatchThings__unary_stream=watch) as probe, asyncio.timeout(10):
+        call = probe.call("WatchThings", "unary_stream")(StringValue(), timeout=20)
+        with pytest.raises(grpc.aio.AioRpcError, match="going away") as caught:
+            async for _ in call:
+                pass
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_server_interceptors_run_in_order(bare: Any) -> None:

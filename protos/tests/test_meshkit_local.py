@@ -142,7 +142,7 @@ async def test_nothing_is_left_of_calls_that_are_over(registering: Any) -> None:
     hanging = call(StringValue(value="hang"), timeout=0.05)
     assert await hanging.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await asyncio.sleep(0)
-    assert server._tasks == {}
+    assert server._dispatcher._tasks == {}
     assert channel._active == set()
     await server.stop(0)
     assert await server.wait_for_termination(1) is False

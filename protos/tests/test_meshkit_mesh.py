@@ -22,7 +22,7 @@ from meshkit.errors import MeshError
 from meshkit.local import LocalNetwork
 from meshkit.serve import Register, running
 from meshkit.telemetry import Telemetry, current_trace_id
-from meshkit.testing import SpanCollector, linked
+from meshkit.testing import SpanCollector, address_on, dialer_on, linked
 from tallygate.common.v1.errors_pb2 import ErrorReason
 
 REQUIRED = ErrorReason.ERROR_REASON_DEADLINE_REQUIRED
@@ -42,16 +42,17 @@ class Mesh:
     def __init__(self, transport: str, folder: str, stack: AsyncExitStack) -> None:
         self.network = LocalNetwork()
         self.spans = SpanCollector()
-        self._transport = transport
+        self.transport = transport
         self._folder = folder
         self._stack = stack
 
     def address(self, name: str) -> str:
-        forms = {"local": f"local://{name}", "unix": f"unix://{self._folder}/{name}", "tcp": "grpc://127.0.0.1:0"}
-        return forms[self._transport]
+        return address_on(self.transport, name, self._folder)
 
     async def dialer(self, name: str) -> Dialer:
-        return await self._stack.enter_async_context(Dialer(self.spans.telemetry(f"{name}-out"), self.network))
+        return await self._stack.enter_async_context(
+            dialer_on(self.transport, self.spans.telemetry(f"{name}-out"), self.network)
+        )
 
     async def serve(self, name: str, register: Register) -> str:
         telemetry = self.spans.telemetry(name)
@@ -185,7 +186,7 @@ class TestTraces:
         dial = await mesh.dialer("first")
         tracer = mesh.spans.telemetry("first-inside").tracer
         client = mesh.spans.telemetry("client")
-        async with Dialer(client, mesh.network) as client_dial:
+        async with dialer_on(mesh.transport, client, mesh.network) as client_dial:
             with client.tracer.start_as_current_span("root") as root:
                 answers = [r.value async for r in stream(client_dial(first_address))(text("x"), timeout=5)]
         trace_id = format(root.get_span_context().trace_id, "032x")

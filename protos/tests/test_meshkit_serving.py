@@ -14,11 +14,11 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from meshkit.channels import Dialer
 from meshkit.errors import MeshError
 from meshkit.local import LocalNetwork
 from meshkit.serve import Register, running
 from meshkit.telemetry import Telemetry
+from meshkit.testing import address_on, dialer_on
 from tallygate.common.v1.errors_pb2 import ErrorReason
 
 
@@ -139,8 +139,8 @@ async def running_somewhere(
     """A service, its channel and what stops it."""
     network, telemetry = LocalNetwork(), Telemetry.off()
     with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
-        address = {"local": "local://a", "unix": f"unix://{folder}/s", "tcp": "grpc://127.0.0.1:0"}[transport]
-        async with Dialer(telemetry, network) as dial, AsyncExitStack() as service:
+        address = address_on(transport, "a", folder)
+        async with dialer_on(transport, telemetry, network) as dial, AsyncExitStack() as service:
             bound = await service.enter_async_context(
                 running(register, address, telemetry, local=network, drain_s=drain_s)
             )

@@ -16,13 +16,12 @@ from router_rig import (
     price,
 )
 
-from meshkit.channels import Dialer
 from meshkit.codec import price_to_proto, principal_to_proto
 from meshkit.errors import MeshError
 from meshkit.local import LocalNetwork
 from meshkit.serve import running
 from meshkit.telemetry import Telemetry
-from meshkit.testing import SpanCollector
+from meshkit.testing import SpanCollector, address_on, dialer_on
 from router_svc.settings import RouterSettings
 from router_svc.wiring import build
 from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc
@@ -135,14 +134,10 @@ async def meshed(
     off = Telemetry.off()
     telemetry = spans.telemetry("router") if spans else off
     with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
-        addresses = {
-            "local": ("local://neighbours", "local://router"),
-            "unix": (f"unix://{folder}/n", f"unix://{folder}/r"),
-            "tcp": ("grpc://127.0.0.1:0", "grpc://127.0.0.1:0"),
-        }[transport]
+        addresses = [address_on(transport, name, folder) for name in ("neighbours", "router")]
         async with (
-            Dialer(telemetry, network) as dial,
-            Dialer(spans.telemetry("client") if spans else off, network) as client_dial,
+            dialer_on(transport, telemetry, network) as dial,
+            dialer_on(transport, spans.telemetry("client") if spans else off, network) as client_dial,
             running(neighbours.register, addresses[0], off, local=network, drain_s=0.1) as near,
         ):
             configured = RouterSettings(

@@ -17,6 +17,7 @@ from catalog_svc.settings import CatalogSettings
 from ledger_svc.settings import LedgerSettings
 from meshkit.money import NANO_PER_USD
 from meshkit.telemetry import Telemetry
+from meshkit.testing import address_on
 from router_svc.settings import RouterSettings
 from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2_grpc
@@ -50,7 +51,7 @@ class World:
 
 @asynccontextmanager
 async def world_over(transport: str) -> AsyncIterator[World]:
-    """Everything, up and running, over "local", "unix" or "tcp"."""
+    """Everything, up and running, over one of ``TRANSPORTS``."""
     async with AsyncExitStack() as stack:
         # Short, because a unix socket's path has room for 107 characters.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tg-")))
@@ -59,7 +60,7 @@ async def world_over(transport: str) -> AsyncIterator[World]:
         patched = stack.enter_context(pytest.MonkeyPatch.context())
         for name, secret in API_KEYS.items():
             patched.setenv(name, secret)
-        composition = await stack.enter_async_context(Composition(Telemetry.off))
+        composition = await stack.enter_async_context(Composition(Telemetry.off, exchange=transport == "exchange"))
         found = await composition.serve_four(_settings(folder, overlay), _addresses(transport, folder))
         dial, _ = await composition.node("caller")
         ledger = ledger_pb2_grpc.LedgerServiceStub(dial(found.ledger))
@@ -91,17 +92,7 @@ async def world_over(transport: str) -> AsyncIterator[World]:
 
 
 def _addresses(transport: str, folder: Path) -> Addresses:
-    names = ("catalog", "ledger", "cache", "router")
-    return Addresses(
-        **{
-            name: {
-                "local": f"local://{name}",
-                "unix": f"unix://{folder}/{name}.sock",
-                "tcp": "grpc://127.0.0.1:0",
-            }[transport]
-            for name in names
-        }
-    )
+    return Addresses(**{name: address_on(transport, name, folder) for name in ("catalog", "ledger", "cache", "router")})
 
 
 def _settings(folder: Path, overlay: Path) -> ServiceSettings:

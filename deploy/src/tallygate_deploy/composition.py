@@ -52,8 +52,9 @@ class ServiceSettings:
 class Composition:
     """Services that run in this process. An async context manager; they stop in the reverse order of their start."""
 
-    def __init__(self, make_telemetry: MakeTelemetry = Telemetry.start) -> None:
+    def __init__(self, make_telemetry: MakeTelemetry = Telemetry.start, *, exchange: bool = True) -> None:
         self.network = LocalNetwork()
+        self._exchange = exchange
         self._make_telemetry = make_telemetry
         self._stack = AsyncExitStack()
 
@@ -61,7 +62,9 @@ class Composition:
         """What a process of the name would have: its telemetry and a dialer of its own."""
         telemetry = self._make_telemetry(f"tallygate-{name}")
         self._stack.callback(telemetry.shutdown)
-        return await self._stack.enter_async_context(Dialer(telemetry, self.network)), telemetry
+        return await self._stack.enter_async_context(
+            Dialer(telemetry, self.network, exchange=self._exchange)
+        ), telemetry
 
     async def serve(self, name: str, build: Build[S], settings: S, *at: str, drain_s: float) -> list[str]:
         """Build a service and serve it at each address of ``at``; gives the addresses as bound."""

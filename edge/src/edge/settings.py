@@ -23,7 +23,9 @@ class EdgeSettings(BaseSettings):
     """A listening socket that the process inherits under this file descriptor; host and port are then not used."""
 
     ledger_addr: str = "grpc://127.0.0.1:7003"
-    """Where the ledger is: "grpc://HOST:PORT", "unix:///PATH" or "local://NAME"."""
+    """Where the ledger is: "grpc://HOST:PORT", "unix:///PATH" or "local://NAME". With replicas, the addresses of all of
+    them with commas between: "grpc://ledger-0.ledger:7003,grpc://ledger-1.ledger:7003".
+    """
 
     cache_addr: str = "grpc://127.0.0.1:7002"
     """Where the cache is."""

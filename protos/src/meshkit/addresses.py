@@ -1,4 +1,5 @@
-"""The three kinds of address: ``grpc://HOST:PORT``, ``unix:///PATH``, ``local://NAME``."""
+"""The three kinds of address: ``grpc://HOST:PORT``, ``unix:///PATH``, ``local://NAME``; for a service with replicas,
+the addresses of all of them with commas between."""
 
 from __future__ import annotations
 
@@ -26,6 +27,18 @@ def parse(address: str) -> tuple[str, str]:
     if not separator or form is None or form.fullmatch(rest) is None:
         raise ValueError(f"not an address (grpc://HOST:PORT, unix:///PATH or local://NAME): {address!r}")
     return scheme, rest
+
+
+def parse_all(address: str) -> list[tuple[str, str]]:
+    """As ``parse``, for each replica. Replicas are processes of their own, so none of several is local.
+
+    Raises:
+        ValueError: not an address, one is named twice, or several of which one is local.
+    """
+    parsed = [parse(one.strip()) for one in address.split(",")]
+    if len(parsed) > 1 and (len(set(parsed)) < len(parsed) or any(scheme == LOCAL for scheme, _ in parsed)):
+        raise ValueError(f"replicas have an address each, and none that is local: {address!r}")
+    return parsed
 
 
 def target(scheme: str, rest: str) -> str:

@@ -10,8 +10,10 @@ from typing import TypeVar
 import grpc
 
 from meshkit import addresses
+from meshkit.exchange.channel import ExchangeChannel
 from meshkit.local import LocalNetwork
 from meshkit.outgoing import OutgoingChannel
+from meshkit.replicas import ReplicaChannel
 from meshkit.telemetry import Telemetry
 from meshkit.transport import CLIENT_OPTIONS
 
@@ -39,12 +41,17 @@ class Dialer:
 
     Every call on its channels has a deadline (``MeshError`` DEADLINE_REQUIRED where it has none) and carries the
     trace. The same address gives the same channel. Dialling sends nothing: the other side may come up later; until
-    then calls end with UNAVAILABLE, or wait with ``wait_for_ready=True``.
+    then calls end with UNAVAILABLE, or wait with ``wait_for_ready=True``. An address may name the replicas of a
+    service, with commas between: a call finds the one that serves it (see ``meshkit.replicas``).
+
+    ``exchange``: unary calls to a socket share one stream, many in a message under load (see ``meshkit.exchange``);
+    without, each is an RPC of its own. A local channel needs neither.
     """
 
-    def __init__(self, telemetry: Telemetry, local: LocalNetwork | None = None) -> None:
+    def __init__(self, telemetry: Telemetry, local: LocalNetwork | None = None, *, exchange: bool = True) -> None:
         self._telemetry = telemetry
         self._local = local
+        self._exchange = exchange
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     def __call__(self, address: str) -> grpc.aio.Channel:
@@ -59,12 +66,18 @@ class Dialer:
         return channel
 
     def _connect(self, address: str) -> grpc.aio.Channel:
-        scheme, rest = addresses.parse(address)
+        replicas = addresses.parse_all(address)
+        if len(replicas) > 1:
+            return ReplicaChannel(
+                [(rest, ExchangeChannel(_socket(scheme, rest), plain=not self._exchange)) for scheme, rest in replicas]
+            )
+        ((scheme, rest),) = replicas
         if scheme == addresses.LOCAL:
             if self._local is None:
                 raise ValueError(f"{address} needs a local network, and this dialer has none")
             return self._local.channel(rest)
-        return grpc.aio.insecure_channel(addresses.target(scheme, rest), options=CLIENT_OPTIONS)
+        socket = _socket(scheme, rest)
+        return ExchangeChannel(socket) if self._exchange else socket
 
     async def __aenter__(self) -> Dialer:
         return self
@@ -75,3 +88,7 @@ class Dialer:
         while self._channels:
             _, channel = self._channels.popitem()
             await channel.close()
+
+
+def _socket(scheme: str, rest: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(addresses.target(scheme, rest), options=CLIENT_OPTIONS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -28,8 +28,15 @@ DOMAIN = "tallygate"
 _PREFIX = "ERROR_REASON_"
 _DETAILS_KEY = "grpc-status-details-bin"
 
+ROLE = "role"
+"""Key in the metadata of an UNAVAILABLE: this replica is not the one that serves such calls. "standby": nothing was
+done, another replica leads. "leaving": it ends, and what became of the call is not known."""
+
 MAX_MESSAGE_CHARS = 4_000
 """A message travels twice, escaped, in metadata that the transport bounds (see transport.MAX_METADATA_BYTES)."""
+
+STATUS_OF_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+"""Statuses by the numbers that travel."""
 
 _log = structlog.get_logger(__name__)
 
@@ -66,13 +73,12 @@ class MeshError(Exception):
         """
         failed: Any = error  # the stubs give RpcError the metadata of the threaded API
         code: grpc.StatusCode = failed.code()
-        for key, value in failed.trailing_metadata() or ():
-            info = _error_info(value) if key == _DETAILS_KEY else None
-            if info is not None:
-                name = _PREFIX + info.reason
-                known = name in dict(ErrorReason.items())
-                reason = ErrorReason.Value(name) if known else ErrorReason.ERROR_REASON_INTERNAL
-                return cls(reason, failed.details() or "", status=code, metadata=info.metadata)
+        info = error_info(failed.trailing_metadata() or ())
+        if info is not None:
+            name = _PREFIX + info.reason
+            known = name in dict(ErrorReason.items())
+            reason = ErrorReason.Value(name) if known else ErrorReason.ERROR_REASON_INTERNAL
+            return cls(reason, failed.details() or "", status=code, metadata=info.metadata)
         reason, message = _WITHOUT_INFO.get(code, (ErrorReason.ERROR_REASON_INTERNAL, "internal error"))
         return cls(reason, message, status=code)
 
@@ -227,7 +233,16 @@ def _status_details(
     return ((_DETAILS_KEY, rich.SerializeToString()),)
 
 
-def _error_info(value: str | bytes) -> error_details_pb2.ErrorInfo | None:
+def error_info(trailing_metadata: Iterable[tuple[str, str | bytes]]) -> error_details_pb2.ErrorInfo | None:
+    """What the service itself says of its refusal; None where the transport ended the call."""
+    for key, value in trailing_metadata:
+        info = _decoded_info(value) if key == _DETAILS_KEY else None
+        if info is not None:
+            return info
+    return None
+
+
+def _decoded_info(value: str | bytes) -> error_details_pb2.ErrorInfo | None:
     try:
         rich = status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode("latin-1"))
     except DecodeError:

@@ -23,7 +23,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from meshkit import trace_context
 from meshkit.deadlines import deadline
-from meshkit.errors import MeshError, abort, refuse
+from meshkit.errors import ROLE, STATUS_OF_NUMBER, MeshError, abort, refuse
 from meshkit.outgoing import RPC_METHOD, RPC_STATUS, RPC_SYSTEM
 from tallygate.common.v1.errors_pb2 import ErrorReason
 
@@ -31,8 +31,11 @@ Behavior = Callable[[Any, Any], Awaitable[Any]]
 """Takes the request (or the iterator of requests) and the context; gives the response, or None where it wrote a
 stream."""
 
-_INFRASTRUCTURE = ("/grpc.health.v1.", "/grpc.reflection.")
+INFRASTRUCTURE = ("/grpc.health.v1.", "/grpc.reflection.")
 """Called by probes and by people's tools, which send no deadline and whose spans nobody wants."""
+
+EXCHANGE = "/tallygate.mesh.v1.ExchangeService/Exchange"
+"""Carries commands, each of which passes the interceptor by itself; the stream that they come on does not."""
 
 _SERVER_FAULTS = frozenset(
     {
@@ -46,8 +49,6 @@ _SERVER_FAULTS = frozenset(
 )
 """Statuses that make a SERVER span an error; the others are the caller's doing (the conventions for gRPC spans)."""
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
 
 class Incoming(grpc.aio.ServerInterceptor):
     """The interceptor of one server."""
@@ -58,6 +59,7 @@ class Incoming(grpc.aio.ServerInterceptor):
         self._work: set[asyncio.Task[Any]] = set()
         self._watches: set[asyncio.Task[Any]] = set()
         self._interrupted: set[asyncio.Task[Any]] = set()
+        self._beginning: set[asyncio.Task[Any]] = set()
         self._draining = False
 
     async def intercept_service(
@@ -67,9 +69,9 @@ class Incoming(grpc.aio.ServerInterceptor):
     ) -> Any:
         """The handler that the method has, wrapped; wrapped once and kept."""
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
         method = handler_call_details.method
+        if handler is None or method == EXCHANGE:
+            return handler
         kept = self._wrapped.get(method)
         if kept is None or kept[0] is not handler:
             kept = self._wrapped[method] = (handler, self._wrap(method, handler))
@@ -85,10 +87,10 @@ class Incoming(grpc.aio.ServerInterceptor):
         self._interrupt(self._work)
 
     def _wrap(self, method: str, handler: Any) -> Any:
-        infrastructure = method.startswith(_INFRASTRUCTURE)
+        infrastructure = method.startswith(INFRASTRUCTURE)
         kind = ("stream" if handler.request_streaming else "unary", "stream" if handler.response_streaming else "unary")
         behavior = getattr(handler, "_".join(kind))
-        behavior = _writes(behavior) if handler.response_streaming else _answers(behavior)
+        behavior = self._writes(behavior) if handler.response_streaming else _answers(behavior)
         is_watch = handler.response_streaming and (infrastructure or method.rpartition("/")[2].startswith("Watch"))
         behavior = self._interruptible(behavior, self._watches if is_watch else self._work)
         if not infrastructure:
@@ -146,13 +148,56 @@ class Incoming(grpc.aio.ServerInterceptor):
             finally:
                 tasks.discard(task)
                 self._interrupted.discard(task)
-            return await refuse(context, MeshError(ErrorReason.ERROR_REASON_UNAVAILABLE, "the server is going away"))
+            leaving = MeshError(
+                ErrorReason.ERROR_REASON_UNAVAILABLE, "the server is going away", metadata={ROLE: "leaving"}
+            )
+            return await refuse(context, leaving)
 
         return call
 
     def _interrupt(self, tasks: set[asyncio.Task[Any]]) -> None:
         self._interrupted |= tasks
-        for task in tasks:
+        for task in tasks - self._beginning:
+            task.cancel()
+
+    def _writes(self, behavior: Callable[[Any, Any], Any]) -> Behavior:
+        """Runs a generator to its end in the handler's own task, and closes it there when the call ends early.
+
+        Left to grpc, a generator that is waiting at its ``yield`` is closed by the garbage collector, some time later,
+        in another context.
+        """
+
+        async def write(request: Any, context: Any) -> None:
+            responses = behavior(request, context)
+            if not hasattr(responses, "__aiter__"):
+                await responses
+                return
+            has_begun = False
+            async with aclosing(responses):
+                async for response in responses:
+                    if has_begun:
+                        await context.write(response)
+                    else:
+                        await self._begin(context.write(response))
+                        has_begun = True
+
+        return write
+
+    async def _begin(self, first_write: Awaitable[None]) -> None:
+        """The write that also sends the initial metadata is never interrupted: what wants to, does so afterwards.
+
+        grpc.aio notes that the metadata is sent when that write returns. Interrupted before, it would send it again
+        with the status, and fail: the client would never learn of the end, and the server would wait for the call as
+        long as its drain lasts.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        self._beginning.add(task)
+        try:
+            await first_write
+        finally:
+            self._beginning.discard(task)
+        if task in self._interrupted:
             task.cancel()
 
 
@@ -163,25 +208,6 @@ def _answers(behavior: Callable[[Any, Any], Any]) -> Behavior:
         return await response if inspect.isawaitable(response) else response
 
     return answer if not inspect.iscoroutinefunction(behavior) else behavior
-
-
-def _writes(behavior: Callable[[Any, Any], Any]) -> Behavior:
-    """Runs a generator to its end in the handler's own task, and closes it there when the call ends early.
-
-    Left to grpc, a generator that is waiting at its ``yield`` is closed by the garbage collector, some time later, in
-    another context.
-    """
-
-    async def write(request: Any, context: Any) -> None:
-        responses = behavior(request, context)
-        if not hasattr(responses, "__aiter__"):
-            await responses
-            return
-        async with aclosing(responses):
-            async for response in responses:
-                await context.write(response)
-
-    return write
 
 
 async def _abort_unmapped(context: Any, error: Exception) -> None:
@@ -195,7 +221,7 @@ async def _abort_unmapped(context: Any, error: Exception) -> None:
 def _code(context: Any) -> grpc.StatusCode:
     """The status so far. grpc.aio's contexts give numbers."""
     code = context.code()
-    return code if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, grpc.StatusCode.UNKNOWN)
+    return code if isinstance(code, grpc.StatusCode) else STATUS_OF_NUMBER.get(code or 0, grpc.StatusCode.UNKNOWN)
 
 
 def _details(context: Any) -> str:

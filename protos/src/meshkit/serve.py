@@ -15,10 +15,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from meshkit import addresses
+from meshkit.exchange.servicer import ExchangeServicer
 from meshkit.incoming import Incoming
 from meshkit.local import LocalNetwork
+from meshkit.local.dispatch import Dispatcher
 from meshkit.telemetry import Telemetry
 from meshkit.transport import MAX_CONCURRENT_RPCS, SERVER_OPTIONS
+from tallygate.mesh.v1.exchange_pb2_grpc import add_ExchangeServiceServicer_to_server
 
 Register = Callable[[grpc.aio.Server], None]
 """Adds the servicers of a service to a server."""
@@ -50,6 +53,8 @@ async def running(
     scheme, rest = addresses.parse(address)
     incoming = Incoming(telemetry.tracer)
     server: grpc.aio.Server
+    commands = Dispatcher([incoming], MAX_CONCURRENT_RPCS)
+    exchange = ExchangeServicer(commands)
     if scheme == addresses.LOCAL:
         if local is None:
             raise ValueError(f"{address} needs a local network, and none was given")
@@ -58,18 +63,20 @@ async def running(
         server = grpc.aio.server(
             interceptors=[incoming], options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS
         )
-    services = _NamedServices(server)
+        add_ExchangeServiceServicer_to_server(exchange, server)
+    services = _NamedServices(server, commands)
     register(services)
     healthy = await _add_infrastructure(services)
     if scheme != addresses.LOCAL:
         address = _bind(server, scheme, rest)
+    commands.start()
     await server.start()
     _log.info("serving", address=address, service=telemetry.service_name)
     try:
         yield address
     finally:
         await healthy.enter_graceful_shutdown()
-        await _drain(server, incoming, drain_s)
+        await _drain(server, incoming, exchange, drain_s)
         _log.info("stopped", address=address, service=telemetry.service_name)
 
 
@@ -109,9 +116,10 @@ def _is_served(path: str) -> bool:
         return attempt.connect_ex(path) == 0
 
 
-async def _drain(server: grpc.aio.Server, incoming: Incoming, drain_s: float) -> None:
+async def _drain(server: grpc.aio.Server, incoming: Incoming, exchange: ExchangeServicer, drain_s: float) -> None:
     """Stops accepting at once; ends what is still running after ``drain_s`` with a status that says why."""
     incoming.end_watches()
+    exchange.leave()
     stopping = asyncio.create_task(server.stop(drain_s + _UNWIND_S))
     await asyncio.wait({stopping}, timeout=drain_s)
     if not stopping.done():
@@ -130,10 +138,13 @@ async def _add_infrastructure(services: _NamedServices) -> Any:
 
 
 class _NamedServices(grpc.aio.Server):
-    """Passes registrations on to a server and keeps the names of the services."""
+    """Passes registrations on to a server, and to what serves the commands that reach it, and keeps the names of the
+    services.
+    """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, commands: Dispatcher) -> None:
         self._server = server
+        self._commands = commands
         self.names: dict[str, None] = {}
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -142,10 +153,12 @@ class _NamedServices(grpc.aio.Server):
             if isinstance(handler, grpc.ServiceRpcHandler):
                 self.names[handler.service_name()] = None
         self._server.add_generic_rpc_handlers(handlers)
+        self._commands.add_generic_rpc_handlers(handlers)
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
         self.names[service_name] = None
         self._server.add_registered_method_handlers(service_name, method_handlers)
+        self._commands.add_registered_method_handlers(service_name, method_handlers)
 
     def add_insecure_port(self, address: str) -> int:
         raise NotImplementedError("a Register adds servicers, not ports")

@@ -18,8 +18,21 @@ from meshkit.telemetry import Telemetry
 if TYPE_CHECKING:
     import grpc
 
-TRANSPORTS = ("local", "unix", "tcp")
-"""What a contract test is parametrised with."""
+TRANSPORTS = ("local", "unix", "tcp", "exchange")
+"""What a contract test is parametrised with. On "unix" and "tcp" each call is an RPC of its own; on "exchange" they
+share a stream, over TCP, which is the dialer's way when it is not told otherwise."""
+
+
+def address_on(transport: str, name: str, folder: object) -> str:
+    """Where a service listens on a transport. ``folder``: for unix sockets; a short path, they have room for 107
+    characters.
+    """
+    return {"local": f"local://{name}", "unix": f"unix://{folder}/{name}"}.get(transport, "grpc://127.0.0.1:0")
+
+
+def dialer_on(transport: str, telemetry: Telemetry, network: LocalNetwork | None = None) -> Dialer:
+    """A dialer whose channels are of a transport."""
+    return Dialer(telemetry, network, exchange=transport == "exchange")
 
 
 class FakeClock:
@@ -75,14 +88,13 @@ async def linked(
     client_telemetry: Telemetry | None = None,
     drain_s: float = 5.0,
 ) -> AsyncIterator[grpc.aio.Channel]:
-    """A service running on ``transport`` ("local", "unix" or "tcp"), and a channel to it."""
+    """A service running on ``transport``, one of ``TRANSPORTS``, and a channel to it."""
     telemetry = telemetry or Telemetry.off("server")
     network = LocalNetwork()
     with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
-        # A unix socket's path has room for 107 characters, which pytest's tmp_path may not leave.
-        address = {"local": "local://served", "unix": f"unix://{folder}/s", "tcp": "grpc://127.0.0.1:0"}[transport]
+        address = address_on(transport, "served", folder)
         async with (
             running(register, address, telemetry, local=network, drain_s=drain_s) as bound,
-            Dialer(client_telemetry or telemetry, network) as dial,
+            dialer_on(transport, client_telemetry or telemetry, network) as dial,
         ):
             yield dial(bound)

@@ -21,7 +21,7 @@ class RouterSettings(BaseSettings):
     catalog_addr: str = "grpc://127.0.0.1:7004"
     """The catalog's address."""
     ledger_addr: str = "grpc://127.0.0.1:7003"
-    """The ledger's address."""
+    """The ledger's address; with replicas, the addresses of all of them with commas between."""
     cache_addr: str = "grpc://127.0.0.1:7002"
     """The cache's address."""
 

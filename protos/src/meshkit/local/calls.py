@@ -67,7 +67,7 @@ class LocalCall(grpc.aio.Call):
     async def debug_error_string(self) -> str:
         """Waits for the end."""
         outcome = await self._rpc.ended()
-        return f"local {self._rpc.method}: {outcome.code.name}: {outcome.details}"
+        return f"{self._rpc.method}: {outcome.code.name}: {outcome.details}"
 
     async def wait_for_connection(self) -> None:
         """Waits for the initial metadata.
@@ -88,7 +88,7 @@ class LocalCall(grpc.aio.Call):
                 grpc.aio.Metadata(*(self._rpc.initial_metadata or ())),
                 grpc.aio.Metadata(*outcome.trailing_metadata),
                 outcome.details,
-                f"local {self._rpc.method}: {outcome.code.name}: {outcome.details}",
+                f"{self._rpc.method}: {outcome.code.name}: {outcome.details}",
             )
 
 

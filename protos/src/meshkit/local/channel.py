@@ -14,7 +14,7 @@ from meshkit.local import calls
 from meshkit.local.calls import Codec
 from meshkit.local.interception import INTERCEPTED, Invoke
 from meshkit.local.pipe import Pipe
-from meshkit.local.rpc import Outcome, Rpc, checked_metadata, oversized
+from meshkit.local.rpc import Outcome, Rpc, checked_metadata, oversized, wind_down
 from meshkit.local.server import LocalServer
 
 _KINDS: dict[str, type[grpc.aio.ClientInterceptor]] = {
@@ -161,13 +161,7 @@ class LocalChannel(grpc.aio.Channel):
     async def close(self, grace: float | None = None) -> None:
         """Makes no more calls; those running have ``grace`` seconds, then they are cancelled."""
         self._closed = True
-        if grace and self._active:
-            ends = [asyncio.ensure_future(rpc.ended()) for rpc in self._active]
-            _, late = await asyncio.wait(ends, timeout=grace)
-            for end in late:
-                end.cancel()
-        for rpc in list(self._active):
-            rpc.cancel("Channel closed.")
+        await wind_down(self._active, grace)
 
     async def __aenter__(self) -> LocalChannel:
         return self

@@ -17,9 +17,9 @@ Deserializer = Callable[[bytes], Any] | None
 class LocalServicerContext(grpc.aio.ServicerContext[Any, Any]):
     """The context of one call; the same contract as on sockets."""
 
-    def __init__(self, rpc: Rpc, service: str) -> None:
+    def __init__(self, rpc: Rpc, peer: str) -> None:
         self._rpc = rpc
-        self._service = service
+        self._peer = peer
         self._code = grpc.StatusCode.OK
         self._details = ""
         self._trailing: Metadata = ()
@@ -138,7 +138,7 @@ class LocalServicerContext(grpc.aio.ServicerContext[Any, Any]):
 
     def peer(self) -> str:
         """Where the call comes from."""
-        return f"local:{self._service}"
+        return self._peer
 
     def peer_identities(self) -> Iterable[bytes] | None:
         """Nobody: the process trusts itself."""

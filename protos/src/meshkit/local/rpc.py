@@ -59,6 +59,7 @@ class Rpc:
         "request",
         "response",
         "responses",
+        "was_handed_on",
     )
 
     def __init__(
@@ -79,6 +80,8 @@ class Rpc:
         self.initial_metadata: Metadata | None = None
         self.outcome: Outcome | None = None
         self.cancelled_here = False
+        self.was_handed_on = False
+        """Whether it was given from one connection to another."""
         self._finished = False
         self.begun_work = False
         self.abandon: Callable[[], Any] | None = None
@@ -197,6 +200,17 @@ class Rpc:
             waiter = self._waiters.pop()
             if not waiter.done():
                 waiter.set_result(None)
+
+
+async def wind_down(running: set[Rpc], grace_s: float | None) -> None:
+    """What a channel does with its calls when it is closed: they have ``grace_s`` seconds, then they are cancelled."""
+    if grace_s and running:
+        ends = [asyncio.ensure_future(rpc.ended()) for rpc in running]
+        _, late = await asyncio.wait(ends, timeout=grace_s)
+        for end in late:
+            end.cancel()
+    for rpc in list(running):
+        rpc.cancel("Channel closed.")
 
 
 def checked_metadata(metadata: Iterable[Metadatum] | None) -> Metadata:

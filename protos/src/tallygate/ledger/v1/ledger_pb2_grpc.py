@@ -28,7 +28,8 @@ if _version_not_supported:
 class LedgerServiceStub:
     """The only place where money is decided. Every amount is int64 nano-USD (10^-9 USD). Every command is idempotent by
     (organisation, request id or idempotency key): sent again with the same content it answers the same and moves nothing;
-    with another content it is IDEMPOTENCY_CONFLICT.
+    with another content it is IDEMPOTENCY_CONFLICT. Each method says by its idempotency_level whether a client may send a call
+    again, here or to another replica, when it does not know what became of it; one that says nothing is sent once.
     """
 
     def __init__(self, channel):
@@ -167,7 +168,8 @@ class LedgerServiceStub:
 class LedgerServiceServicer:
     """The only place where money is decided. Every amount is int64 nano-USD (10^-9 USD). Every command is idempotent by
     (organisation, request id or idempotency key): sent again with the same content it answers the same and moves nothing;
-    with another content it is IDEMPOTENCY_CONFLICT.
+    with another content it is IDEMPOTENCY_CONFLICT. Each method says by its idempotency_level whether a client may send a call
+    again, here or to another replica, when it does not know what became of it; one that says nothing is sent once.
     """
 
     def CreateOrganization(self, request, context):
@@ -492,7 +494,8 @@ def add_LedgerServiceServicer_to_server(servicer, server):
 class LedgerService:
     """The only place where money is decided. Every amount is int64 nano-USD (10^-9 USD). Every command is idempotent by
     (organisation, request id or idempotency key): sent again with the same content it answers the same and moves nothing;
-    with another content it is IDEMPOTENCY_CONFLICT.
+    with another content it is IDEMPOTENCY_CONFLICT. Each method says by its idempotency_level whether a client may send a call
+    again, here or to another replica, when it does not know what became of it; one that says nothing is sent once.
     """
 
     @staticmethod

@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class LedgerServiceStub:
     """The only place where money is decided. Every amount is int64 nano-USD (10^-9 USD). Every command is idempotent by
     (organisation, request id or idempotency key): sent again with the same content it answers the same and moves nothing;
-    with another content it is IDEMPOTENCY_CONFLICT.
+    with another content it is IDEMPOTENCY_CONFLICT. Each method says by its idempotency_level whether a client may send a call
+    again, here or to another replica, when it does not know what became of it; one that says nothing is sent once.
     """
 
     @_typing.overload
@@ -104,7 +105,8 @@ class LedgerServiceStub:
 class LedgerServiceAsyncStub(LedgerServiceStub):
     """The only place where money is decided. Every amount is int64 nano-USD (10^-9 USD). Every command is idempotent by
     (organisation, request id or idempotency key): sent again with the same content it answers the same and moves nothing;
-    with another content it is IDEMPOTENCY_CONFLICT.
+    with another content it is IDEMPOTENCY_CONFLICT. Each method says by its idempotency_level whether a client may send a call
+    again, here or to another replica, when it does not know what became of it; one that says nothing is sent once.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -175,7 +177,8 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """The only place where money is decided. Every amount is int64 nano-USD (10^-9 USD). Every command is idempotent by
     (organisation, request id or idempotency key): sent again with the same content it answers the same and moves nothing;
-    with another content it is IDEMPOTENCY_CONFLICT.
+    with another content it is IDEMPOTENCY_CONFLICT. Each method says by its idempotency_level whether a client may send a call
+    again, here or to another replica, when it does not know what became of it; one that says nothing is sent once.
     """
 
     @_abc_1.abstractmethod
