@@ -142,6 +142,48 @@ def test_the_operators_commands_work_while_it_serves_and_while_it_does_not(insta
     assert "decimals" in wrong.stderr
 
 
+def test_the_operator_bounds_spending_and_gives_money_back(gateway: Gateway) -> None:
+    run = gateway.process.tallygate
+    key_id = re.findall(r"(key_\w+)", run("key", "list").stdout)[-1]
+    bounded = run("cap", "set", key_id, "--usd", "50", "--period", "day").stdout
+    assert re.search(rf"{key_id} .* day .* \$50 .* \$\d.* \$0 .* 20\d\d-\d\d-\d\d 00:00:00Z", bounded), bounded
+    assert key_id in run("cap", "list").stdout
+    assert run("cap", "clear", key_id, "--period", "day").stdout == f"{key_id} has no cap in USD for a day\n"
+    run("credit", "add", "3")
+    run("credit", "add", "2", "--promotional", "--expires-in-days", "30")
+    lots = run("credit", "list").stdout
+    assert lots.index("20") < lots.index("never") < lots.index(" paid "), lots
+    assert "balance $" in run("credit", "refund", "1", "--reason", "asked").stdout
+    too_much = run("credit", "refund", "100000")
+    assert (too_much.returncode, "does not cover this refund" in too_much.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("cap", "set", "key_1"), "give one of --usd and --tokens"),
+        (("cap", "set", "gpt-x", "--usd", "1"), "is not an id of a key"),
+        (("credit", "add", "1", "--expires-in-days", "3"), "add --promotional"),
+    ],
+)
+def test_a_wrong_command_says_what_to_do(wrong: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    command = [COMMAND, *wrong, "--data", str(tmp_path)]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
+
+
+def test_a_receipt_can_be_corrected_by_the_operator(gateway: Gateway) -> None:
+    answer = chat(gateway.base_url, gateway.api_key, "test/cached-usage")
+    receipt_id, cost = answer.headers["x-receipt-id"], answer.headers["x-cost-usd"]
+    corrected = gateway.process.tallygate("receipt", "correct", receipt_id, cost, "--reason", "a bad answer")
+    assert (corrected.returncode, "balance $" in corrected.stdout) == (0, True), corrected.stderr
+    again = gateway.process.tallygate("receipt", "correct", receipt_id, cost)
+    assert (again.returncode, "only 0 are left" in again.stderr) == (1, True)
+    headers = {"Authorization": f"Bearer {gateway.api_key}"}
+    receipt = httpx.get(f"{gateway.base_url}/receipts/{receipt_id}", headers=headers).json()
+    assert (receipt["charged_usd"], receipt["corrected_usd"]) == (cost, cost)
+
+
 def test_a_receipt_can_be_shown_by_the_operator(gateway: Gateway) -> None:
     answer = chat(gateway.base_url, gateway.api_key, "test/cached-usage")
     shown = gateway.process.tallygate("receipt", "show", answer.headers["x-receipt-id"])
