@@ -28,6 +28,7 @@ from edge.routes.receipts import Receipts
 from edge.settings import EdgeSettings
 from edge.watch import Watch
 from meshkit.clock import Clock
+from meshkit.digests import NewSalt
 from meshkit.errors import MeshError
 from meshkit.ids import MakeId
 from meshkit.telemetry import Telemetry
@@ -38,7 +39,9 @@ PREFIXES = ("/v1", "/api/v1")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(mesh: Mesh, settings: EdgeSettings, telemetry: Telemetry, *, clock: Clock, make_id: MakeId) -> FastAPI:
+def create_app(
+    mesh: Mesh, settings: EdgeSettings, telemetry: Telemetry, *, clock: Clock, make_id: MakeId, new_salt: NewSalt
+) -> FastAPI:
     """The application over the clients of ``mesh``. Its lifespan holds the watches of catalog and revocations."""
     authenticator = Authenticator(mesh.ledger, clock, max_entries=settings.auth_entries)
     catalog = CatalogView(mesh.catalog)
@@ -70,7 +73,7 @@ def create_app(mesh: Mesh, settings: EdgeSettings, telemetry: Telemetry, *, cloc
         # Spans are made by Observe, from this service's own telemetry and not the process's.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    chat = ChatCompletions(mesh, authenticator, catalog, settings, clock)
+    chat = ChatCompletions(mesh, authenticator, catalog, settings, clock=clock, new_salt=new_salt)
     models = Models(authenticator, catalog)
     receipts = Receipts(authenticator, mesh.ledger)
     log = Log(mesh.ledger)

@@ -37,6 +37,7 @@ from edge.wire.cache_control import Mode, parse_controls, status_hit
 from edge.wire.checks import parse_chat
 from edge.wire.strict_json import refuse_ambiguous
 from meshkit.clock import Clock
+from meshkit.digests import NewSalt
 from meshkit.errors import MeshError
 from tallygate.cache.v1 import cache_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
@@ -57,13 +58,20 @@ class ChatCompletions:
     """The resource."""
 
     def __init__(
-        self, mesh: Mesh, authenticator: Authenticator, catalog: CatalogView, settings: EdgeSettings, clock: Clock
+        self,
+        mesh: Mesh,
+        authenticator: Authenticator,
+        catalog: CatalogView,
+        settings: EdgeSettings,
+        clock: Clock,
+        new_salt: NewSalt,
     ) -> None:
         self._mesh = mesh
         self._authenticator = authenticator
         self._catalog = catalog
         self._settings = settings
         self._clock = clock
+        self._new_salt = new_salt
 
     async def create(self, request: Request) -> Response:
         """Answers one request.
@@ -115,7 +123,7 @@ class ChatCompletions:
     async def _replay(self, admitted: Admitted, hit: cache_pb2.Hit) -> Response:
         exchange = admitted.exchange
         exchange.served_mode = mode_of(hit)
-        receipt = await self._mesh.ledger.charge(charge_request(admitted, hit))
+        receipt = await self._mesh.ledger.charge(charge_request(admitted, hit, self._new_salt))
         settled = Settled(receipt.receipt_id, receipt.charged_nano_usd, hit.usage)
         self._note(exchange, settled)
         headers = begun_headers(exchange, status_hit(exchange.served_mode, hit.key_digest)) | settled_headers(settled)

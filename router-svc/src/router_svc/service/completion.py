@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import structlog
 
+from meshkit.answers.statement import NoStatement
 from meshkit.clock import Clock
+from meshkit.digests import NewSalt, salted
 from meshkit.money import Provenance, Usage
 from router_svc.domain.answer import Attempt, CountTokens, Delivery, Outcome, StreamBatch, at_least, estimate_usage
+from router_svc.domain.digest import answer_digest
 from router_svc.domain.errors import CacheUnavailable, ClientStalled, LedgerRefused, RouterError, UpstreamFailed
 from router_svc.domain.failure import FailureKind, SourceFailure, broken_off, error_of
 from router_svc.domain.plan import Candidate, Plan
@@ -29,6 +32,9 @@ _FINISH_GRACE_S = 5.0
 """After the last finish reason only usage and [DONE] are to come; a source that then falls silent is not waited for."""
 _LATE = frozenset({FailureKind.CUT, FailureKind.TIMEOUT})
 """Failures that take nothing from an answer that is complete already."""
+
+_LONG_STREAM_BYTES = 256 * 1024
+"""To fold such a stream takes milliseconds, in which others should be served."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +59,7 @@ class CompletionTools:
     sources: Sources
     clock: Clock
     count_tokens: CountTokens
+    new_salt: NewSalt
     limits: CompletionLimits
 
 
@@ -274,6 +281,8 @@ class Completion:
             source_id=offer.source_id,
             upstream_model=offer.upstream_model,
             trace_id=self._call.trace_id,
+            request_digest=salted(self._call.body, self._tools.new_salt()),
+            answer_digest=await self._answer_digest(delivery),
         )
         try:
             return await self._tools.settlement.settle(self._call, facts, tuple(self._attempts))
@@ -285,6 +294,17 @@ class Completion:
                 "not_settled", request_id=self._call.request_id, key_id=self._call.principal.key_id, error=str(error)
             )
             raise
+
+    async def _answer_digest(self, delivery: Delivery) -> str:
+        salt = self._tools.new_salt()
+        try:
+            if delivery.received_bytes < _LONG_STREAM_BYTES:
+                return answer_digest(delivery, salt)
+            return await asyncio.to_thread(answer_digest, delivery, salt)
+        except NoStatement as error:
+            # The reason is about its form, and names fields at most.
+            _log.warning("answer_without_digest", request_id=self._call.request_id, why=str(error)[:200])
+            return ""
 
     async def _release(self, reason: str) -> None:
         attempts = tuple(

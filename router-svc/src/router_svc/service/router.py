@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from meshkit.clock import Clock
+from meshkit.digests import NewSalt
 from router_svc.domain.answer import CountTokens
 from router_svc.domain.catalog import WireFormat
 from router_svc.domain.errors import DuplicateRequest, RouterBusy
@@ -74,6 +75,7 @@ class RouterService:
         clients: Mapping[WireFormat, SourceClient],
         has_secret: Callable[[str], bool],
         count_tokens: CountTokens,
+        new_salt: NewSalt,
         clock: Clock,
         limits: Limits,
         sleep: Sleep = asyncio.sleep,
@@ -90,6 +92,7 @@ class RouterService:
             sources=self._sources,
             clock=clock,
             count_tokens=count_tokens,
+            new_salt=new_salt,
             limits=CompletionLimits(
                 request_timeout_s=limits.request_timeout_s,
                 drain_max_s=limits.drain_max_s,
