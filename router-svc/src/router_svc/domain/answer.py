@@ -19,6 +19,9 @@ CountTokens = Callable[[str], int]
 _MESSAGE_TOKENS = 4
 _IMAGE_TOKENS = 765
 """A 1024x1024 image in high detail, by OpenAI's rule; the estimate's stand-in for all."""
+_BROKEN_FINISHES = frozenset({"error", "insufficient_system_resource"})
+"""Finish reasons that say that the source failed (OpenRouter's, DeepSeek's). ``content_filter`` is not among them: it
+is an answer that the source stands by and bills."""
 _REASONING_FIELDS = ("reasoning_content", "reasoning")
 _VISIBLE_FIELDS = ("content", "refusal")
 
@@ -48,8 +51,8 @@ class StreamBatch:
     """What one read of a source's stream gave.
 
     ``payloads``: for the client, without usage. ``usage_chunk``: for the end. ``finished``: choices that gave their
-    finish reason. ``done``: the source said that this is the end. ``said_since_usage``: something of ``payloads`` came
-    after ``usage``, which is then only the usage so far.
+    finish reason, and ``finish_reasons`` what those were. ``done``: the source said that this is the end.
+    ``said_since_usage``: something of ``payloads`` came after ``usage``, which is then only the usage so far.
     """
 
     payloads: tuple[bytes, ...] = ()
@@ -58,14 +61,18 @@ class StreamBatch:
     finished: frozenset[int] = frozenset()
     done: bool = False
     said_since_usage: bool = False
+    finish_reasons: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class PlainAnswer:
-    """A whole answer as one JSON body, verbatim. ``usage`` None: the source was silent."""
+    """A whole answer as one JSON body, verbatim. ``usage`` None: the source was silent. ``finish_reasons``: those that
+    are not blank.
+    """
 
     body: bytes
     usage: Usage | None
+    finish_reasons: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -82,6 +89,7 @@ class Delivery:
     usage_is_current: bool = False
     """Nothing was said since the source told ``usage``."""
     finished: set[int] = field(default_factory=set)
+    finish_reasons: set[str] = field(default_factory=set)
     done: bool = False
     body: bytes = b""
 
@@ -105,7 +113,18 @@ class Delivery:
         elif batch.payloads:
             self.usage_is_current = False
         self.finished |= batch.finished
+        self.finish_reasons |= batch.finish_reasons
         self.done = self.done or batch.done
+
+    def take_whole(self, answer: PlainAnswer) -> None:
+        """Take an answer that came as one body."""
+        self.body, self.usage = answer.body, answer.usage
+        self.finish_reasons |= answer.finish_reasons
+
+    def came_to_nothing(self, usage: Usage) -> bool:
+        """It ended without output, and its source gave no reason for the end but a failure of its own."""
+        said = usage.output_tokens + usage.reasoning_tokens + usage.images + usage.seconds
+        return not said and self.finish_reasons <= _BROKEN_FINISHES and not any(self.texts())
 
     def texts(self) -> tuple[str, str]:
         """What the client was given: visible text, and reasoning."""

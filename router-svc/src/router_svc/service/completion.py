@@ -192,7 +192,7 @@ class Completion:
                             await self._take(delivery, batch)
                 else:
                     plain = await self._tools.sources.ask(call)
-                    delivery.body, delivery.usage = plain.body, plain.usage
+                    delivery.take_whole(plain)
                     await self._announce(delivery)
         except SourceFailure as failure:
             return None if delivery.is_complete(self._request.choices) and failure.kind in _LATE else failure
@@ -271,11 +271,10 @@ class Completion:
 
     async def _settle(self, ended: _Ended, delivery: Delivery, usage: Usage) -> Charge:
         offer = delivery.candidate.offer
-        outcome = Outcome.INTERRUPTED if ended.error else Outcome.COMPLETE
         facts = SettleFacts(
             usage=usage,
             price=delivery.candidate.price,
-            outcome=Outcome.CLIENT_GONE if ended.client_gone else outcome,
+            outcome=self._outcome_of(ended, delivery, usage),
             requested_model=self._call.requested_model,
             model=self._call.model,
             source_id=offer.source_id,
@@ -294,6 +293,13 @@ class Completion:
                 "not_settled", request_id=self._call.request_id, key_id=self._call.principal.key_id, error=str(error)
             )
             raise
+
+    def _outcome_of(self, ended: _Ended, delivery: Delivery, usage: Usage) -> Outcome:
+        if delivery.is_complete(self._request.choices) and delivery.came_to_nothing(usage):
+            return Outcome.INTERRUPTED  # whatever its form: nobody pays for an answer that never came
+        if ended.client_gone:
+            return Outcome.CLIENT_GONE
+        return Outcome.INTERRUPTED if ended.error else Outcome.COMPLETE
 
     async def _answer_digest(self, delivery: Delivery) -> str:
         salt = self._tools.new_salt()
@@ -315,8 +321,8 @@ class Completion:
 
     async def _offer_to_cache(self, delivery: Delivery, usage: Usage, charge: Charge) -> None:
         ticket = self._call.cache_ticket
-        complete = delivery.is_complete(self._request.choices)
-        if ticket is None or not complete or usage.provenance is not Provenance.PROVIDER:
+        complete, blank = delivery.is_complete(self._request.choices), delivery.came_to_nothing(usage)
+        if ticket is None or not complete or usage.provenance is not Provenance.PROVIDER or blank:
             return
         usage_chunks = [delivery.usage_chunk] if delivery.usage_chunk else []
         answer = FreshAnswer(
