@@ -17,10 +17,11 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from tallygate_deploy.checking import VerificationError
 from tallygate_deploy.key_trust import Pinned, pinned_by_document
 from tallygate_deploy.processes import service_process, wait_for_file
 from tallygate_deploy.span_receiver import Span, SpanReceiver, span_receiver
-from tallygate_deploy.verify import Evidence, VerificationError, verify
+from tallygate_deploy.verify import Evidence, verify
 
 MODEL = "local/smollm2-135m-instruct"
 REQUEST = {
