@@ -11,7 +11,7 @@ import orjson
 
 from router_svc.domain.answer import PlainAnswer, StreamBatch
 from router_svc.domain.failure import FailureKind, SourceFailure
-from router_svc.domain.usage import usage_of_source
+from router_svc.domain.usage.compatible import usage_of_source
 from router_svc.sources.chunk import Chunk, error_event, read_chunk
 from router_svc.sources.refusal import transport_failure
 from router_svc.sources.span import SourceSpan
