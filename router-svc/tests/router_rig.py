@@ -297,7 +297,7 @@ async def rig_over(
             cache=cache,
             clients={WireFormat.OPENAI: client},
             has_secret=secrets.__contains__,
-            count_tokens=lambda text: len(text.split()),
+            count_tokens=lambda text, _: len(text.split()),
             new_salt=new_salt,
             clock=SystemClock(),
             limits=limits,

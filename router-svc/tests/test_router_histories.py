@@ -154,7 +154,7 @@ def test_every_history_ends_once(
             cache=cache,
             clients={WireFormat.OPENAI: client},
             has_secret=lambda _: True,
-            count_tokens=lambda text: len(text.split()),
+            count_tokens=lambda text, _: len(text.split()),
             new_salt=new_salt,
             clock=SystemClock(),
             limits=LIMITS,

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 import orjson
 
-from meshkit.money import Provenance, Usage
+from meshkit.money import Usage
 from router_svc.domain.plan import Candidate
-from router_svc.domain.request import count_images, prompt_texts
 
-CountTokens = Callable[[str], int]
-"""The tokens of a text."""
-
-_MESSAGE_TOKENS = 4
-_IMAGE_TOKENS = 765
-"""A 1024x1024 image in high detail, by OpenAI's rule; the estimate's stand-in for all."""
 _BROKEN_FINISHES = frozenset({"error", "insufficient_system_resource"})
 """Finish reasons that say that the source failed (OpenRouter's, DeepSeek's). ``content_filter`` is not among them: it
 is an answer that the source stands by and bills."""
@@ -137,25 +130,6 @@ class Delivery:
                 reasoning.extend(_texts_in(message, _REASONING_FIELDS))
                 visible.extend(_tool_texts(message))
         return "".join(visible), "".join(reasoning)
-
-
-def estimate_usage(fields: Mapping[str, Any], visible: str, reasoning: str, count: CountTokens) -> Usage:
-    """Usage counted here, as the source was silent: prompt by its texts and images, answer by what was delivered."""
-    prompt = sum(count(text) for text in prompt_texts(fields))
-    prompt += _MESSAGE_TOKENS * len(fields.get("messages") or ()) + _IMAGE_TOKENS * count_images(fields)
-    return Usage(
-        input_tokens=prompt,
-        output_tokens=count(visible) if visible else 0,
-        reasoning_tokens=count(reasoning) if reasoning else 0,
-        calls=1,
-        provenance=Provenance.ESTIMATED,
-    )
-
-
-def at_least(told: Usage, estimate: Usage) -> Usage:
-    """What a source told before it was done, and what was counted since: of each class the larger, as an estimate."""
-    larger = {name: max(getattr(told, name), getattr(estimate, name)) for name in ("output_tokens", "reasoning_tokens")}
-    return replace(told, **larger, provenance=Provenance.ESTIMATED)
 
 
 def _messages_of(chunk: bytes) -> Iterable[Mapping[str, Any]]:

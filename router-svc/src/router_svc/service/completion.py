@@ -15,12 +15,14 @@ from meshkit.answers.statement import NoStatement
 from meshkit.clock import Clock
 from meshkit.digests import NewSalt, salted
 from meshkit.money import Provenance, Usage
-from router_svc.domain.answer import Attempt, CountTokens, Delivery, Outcome, StreamBatch, at_least, estimate_usage
+from router_svc.domain.answer import Attempt, Delivery, Outcome, StreamBatch
 from router_svc.domain.digest import answer_digest
 from router_svc.domain.errors import CacheUnavailable, ClientStalled, LedgerRefused, RouterError, UpstreamFailed
+from router_svc.domain.estimate import at_least, estimate_usage
 from router_svc.domain.failure import FailureKind, SourceFailure, broken_off, error_of
 from router_svc.domain.plan import Candidate, Plan
 from router_svc.domain.request import ChatRequest
+from router_svc.domain.tokenizer import CountTokens
 from router_svc.service.pipe import ChunksEvent, EventPipe, FinalEvent, RouteEvent
 from router_svc.service.ports import Cache, Charge, CompletionCall, FreshAnswer, Hold, SettleFacts, SourceCall
 from router_svc.service.settlement import Settlement
@@ -265,7 +267,12 @@ class Completion:
         if told is None and not visible and not reasoning and not complete and not ended.client_gone:
             return None
         estimate = await asyncio.to_thread(
-            estimate_usage, self._request.fields, visible, reasoning, self._tools.count_tokens
+            estimate_usage,
+            self._request.fields,
+            delivery.candidate,
+            visible,
+            reasoning,
+            self._tools.count_tokens,
         )
         return estimate if told is None else at_least(told, estimate)
 

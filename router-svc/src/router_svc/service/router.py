@@ -10,11 +10,11 @@ import structlog
 
 from meshkit.clock import Clock
 from meshkit.digests import NewSalt
-from router_svc.domain.answer import CountTokens
 from router_svc.domain.catalog import WireFormat
 from router_svc.domain.errors import DuplicateRequest, RouterBusy
 from router_svc.domain.plan import Plan, plan
 from router_svc.domain.request import ChatRequest, read_chat_request
+from router_svc.domain.tokenizer import CountTokens
 from router_svc.service.completion import Completion, CompletionLimits, CompletionTools
 from router_svc.service.pipe import Event, EventPipe
 from router_svc.service.ports import Cache, Catalog, CompletionCall, Ledger, SourceClient
