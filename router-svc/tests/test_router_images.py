@@ -21,7 +21,17 @@ from router_svc.domain.images import (
 )
 
 MODELS = (
-    *("gpt-4o", "gpt-4o-mini", "gpt-4.1-mini", "gpt-4.1-nano", "gpt-5", "gpt-5-nano", "gpt-5.4-nano", "gpt-6.1-sol"),
+    *(
+        "gpt-4o",
+        "gpt-4o-mini",
+        "gpt-4.1-mini",
+        "gpt-4.1-nano",
+        "gpt-5",
+        "gpt-5-nano",
+        "gpt-5.4-nano",
+        "gpt-5.5",
+        "gpt-6.1-sol",
+    ),
     *("o3", "o4-mini", "claude-opus-4-5", "claude-opus-5-5", "gemini-2.5-pro", "gemini-3.8-flash", "qwen3-vl-plus"),
 )
 
@@ -75,6 +85,14 @@ def tokens(model: str, content: dict[str, Any]) -> int:
         ("gpt-4.1-mini", (1800, 2400), "high", 2353),  # scaled to 1452 patches
         ("gpt-4.1-nano", (1800, 2400), "high", 3572),
         ("o4-mini", (32, 32), "high", 2),
+        ("gpt-5.4", (1024, 1024), "auto", 1024),
+        ("gpt-5.4", (8000, 8000), "auto", 2500),
+        ("gpt-5.4", (8000, 8000), "original", 10_000),
+        ("gpt-5.5", (8000, 8000), "auto", 10_000),
+        ("gpt-5.4-mini", (8000, 8000), "original", 2465),  # scaled to 39 x 39 patches
+        ("gpt-6.1-sol", (1920, 1080), "auto", 2448),  # 60 x 34 patches, not scaled, x 1.2
+        ("gpt-6.1-sol", (4000, 3000), "high", 2942),  # scaled to 57 x 43 patches
+        ("gpt-6.1-sol", (4000, 3000), "low", 231),
         # https://platform.claude.com/docs/en/build-with-claude/vision
         ("claude-sonnet-4-5", (200, 200), "auto", 54),
         ("claude-sonnet-4-5", (1000, 1000), "auto", 1334),

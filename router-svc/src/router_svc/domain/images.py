@@ -1,11 +1,12 @@
 """What an image counts as, by the published rule of the model's maker.
 
-OpenAI: https://platform.openai.com/docs/guides/images-vision#calculating-costs. Tiles: fit into 2048 x 2048, then the
-shorter side down to 768, a price for each 512 x 512 and a base; patches: 32 x 32 each, scaled down into a budget, times
-a factor. Anthropic: https://platform.claude.com/docs/en/build-with-claude/vision, width x height / 750 after scaling to
-the longest edge and the most tokens. Gemini: https://ai.google.dev/gemini-api/docs/tokens and
-.../media-resolution, 258 up to 384 x 384, else 258 a crop; from Gemini 3 on a fixed count. Others publish no rule for
-their endpoints; most see patches of 28 x 28.
+OpenAI: https://platform.openai.com/docs/guides/images-vision (model sizing behavior, calculating costs). Tiles: fit
+into 2048 x 2048, then the shorter side down to 768, a price for each 512 x 512 and a base; patches: 32 x 32 each,
+scaled down into a budget of the model and the detail, times a factor. Anthropic:
+https://platform.claude.com/docs/en/build-with-claude/vision, width x height / 750 after scaling to the longest edge and
+the most tokens. Gemini: https://ai.google.dev/gemini-api/docs/tokens and .../media-resolution, 258 up to 384 x 384,
+else 258 a crop; from Gemini 3 on a fixed count. Others publish no rule for their endpoints; most see patches of 28 x
+28.
 """
 
 from __future__ import annotations
@@ -128,11 +129,31 @@ def _tiles(base: int, tile: int) -> ImageRule:
     return ImageRule(tokens, heeds_low=True)
 
 
-def _patches(percent: int, most: int, most_original: int | None = None) -> ImageRule:
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    """The most patches, and the longest edge in pixels."""
+
+    patches: int
+    edge: int
+
+
+_LOW = _Budget(256, 512)
+_SMALL = _Budget(1_536, 2_048)
+_HIGH = _Budget(2_500, 2_048)
+_ORIGINAL = _Budget(10_000, 6_000)
+_AS_IT_IS = _Budget(30_000, 65_535)
+"""What is larger is refused, not scaled."""
+
+
+def _patches(percent: int, high: _Budget, original: _Budget | None = None, auto: _Budget | None = None) -> ImageRule:
+    budgets = {"low": _LOW, "high": high, "original": original or high, "auto": auto or high}
+
     def tokens(size: tuple[int, int] | None, detail: str) -> int:
-        budget = 256 if detail == "low" else (most_original or most) if detail == "original" else most
-        patches = budget if size is None else _pieces(_within(size, budget), _PATCH)
-        return -(-min(patches, budget) * percent // 100)
+        budget = budgets.get(detail, budgets["auto"])
+        patches = budget.patches
+        if size is not None:
+            patches = min(patches, _pieces(_within(_scaled(size, budget.edge / max(size)), budget.patches), _PATCH))
+        return -(-patches * percent // 100)
 
     return ImageRule(tokens, heeds_low=True)
 
@@ -164,23 +185,23 @@ def _others(size: tuple[int, int] | None, _: str) -> int:
     return _OTHERS_MOST if size is None else min(_pieces(size, 28), _OTHERS_MOST)
 
 
-_BIG_PATCHES = 2_500, 10_000
 _OTHER = ImageRule(_others)
 # The first that matches the model's or the source's name of a model.
 _RULES = tuple(
     (re.compile(rf"(?<![a-z])(?:{pattern})", re.IGNORECASE), rule)
     for pattern, rule in (
         (r"gpt-4o-mini", _tiles(2_833, 5_667)),
-        (r"gpt-4\.1-mini", _patches(162, 1_536)),
-        (r"gpt-4\.1-nano", _patches(246, 1_536)),
-        (r"gpt-5(\.[1-3])?-mini", _patches(162, 1_536)),
-        (r"gpt-5(\.[1-3])?-nano", _patches(246, 1_536)),
-        (r"gpt-5\.[4-9]-mini", _patches(162, *_BIG_PATCHES)),
-        (r"gpt-5\.[4-9]-nano", _patches(246, *_BIG_PATCHES)),
-        (r"gpt-5\.[4-9]|gpt-[6-9]", _patches(120, *_BIG_PATCHES)),
+        (r"gpt-4\.1-mini", _patches(162, _SMALL)),
+        (r"gpt-4\.1-nano", _patches(246, _SMALL)),
+        (r"gpt-5(\.\d)?-mini", _patches(162, _SMALL)),
+        (r"gpt-5(\.\d)?-nano", _patches(246, _SMALL)),
+        (r"gpt-5\.[6-9]|gpt-[6-9]", _patches(120, _HIGH, _AS_IT_IS, auto=_AS_IT_IS)),
+        (r"gpt-5\.5", _patches(100, _HIGH, _ORIGINAL, auto=_ORIGINAL)),
+        (r"gpt-5\.4", _patches(100, _HIGH, _ORIGINAL)),
+        (r"gpt-5\.[23]|gpt-5.*codex", _patches(100, _SMALL)),
         (r"gpt-5", _tiles(70, 140)),
         (r"gpt-4|chatgpt-4", _tiles(85, 170)),
-        (r"(?<!\d)o4-mini", _patches(172, 1_536)),
+        (r"(?<!\d)o4-mini", _patches(172, _SMALL)),
         (r"(?<!\d)o[13](?![a-z0-9])", _tiles(75, 150)),
         (r"claude-([a-z]+-)?(4[-.][7-9]|[5-9])(?!\d)", _anthropic(2_576, 4_784)),
         (r"claude", _anthropic(1_568, 1_600)),

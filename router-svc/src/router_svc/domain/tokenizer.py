@@ -73,7 +73,8 @@ def _measured(
 
 def _claude(percent: int) -> Tokenizer:
     """346 tokens of system prompt for tools: https://platform.claude.com/docs/en/agents-and-tools/tool-use/overview.
-    From Opus 4.7 on a text has up to 1.35 times the tokens that it had before: .../about-claude/models/whats-new.
+    From Opus 4.7 on a text has up to 1.35 times the tokens that it had before:
+    https://platform.claude.com/docs/en/about-claude/models/migration-guide.
     """
     return _measured(CL100K, percent, cjk=CL100K, tools_tokens=346, under_percent=30)
 
