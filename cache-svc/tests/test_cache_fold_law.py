@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from cache_svc.domain import answer as answers
 from cache_svc.domain.answer import NotStorable
-from cache_svc.domain.fold import fold
-from cache_svc.domain.joining import NotFoldable
 from cache_svc.domain.unfold import unfold
+from meshkit.answers import statement
+from meshkit.answers.fold import fold
+from meshkit.answers.joining import NotFoldable
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 SCALARS = (
@@ -136,6 +137,16 @@ def test_a_body_is_stored_and_replayed_whole_but_for_id_and_time(body: dict[str,
     assert same(orjson.loads(answers.render_body(kept, completion_id="gen_1", created_s=7)), renewed)
     chunks, usage_chunk = answers.render_chunks(kept, completion_id="gen_1", created_s=7)
     assert same(answers.read_chunks([*chunks, usage_chunk]), renewed)
+
+
+@given(BODY.map(spoken))
+def test_an_answer_and_its_replays_have_one_statement(body: dict[str, Any]) -> None:
+    kept = orjson.dumps(answers.read_body(orjson.dumps(body)))
+    replayed = answers.render_body(kept, completion_id="gen_1", created_s=7)
+    chunks, usage_chunk = answers.render_chunks(kept, completion_id="gen_2", created_s=8)
+    said = statement.of_body(orjson.dumps(body))
+    assert said == statement.of_body(replayed) == statement.of_stream(chunks)
+    assert said == statement.of_stream([*chunks, usage_chunk])
 
 
 def objects(names: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cache_svc.domain.fold import fold
-from cache_svc.domain.joining import NotFoldable
+from meshkit.answers.fold import fold
+from meshkit.answers.joining import NotFoldable
 
 TOP = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 BODY = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m"}

@@ -11,11 +11,11 @@ import pytest
 
 from cache_svc.domain import request as requests
 from cache_svc.domain.canonical import NotCanonical
-from cache_svc.domain.fold import fold
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason, Mode
 from cache_svc.domain.unfold import unfold
 from cache_svc.service import BadRequest, CacheService
 from cache_svc.store.memory import MemoryStore
+from meshkit.answers.fold import fold
 from meshkit.money import Provenance
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock

@@ -7,172 +7,47 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rfc8785
-from typer.testing import CliRunner
+from receipt_log import KEYS, LOG, OTHER_KEYS, Log, receipt
 
-from edge.wire.log import jwks_json, proof_json
-from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode, quote
-from ledger_svc.domain.checkpoints import sign_checkpoint
-from ledger_svc.domain.merkle import (
-    Frontier,
-    Range,
-    consistency_ranges,
-    inclusion_ranges,
-    leaf_hash,
-    perfect_root,
-    perfect_subtrees,
-    proof,
-)
-from ledger_svc.domain.receipts import Receipt, encode
-from ledger_svc.domain.signing import Keyring, compact, load_private_key
-from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
-from tallygate.ledger.v1 import ledger_pb2 as pb
-from tallygate_deploy.cli import app
+from edge.wire.log import jwks_json
+from ledger_svc.domain.receipts import encode
+from ledger_svc.domain.signing import Keyring, load_private_key
+from tallygate_deploy.checking import VerificationError, strict_json
 from tallygate_deploy.key_trust import pinned_by_jwks
-from tallygate_deploy.verify import Evidence, VerificationError, strict_json, verify
-
-ORIGIN = "example.com/tallygate"
-PRICE = PriceSnapshot(
-    "openai/gpt-x",
-    BillingTier.PASSTHROUGH,
-    (RateTier(0, Rates(input_pico_usd=150_000, output_pico_usd=600_000)), RateTier(128_000, Rates(input_pico_usd=9))),
-    markup_bps=500,
-    price_source="genai-prices",
-    catalog_revision="rev1",
-)
-KEYS = Keyring({"2026-11": load_private_key("bm5u" * 10 + "bm4")})
-OTHER_KEYS = Keyring({"2026-11": load_private_key("b25l" * 10 + "b24")})
-
-
-def receipt(n: int, mode: ServedMode = ServedMode.FRESH, **change: Any) -> Receipt:
-    facts = ChargeFacts(
-        usage=Usage(input_tokens=101 + n, output_tokens=7, provenance=Provenance.PROVIDER),
-        price=PRICE,
-        served_mode=mode,
-        outcome=Outcome.COMPLETE,
-        requested_model="tallygate/fast",
-        model="gpt-x",
-        source_id="openai",
-        upstream_model="gpt-x-2026",
-        origin_receipt_id="" if mode is ServedMode.FRESH else "rcpt_0",
-        trace_id="ab" * 16,
-        request_digest="0" * 32 + ":" + "1" * 64,
-    )
-    owed = quote(facts)
-    made = Receipt(
-        receipt_id=f"rcpt_{n}",
-        hold_id=f"hold_{n}",
-        request_id=f"req_{n}",
-        org_id="org_1",
-        project_id="prj_1",
-        key_id="key_1",
-        facts=facts,
-        held_nano_usd=10**6,
-        charged_nano_usd=owed.due_nano_usd,
-        saved_nano_usd=owed.saved_nano_usd,
-        absorbed_nano_usd=0,
-        attempts=(Attempt("openai/gpt-x", 1, 2, 200, won=True),),
-        created_at_ms=1_750_000_000_000 + n,
-    )
-    return replace(made, **change)
-
-
-@dataclass
-class Log:
-    """A log without a database: documents, signed."""
-
-    documents: list[str]
-    keys: Keyring = KEYS
-
-    def jws(self, index: int) -> str:
-        document = self.documents[index].encode()
-        return compact(self.keys.signing_kid, document, self.keys.seal(document).signature).decode()
-
-    def _leaves(self, size: int) -> list[bytes]:
-        return [leaf_hash(self.jws(index).encode()) for index in range(size)]
-
-    def checkpoint(self, size: int) -> str:
-        return sign_checkpoint(ORIGIN, Frontier().extended(self._leaves(size))[0], self.keys, 1).note
-
-    def hashes(self, ranges: list[Range]) -> list[bytes]:
-        leaves = self._leaves(len(self.documents))
-        nodes = {node for leaf_range in ranges for node in perfect_subtrees(leaf_range)}
-        return proof(ranges, {(at, i): perfect_root(leaves[i << at : (i + 1) << at]) for at, i in nodes})
-
-    def consistency(self, first: int, second: int) -> pb.GetConsistencyProofResponse:
-        hashes = self.hashes(consistency_ranges(first, second))
-        return pb.GetConsistencyProofResponse(first_size=first, second_size=second, hashes=hashes)
-
-    def listed(self) -> pb.ListSigningKeysResponse:
-        keys = [pb.SigningKey(kid=kid, public_key=key.public_bytes_raw()) for kid, key in self.keys.public.items()]
-        return pb.ListSigningKeysResponse(keys=keys)
-
-    def bundle(self, index: int, size: int, *, since: int | None = None) -> dict[str, Any]:
-        found = pb.GetInclusionProofResponse(
-            jws=self.jws(index),
-            leaf_index=index,
-            tree_size=size,
-            hashes=self.hashes(inclusion_ranges(index, size)),
-            checkpoint=self.checkpoint(size),
-        )
-        grown = None if since is None else self.consistency(*sorted((since, size)))
-        name = json.loads(self.documents[index])["receipt_id"]
-        return proof_json(name, found, self.listed(), grown)
-
-
-MODES = [ServedMode.FRESH, ServedMode.EXACT, ServedMode.SEMANTIC, ServedMode.FRESH, ServedMode.EXACT]
-LOG = Log([encode(receipt(n, mode)) for n, mode in enumerate(MODES * 3)])
-
-
-@pytest.fixture
-def jwks(tmp_path: Path) -> Path:
-    path = tmp_path / "jwks.json"
-    path.write_text(json.dumps(jwks_json(LOG.listed())))
-    return path
-
-
-@pytest.fixture
-def run(tmp_path: Path, jwks: Path) -> Callable[..., tuple[int, str]]:
-    """Runs the command on a bundle; gives the exit code and what was printed."""
-
-    def run(bundle: object, *arguments: str, checkpoint: str | None = None, pinned: bool = True) -> tuple[int, str]:
-        path = tmp_path / "proof.json"
-        path.write_text(bundle if isinstance(bundle, str) else json.dumps(bundle, ensure_ascii=False))
-        options = [*arguments, *(["--jwks", str(jwks)] if pinned else [])]
-        if checkpoint is not None:
-            (tmp_path / "checkpoint").write_text(checkpoint)
-            options += ["--checkpoint", str(tmp_path / "checkpoint")]
-        result = CliRunner().invoke(app, ["verify", str(path), *options])
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result.exit_code, result.output
-
-    return run
+from tallygate_deploy.verify import Evidence, verify
 
 
 def test_a_right_proof_says_each_check_that_was_made(run: Callable[..., tuple[int, str]]) -> None:
     code, output = run(LOG.bundle(1, 11, since=4), checkpoint=LOG.checkpoint(4))
     assert code == 0, output
     lines = output.splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith("left out")] == [
+        "left out request",
+        "left out answer",
+    ], "said, so that nobody takes them for checked"
+    lines = [line for line in lines if not line.startswith("left out")]
     assert [line.split(":")[0] for line in lines] == [
         f"ok       {check}"
         for check in (
-            *("form", "keys", "signature", "canonical form", "price hash", "charge"),
+            *("form", "keys", "signature", "canonical form", "price hash", "charge", "origin"),
             *("leaf hash", "checkpoint signature", "inclusion", "consistency"),
         )
     ]
     assert "(exact x 2500 bps, saved $" in lines[5]
-    assert "leaf 1 of 11" in lines[8]
+    assert "a replay of the answer of rcpt_0" in lines[6]
+    assert "leaf 1 of 11" in lines[9]
 
 
 @pytest.mark.parametrize("size", [1, 2, 11, 15])
 def test_every_receipt_of_a_log_passes(size: int, jwks: Path) -> None:
     for index in range(size):
-        assert len(list(verify(Evidence(LOG.bundle(index, size), pinned_by_jwks(jwks))))) == 10
+        assert len(list(verify(Evidence(LOG.bundle(index, size), pinned_by_jwks(jwks))))) == 13
 
 
 @pytest.mark.parametrize(("pinned", "size"), [(0, 5), (5, 5), (4, 11), (8, 15), (11, 5)])
@@ -219,6 +94,7 @@ def _more_fields() -> dict[str, Any]:
 
 
 RIGHT = LOG.bundle(1, 11)
+LEFT_OUT = Log([*LOG.documents[:2], *LOG.documents[3:]])
 TAMPERED: dict[str, tuple[str, Callable[[], Any]]] = {
     "not JSON": ("form", lambda: "{"),
     "another document": ("form", lambda: {"object": "receipt"}),
@@ -265,6 +141,11 @@ TAMPERED: dict[str, tuple[str, Callable[[], Any]]] = {
         "inclusion",
         lambda: RIGHT | {"jws": Log([encode(receipt(99)), *LOG.documents]).jws(0), "receipt_id": "rcpt_99"},
     ),
+    "a receipt that a log has since left out": (
+        "inclusion",
+        lambda: LEFT_OUT.bundle(2, 11) | {"jws": LOG.jws(2), "receipt_id": "rcpt_2"},
+    ),
+    "a replay of nothing": ("origin", lambda: _wrong(origin_receipt_id="")),
     "a proof that nobody asked for": ("consistency", lambda: LOG.bundle(1, 11, since=4)),
 }
 
@@ -285,6 +166,8 @@ REWRITTEN = Log([*LOG.documents[:3], encode(receipt(77)), *LOG.documents[4:]])
     [
         (lambda: LOG.bundle(1, 11, since=4), lambda: REWRITTEN.checkpoint(4), "consistency"),
         (lambda: REWRITTEN.bundle(1, 11, since=4), lambda: LOG.checkpoint(4), "consistency"),
+        (lambda: LEFT_OUT.bundle(1, 11, since=4), lambda: LOG.checkpoint(4), "consistency"),
+        (lambda: LEFT_OUT.bundle(1, 11), lambda: LOG.checkpoint(11), "consistency"),
         (lambda: REWRITTEN.bundle(1, 11), lambda: LOG.checkpoint(11), "consistency"),
         (lambda: LOG.bundle(1, 11), lambda: LOG.checkpoint(4), "consistency"),
         (lambda: LOG.bundle(1, 11, since=5), lambda: LOG.checkpoint(4), "consistency"),

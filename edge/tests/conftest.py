@@ -29,6 +29,7 @@ from edge.clients import dial_mesh
 from edge.serving import running_http
 from edge.settings import EdgeSettings
 from meshkit.channels import Dialer
+from meshkit.digests import new_salt
 from meshkit.local import LocalNetwork
 from meshkit.serve import Register, running
 from meshkit.telemetry import Telemetry
@@ -97,6 +98,7 @@ class World:
             self.telemetry,
             clock=self.clock,
             make_id=lambda kind: f"{kind}_{next(counts[kind])}",
+            new_salt=new_salt,
         )
         self.app = app
         await self._stack.enter_async_context(app.router.lifespan_context(app))

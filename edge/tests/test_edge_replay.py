@@ -10,6 +10,8 @@ import orjson
 import pytest
 import structlog
 
+from meshkit import digests
+from meshkit.answers import statement
 from meshkit.errors import MeshError
 from tallygate.cache.v1 import cache_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
@@ -32,6 +34,20 @@ async def test_a_hit_is_charged_as_a_replay_of_its_origin(world: Any) -> None:
     assert charge.request_id == response.headers["x-request-id"]
     assert charge.principal.key_id == "key_1"
     assert not world.router.requests
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_replays_charge_names_the_request_and_what_is_replayed(world: Any, stream: bool) -> None:
+    world.cache.holds(stream=stream)
+    response = await world.chat(stream=stream)
+    (charge,) = world.ledger.charges
+    assert digests.is_of(charge.facts.request_digest, world.cache.lookups[0].openai_body)
+    if stream:
+        events = [event.removeprefix("data: ").encode() for event in response.text.split("\n\n")[:-2]]
+        said = statement.of_stream(events)
+    else:
+        said = statement.of_body(response.content)
+    assert digests.is_of(charge.facts.answer_digest, said)
 
 
 async def test_a_replayed_body_and_its_headers(world: Any) -> None:

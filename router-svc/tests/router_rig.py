@@ -14,6 +14,7 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from meshkit.clock import SystemClock
+from meshkit.digests import new_salt
 from meshkit.money import BillingTier, PriceSnapshot, Rates, RateTier
 from meshkit.principal import Principal
 from meshkit.telemetry import Telemetry
@@ -350,7 +351,8 @@ async def rig_over(
             flights=flights,
             clients={WireFormat.OPENAI: client},
             has_secret=secrets.__contains__,
-            count_tokens=lambda text: len(text.split()),
+            count_tokens=lambda text, _: len(text.split()),
+            new_salt=new_salt,
             clock=SystemClock(),
             limits=limits,
         )

@@ -146,7 +146,7 @@ async def test_leaving_a_source_that_has_begun_without_a_word_is_charged_for_the
         await leave_after_first_chunks(rig)
         await ended(rig)
     usage = rig.ledger.settled["req_1"][0].usage
-    assert (usage.input_tokens, usage.output_tokens, usage.provenance) == (6, 0, Provenance.ESTIMATED)
+    assert (usage.input_tokens, usage.output_tokens, usage.provenance) == (12, 0, Provenance.ESTIMATED)
 
 
 async def test_leaving_in_the_middle_drains_where_cancelling_would_not_help(source: ScriptedSource) -> None:

@@ -323,7 +323,7 @@ async def test_a_silent_source_is_estimated_and_labelled(source: ScriptedSource,
         events = await rig.complete(stream=stream, cache_ticket=TICKET)
 
     assert isinstance(events[-1], FinalEvent)
-    assert events[-1].usage == Usage(input_tokens=2 + 4, output_tokens=3, calls=1, provenance=Provenance.ESTIMATED)
+    assert events[-1].usage == Usage(input_tokens=2 + 5 + 5, output_tokens=3, calls=1, provenance=Provenance.ESTIMATED)
     assert events[-1].usage_chunk == b""
     assert rig.cache.stored == [], "an answer without usage is never stored"
     assert rig.ledger.settled["req_1"][0].outcome is Outcome.COMPLETE

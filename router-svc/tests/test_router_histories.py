@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from router_rig import FakeCache, FakeFlights, FakeLedger, call_of, catalog_of, chunk, usage_chunk
 
 from meshkit.clock import SystemClock
+from meshkit.digests import new_salt
 from meshkit.money import Provenance, Usage
 from router_svc.domain.answer import Outcome, PlainAnswer, StreamBatch
 from router_svc.domain.catalog import Source, WireFormat
@@ -154,7 +155,8 @@ def test_every_history_ends_once(
             flights=FakeFlights(),
             clients={WireFormat.OPENAI: client},
             has_secret=lambda _: True,
-            count_tokens=lambda text: len(text.split()),
+            count_tokens=lambda text, _: len(text.split()),
+            new_salt=new_salt,
             clock=SystemClock(),
             limits=LIMITS,
             sleep=lambda _: asyncio.sleep(0),

@@ -15,14 +15,9 @@ from router_rig import MODEL, catalog_of, price
 from meshkit.money import BillingTier, PriceSnapshot, Usage, charge_nano_usd, worst_case_nano_usd
 from router_svc.domain.catalog import Capabilities, CatalogSnapshot, Model, Offer, Source, WireFormat
 from router_svc.domain.errors import InvalidRequest, ModelNotFound, NoSource, PriceUnknown
+from router_svc.domain.images import ANY_IMAGE_TOKENS, LOW_DETAIL_TOKENS
 from router_svc.domain.plan import Plan, RejectionReason, plan
-from router_svc.domain.request import (
-    IMAGE_TOKENS,
-    LOW_DETAIL_IMAGE_TOKENS,
-    TEMPLATE_TOKENS,
-    TOOLS_TEMPLATE_TOKENS,
-    read_chat_request,
-)
+from router_svc.domain.request import TEMPLATE_TOKENS, TOOLS_TEMPLATE_TOKENS, read_chat_request
 
 A = Source("a", "http://a/v1")
 B = Source("b", "http://b/v1")
@@ -171,7 +166,7 @@ def test_without_a_source_the_reasons_are_told() -> None:
         ({"max_tokens": 7, "best_of": 4}, 0, 28),
         ({"max_tokens": 7, "n_predict": 400}, 0, 10**6),
         ({"tools": [{"type": "function"}], "max_tokens": 7}, TOOLS_TEMPLATE_TOKENS, 7),
-        ({"messages": IMAGE}, IMAGE_TOKENS, 1_000),
+        ({"messages": IMAGE}, ANY_IMAGE_TOKENS, 1_000),
         (
             {
                 "messages": [
@@ -184,7 +179,7 @@ def test_without_a_source_the_reasons_are_told() -> None:
                     }
                 ]
             },
-            LOW_DETAIL_IMAGE_TOKENS - len("data:image/png;base64,AA"),
+            ANY_IMAGE_TOKENS - len("data:image/png;base64,AA"),
             1_000,
         ),
     ],
@@ -198,6 +193,39 @@ def test_the_hold_is_the_worst_case(fields: dict[str, Any], prompt_extra: int, a
     made = planned(body, model=model)
     assert made.hold_nano_usd == expected
     assert made.hold_tokens == len(body) + TEMPLATE_TOKENS + prompt_extra + answer
+
+
+def with_image(url: str, **image: Any) -> bytes:
+    parts = [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": url, **image}}]
+    return body_of(messages=[{"role": "user", "content": parts}], max_tokens=10)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "url", "image", "most"),
+    [
+        # Few bytes, many tokens: a URL elsewhere is no less of an image.
+        ("gpt-4o-mini", "https://example.com/cat.png", {}, ANY_IMAGE_TOKENS),
+        ("gpt-4o-mini", "https://example.com/cat.png", {"detail": "low"}, LOW_DETAIL_TOKENS),
+        ("gpt-4o-mini", "data:image/png;base64,AA", {"detail": "low"}, LOW_DETAIL_TOKENS),
+        ("claude-opus-4-5", "https://example.com/cat.png", {"detail": "low"}, ANY_IMAGE_TOKENS),
+        ("qwen3-vl-plus", "data:image/png;base64,AA", {"detail": "low"}, ANY_IMAGE_TOKENS),
+        ("gemini-2.5-pro", "data:image/png;base64,AA", {}, ANY_IMAGE_TOKENS),
+        ("gemini-2.5-pro", "https://example.com/report.pdf", {}, None),
+        ("gemini-2.5-pro", "data:application/pdf;base64,AA", {}, None),
+        ("gpt-4o-mini", "data:video/mp4;base64,AA", {}, None),
+    ],
+)
+def test_an_image_is_held_for_by_what_its_source_may_count(
+    model_id: str, url: str, image: dict[str, Any], most: int | None
+) -> None:
+    model = replace(MODEL, model_id=model_id, context_tokens=10**6)
+    body = with_image(url, **image)
+    text = len(body) + TEMPLATE_TOKENS - (len(url) if url.startswith("data:") else 0)
+    (made,) = plan_over(body, catalog_of(A, model=model).value, model_id).candidates
+    assert made.most_prompt_tokens == (10**6 if most is None else text + most)
+    assert made.worst_case_nano_usd == worst_case_nano_usd(
+        made.price, prompt_tokens=made.most_prompt_tokens, answer_tokens=10
+    )
 
 
 def test_the_prompts_bound_is_never_above_the_context() -> None:

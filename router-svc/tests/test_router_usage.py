@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,130 +12,66 @@ from hypothesis import strategies as st
 
 from meshkit.money import Provenance, Usage
 from router_svc.domain.failure import FailureKind, SourceFailure
-from router_svc.domain.usage import usage_of_source
+from router_svc.domain.usage import anthropic, gemini
+from router_svc.domain.usage.compatible import usage_of_source
 from router_svc.sources.chunk import read_chunk
+from router_svc.sources.sse import SseParser
 
 
 def used(**classes: int) -> Usage:
     return Usage(**classes, calls=1, provenance=Provenance.PROVIDER)
 
 
-GOLDEN: dict[str, tuple[dict[str, Any], Usage]] = {
-    "openai": (
-        {
-            "prompt_tokens": 2006,
-            "completion_tokens": 300,
-            "total_tokens": 2306,
-            "prompt_tokens_details": {"cached_tokens": 1920, "audio_tokens": 0},
-            "completion_tokens_details": {
-                "reasoning_tokens": 192,
-                "audio_tokens": 0,
-                "accepted_prediction_tokens": 0,
-                "rejected_prediction_tokens": 0,
-            },
-        },
-        used(input_tokens=86, cached_input_tokens=1920, output_tokens=108, reasoning_tokens=192),
-    ),
-    "deepseek": (
-        {
-            "prompt_tokens": 1000,
-            "completion_tokens": 120,
-            "total_tokens": 1120,
-            "prompt_cache_hit_tokens": 832,
-            "prompt_cache_miss_tokens": 168,
-            "completion_tokens_details": {"reasoning_tokens": 100},
-        },
-        used(input_tokens=168, cached_input_tokens=832, output_tokens=20, reasoning_tokens=100),
-    ),
-    "deepseek, cached tokens under both names": (
-        {
-            "prompt_tokens": 17,
-            "completion_tokens": 9,
-            "total_tokens": 26,
-            "prompt_tokens_details": {"cached_tokens": 8},
-            "prompt_cache_hit_tokens": 8,
-            "prompt_cache_miss_tokens": 9,
-        },
-        used(input_tokens=9, cached_input_tokens=8, output_tokens=9),
-    ),
-    "groq": (
-        {
-            "queue_time": 0.07535312,
-            "prompt_tokens": 23,
-            "prompt_time": 0.006,
-            "completion_tokens": 19,
-            "completion_time": 0.022,
-            "total_tokens": 42,
-            "total_time": 0.028,
-        },
-        used(input_tokens=23, output_tokens=19),
-    ),
-    "mistral": (
-        {"prompt_tokens": 11, "total_tokens": 43, "completion_tokens": 32, "prompt_audio_seconds": None},
-        used(input_tokens=11, output_tokens=32),
-    ),
-    "openrouter": (
-        {
-            "prompt_tokens": 194,
-            "completion_tokens": 2,
-            "total_tokens": 196,
-            "cost": 0.95,
-            "cost_details": {"upstream_inference_cost": 19},
-            "prompt_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 100, "audio_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 0},
-        },
-        used(input_tokens=54, cached_input_tokens=40, cache_write_tokens=100, output_tokens=2),
-    ),
-    "gemini, thoughts only in the total": (
-        {"prompt_tokens": 20, "completion_tokens": 151, "total_tokens": 553},
-        used(input_tokens=20, output_tokens=151, reasoning_tokens=382),
-    ),
-    "gemini, nothing but thoughts": (
-        {
-            "completion_tokens": 0,
-            "total_tokens": 81,
-            "prompt_tokens": 21,
-            "completion_tokens_details": {"reasoning_tokens": 60},
-        },
-        used(input_tokens=21, reasoning_tokens=60),
-    ),
-    "xai, reasoning beside the completion": (
-        {
-            "prompt_tokens": 10120,
-            "completion_tokens": 1499,
-            "total_tokens": 14428,
-            "prompt_tokens_details": {"cached_tokens": 128},
-            "completion_tokens_details": {"reasoning_tokens": 2809},
-        },
-        used(input_tokens=9992, cached_input_tokens=128, output_tokens=1499, reasoning_tokens=2809),
-    ),
-    "xai, without a total": (
-        {"prompt_tokens": 12, "completion_tokens": 1, "completion_tokens_details": {"reasoning_tokens": 386}},
-        used(input_tokens=12, output_tokens=1, reasoning_tokens=386),
-    ),
-    "anthropic, compatible endpoint": (
-        {"prompt_tokens": 25, "completion_tokens": 15, "total_tokens": 40},
-        used(input_tokens=25, output_tokens=15),
-    ),
-    "moonshot": (
-        {
-            "prompt_tokens": 2989,
-            "completion_tokens": 40,
-            "total_tokens": 3029,
-            "cached_tokens": 2989,
-            "prompt_tokens_details": {"cached_tokens": 2989},
-        },
-        used(cached_input_tokens=2989, output_tokens=40),
-    ),
-    "llama.cpp": (
-        {
-            "completion_tokens": 31,
-            "prompt_tokens": 75,
-            "total_tokens": 106,
-            "prompt_tokens_details": {"cached_tokens": 30},
-        },
-        used(input_tokens=45, cached_input_tokens=30, output_tokens=31),
-    ),
+FIXTURES = Path(__file__).parent / "fixtures" / "usage"
+NAMES = sorted(path.stem for path in FIXTURES.glob("*.json"))
+"""Each file: where the shape is documented, what is said there, a response (or its usage, or a stream), and the classes
+that it means."""
+
+
+def events_of(stream: str) -> list[bytes]:
+    return [event for event in SseParser(2**20).feed((FIXTURES / stream).read_bytes()) if event not in (b"", b"[DONE]")]
+
+
+def read_compatible(fixture: dict[str, Any]) -> Usage | None:
+    beside = fixture.get("cached_beside_prompt", False)
+    if "stream" not in fixture:
+        return usage_of_source(fixture.get("usage") or fixture["response"]["usage"], cached_beside_prompt=beside)
+    told = None
+    for event in events_of(fixture["stream"]):
+        told = read_chunk(event, cached_beside_prompt=beside).usage or told
+    return told
+
+
+def read_native(fixture: dict[str, Any], native: Any) -> list[object]:
+    events = map(orjson.loads, events_of(fixture["stream"])) if "stream" in fixture else [fixture["response"]]
+    return [native.usage_block(event) for event in events]
+
+
+def test_the_four_great_ones_are_there_plain_and_streamed() -> None:
+    forms = "openai anthropic-messages anthropic-compatible gemini-generate gemini-compatible deepseek"
+    for provider in forms.split():
+        of_provider = [name for name in NAMES if name.startswith(provider)]
+        assert any(name.endswith("-stream") for name in of_provider), provider
+        assert len(of_provider) > 2, provider
+    streams = {f"{name}.sse" for name in NAMES} & {path.name for path in FIXTURES.iterdir()}
+    assert {path.name for path in FIXTURES.glob("*.sse")} == streams
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_usage(name: str) -> None:
+    fixture = orjson.loads((FIXTURES / f"{name}.json").read_bytes())
+    assert fixture["source"].startswith("https://")
+    match fixture["format"]:
+        case "openai":
+            usage = read_compatible(fixture)
+        case "anthropic":
+            usage = anthropic.usage_of_message(*read_native(fixture, anthropic))
+        case "gemini":
+            usage = gemini.usage_of_generation(*read_native(fixture, gemini))
+    assert usage == used(**fixture["expected"])
+
+
+ODD: dict[str, tuple[dict[str, Any], Usage]] = {
     "cached tokens beside the prompt, as the total tells": (
         {
             "prompt_tokens": 1000,
@@ -159,23 +96,25 @@ GOLDEN: dict[str, tuple[dict[str, Any], Usage]] = {
 }
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_golden_usage(name: str) -> None:
-    block, usage = GOLDEN[name]
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_made_of_the_odd(name: str) -> None:
+    block, usage = ODD[name]
     assert usage_of_source(block) == usage
 
 
-def test_cached_tokens_beside_the_prompt() -> None:
-    block = {
-        "prompt_tokens": 21,
-        "completion_tokens": 393,
-        "total_tokens": 21 + 393 + 188_086 + 100,
-        "cache_read_input_tokens": 188_086,
-        "cache_creation_input_tokens": 100,
-    }
-    usage = used(input_tokens=21, cached_input_tokens=188_086, cache_write_tokens=100, output_tokens=393)
-    assert usage_of_source(block, cached_beside_prompt=True) == usage
-    assert usage_of_source({**block, "total_tokens": 21 + 393}, cached_beside_prompt=True) == usage
+@pytest.mark.parametrize("block", [None, [], "x", {}, {"input_tokens": 0, "output_tokens": 0}, {"input_tokens": None}])
+def test_silence_of_the_native_forms(block: object) -> None:
+    assert anthropic.usage_of_message(block) is None
+    assert anthropic.usage_of_message() is None
+    assert gemini.usage_of_generation(block) is None
+    assert gemini.usage_of_generation() is None
+    assert anthropic.usage_block({"type": "ping"}) is None
+    assert gemini.usage_block({"candidates": []}) is None
+
+
+def test_of_gemini_no_more_is_cached_than_was_asked() -> None:
+    usage = gemini.usage_of_generation({"promptTokenCount": 5, "cachedContentTokenCount": 900})
+    assert usage == used(cached_input_tokens=5)
 
 
 @pytest.mark.parametrize("block", [None, [], "x", {}, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}])
@@ -218,7 +157,8 @@ def test_whatever_a_source_says_no_class_is_negative_and_no_prompt_token_counted
     stated = block.get("prompt_tokens")
     if isinstance(stated, int) and not isinstance(stated, bool):
         cached = usage.cached_input_tokens + usage.cache_write_tokens
-        assert usage.prompt_tokens in {max(stated, 0), max(stated, 0) + cached}
+        stated = min(max(stated, 0), 10**9)  # more than any context is nonsense
+        assert usage.prompt_tokens in {stated, stated + cached}
 
 
 _USED = b'"usage":{"prompt_tokens":23,"completion_tokens":19,"total_tokens":42'

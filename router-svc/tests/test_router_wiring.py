@@ -24,7 +24,6 @@ from router_rig import (
 from meshkit.errors import MeshError, mesh_errors
 from meshkit.testing import TRANSPORTS, SpanCollector
 from router_svc.settings import source_secret
-from router_svc.sources.tokens import OfflineTokens
 from tallygate.cache.v1 import cache_pb2
 from tallygate.catalog.v1 import catalog_pb2
 from tallygate.common.v1 import money_pb2
@@ -267,9 +266,3 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert source_secret("EMPTY_SOURCE_KEY") is None
     assert source_secret("NO_SUCH_SOURCE_KEY") is None
     assert source_secret("") is None
-
-
-def test_tokens_are_counted_offline_and_special_names_are_text() -> None:
-    count = OfflineTokens()
-    assert count("hello world") == 2
-    assert count("<|endoftext|>") > 1

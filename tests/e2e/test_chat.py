@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tallygate.ledger.v1 import ledger_pb2
 from tests.harness.gateway import Gateway
 
 HOUR_S = 3600
@@ -50,6 +51,20 @@ def test_a_repeated_request_is_replayed_at_a_quarter_of_the_price(gateway: Gatew
     assert Decimal(second["saved_usd"]) == Decimal(first["charged_usd"]) - Decimal(second["charged_usd"])
     assert second["origin_receipt_id"] == first["receipt_id"]
     assert fresh.headers["x-cost-usd"] == first["charged_usd"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_never_came_costs_nothing_whatever_the_source_says(gateway: Gateway, stream: bool) -> None:
+    tenant = gateway.tenants.make(credit_nano_usd=10**9)
+    for _ in range(2):
+        answer = ask(gateway, tenant.secret, model="test/no-room", stream=stream)
+        assert (answer.status_code, answer.headers["x-served-mode"]) == (200, "fresh")
+    for receipt in gateway.tenants.receipts(tenant.org_id):
+        assert receipt.facts.usage.input_tokens == 50
+        assert receipt.facts.outcome == ledger_pb2.OUTCOME_INTERRUPTED
+        assert (receipt.charged_nano_usd, receipt.absorbed_nano_usd) == (0, 0)
+    balance = gateway.tenants.balance(tenant.org_id)
+    assert (balance.posted_nano_usd, balance.open_holds) == (10**9, 0)
 
 
 def test_another_tenant_is_never_served_from_this_ones_cache(gateway: Gateway) -> None:

@@ -167,7 +167,7 @@ def test_the_operator_bounds_spending_and_gives_money_back(gateway: Gateway) -> 
     ],
 )
 def test_a_wrong_command_says_what_to_do(wrong: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    command = [COMMAND, *wrong, "--data", str(tmp_path)]
+    command = [str(COMMAND), *wrong, "--data", str(tmp_path)]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
 

@@ -86,6 +86,7 @@ REASONING_USAGE = {
     "total_tokens": 150,
     "completion_tokens_details": {"reasoning_tokens": 40},
 }
+PROMPT_ONLY_USAGE = {"prompt_tokens": 50, "completion_tokens": 0, "total_tokens": 50}
 ENORMOUS_USAGE = {"prompt_tokens": 40_000_000, "completion_tokens": 1_000, "total_tokens": 40_001_000}
 
 BEHAVIOURS: dict[str, Behaviour] = {
@@ -114,6 +115,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "test/usage-with-last-choice": Behaviour(usage_with_last_choice=True),
     "test/enormous-usage": Behaviour(usage=ENORMOUS_USAGE),
     "test/blank": Behaviour(text=""),
+    "test/no-room": Behaviour(text="", finish_reason="insufficient_system_resource", usage=PROMPT_ONLY_USAGE),
     "test/content-filter": Behaviour(text="I can't", finish_reason="content_filter"),
     # The catalog entries of these differ, not their behaviour.
     "test/per-call": Behaviour(),

@@ -17,10 +17,11 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from tallygate_deploy.checking import VerificationError
 from tallygate_deploy.key_trust import Pinned, pinned_by_document
 from tallygate_deploy.processes import service_process, wait_for_file
 from tallygate_deploy.span_receiver import Span, SpanReceiver, span_receiver
-from tallygate_deploy.verify import Evidence, VerificationError, verify
+from tallygate_deploy.verify import Evidence, verify
 
 MODEL = "local/smollm2-135m-instruct"
 REQUEST = {
@@ -49,6 +50,9 @@ class Answer:
     receipt_id: str
     first_token_ms: float
     total_ms: float
+    sent: bytes
+    received: bytes
+    """The request's body and the stream, to be held against the receipt."""
 
 
 class DemoFailedError(Exception):
@@ -103,7 +107,7 @@ async def _story(base_url: str, api_key: str, spans: SpanReceiver) -> None:
         keys = await client.get(base_url.removesuffix("/v1") + "/.well-known/jwks.json")
         proofs = [(await client.get(f"/receipts/{answer.receipt_id}/proof")).json() for answer in (fresh, replay)]
     _print_receipts(receipts)
-    _verify(proofs, pinned_by_document(keys.json(), "jwks.json"))
+    _verify(list(zip(proofs, (fresh, replay), strict=True)), pinned_by_document(keys.json(), "jwks.json"))
     traces = [
         await spans.trace(fresh.trace_id, services=FRESH_SERVICES, within_s=_TRACE_WITHIN_S),
         await spans.trace(replay.trace_id, services=REPLAY_OF_SERVICES, within_s=_TRACE_WITHIN_S),
@@ -142,10 +146,11 @@ def _conclude(fresh: Answer, replay: Answer, receipts: list[dict[str, Any]], tra
 async def _ask(client: httpx.AsyncClient) -> Answer:
     """Send the request; print the tokens as they arrive."""
     began, first, text, receipt_id = time.monotonic(), None, "", ""
+    lines: list[str] = []
     async with client.stream("POST", "/chat/completions", json=REQUEST) as response:
         if response.status_code != httpx.codes.OK:
             raise DemoFailedError(f"{response.status_code}: {(await response.aread()).decode()}")
-        async for event in _events(response):
+        async for event in _events(response, lines):
             if "error" in event:
                 raise DemoFailedError(event["error"]["message"])
             receipt_id = event.get("tallygate", {}).get("receipt_id", receipt_id)
@@ -163,6 +168,8 @@ async def _ask(client: httpx.AsyncClient) -> Answer:
         receipt_id=receipt_id,
         first_token_ms=((first or ended) - began) * 1000,
         total_ms=(ended - began) * 1000,
+        sent=response.request.content,
+        received="\n".join(lines).encode(),
     )
     _console.print(
         f"\n   [dim]{answer.served_mode}: first token after {answer.first_token_ms:.0f} ms, "
@@ -171,8 +178,10 @@ async def _ask(client: httpx.AsyncClient) -> Answer:
     return answer
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+async def _events(response: httpx.Response, lines: list[str]) -> AsyncIterator[dict[str, Any]]:
+    """The events of a stream; each of its lines is added to ``lines``."""
     async for line in response.aiter_lines():
+        lines.append(line)
         payload = line.removeprefix("data: ")
         if payload not in {line, "[DONE]"}:
             yield json.loads(payload)
@@ -185,22 +194,30 @@ async def _receipt(client: httpx.AsyncClient, receipt_id: str) -> dict[str, Any]
     return receipt
 
 
-def _verify(proofs: list[dict[str, Any]], keys: Pinned) -> None:
-    """Both proofs as `tallygate verify` checks them, and a tampered copy of the last."""
-    for proof in proofs:
+def _verify(proofs: list[tuple[dict[str, Any], Answer]], keys: Pinned) -> None:
+    """Both proofs as `tallygate verify` checks them, and tampered copies of the last."""
+    for proof, answer in proofs:
         _console.print(f"\n[bold]The proof of {proof['receipt_id']}[/]")
         try:
-            for passed in verify(Evidence(proof, keys)):
+            for passed in verify(Evidence(proof, keys, request=answer.sent, answer=answer.received)):
                 _console.print(f"   {passed}", highlight=False)
         except VerificationError as error:
             raise DemoFailedError(f"not proved: {error.check}: {error}") from error
-    tampered = proofs[-1] | {"inclusion": proofs[-1]["inclusion"] | {"leaf_index": 0}}
-    try:
-        list(verify(Evidence(tampered, keys)))
-    except VerificationError as error:
-        _console.print(f"\n[bold]A copy with another place in the log[/]\n   [red]FAILED[/] {error.check}: {error}")
-    else:
-        raise DemoFailedError("not shown: a tampered proof is found")
+    tampered = {
+        "A copy with another place in the log": Evidence(
+            proof | {"inclusion": proof["inclusion"] | {"leaf_index": 0}}, keys
+        ),
+        "One letter of the answer changed": Evidence(
+            proof, keys, answer=answer.received.replace(b"content", b"Content", 1)
+        ),
+    }
+    for what, evidence in tampered.items():
+        try:
+            list(verify(evidence))
+        except VerificationError as error:
+            _console.print(f"\n[bold]{what}[/]\n   [red]FAILED[/] {error.check}: {error}")
+        else:
+            raise DemoFailedError(f"not shown: a tampered proof is found: {what}")
 
 
 def _print_receipts(receipts: list[dict[str, Any]]) -> None:

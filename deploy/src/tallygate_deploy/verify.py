@@ -1,7 +1,8 @@
 """`tallygate verify`: checks a receipt offline, and says what it has checked.
 
 Works on a file and needs no network, no service and no database: also as `python -m tallygate_deploy.verify`, with
-nothing installed but this, `ledger_svc.domain`, `meshkit.money`, cryptography, rfc8785 and typer.
+nothing installed but this, `ledger_svc.domain`, `meshkit.money`, `meshkit.answers`, cryptography, orjson, rfc8785 and
+typer.
 """
 
 from __future__ import annotations
@@ -16,53 +17,37 @@ from typing import Annotated, Any
 import rfc8785
 import typer
 
-from ledger_svc.domain.charges import quote
+from ledger_svc.domain.charges import ServedMode, quote
 from ledger_svc.domain.checkpoints import Statement, verify_checkpoint
-from ledger_svc.domain.errors import LedgerError
 from ledger_svc.domain.merkle import HASH_BYTES, leaf_hash, verify_consistency, verify_inclusion
 from ledger_svc.domain.receipts import Receipt, decode, encode, price_sha256
 from ledger_svc.domain.signing import (
-    InvalidSignatureError,
     PublicKeys,
     public_key_from_jwk,
     verify_jws,
 )
+from meshkit.answers.statement import COVERED
 from meshkit.money import format_usd
+from tallygate_deploy.checking import Check, Passed, VerificationError, load, printable, strict_json
+from tallygate_deploy.contents import check_answer, check_request
 from tallygate_deploy.key_trust import DEFAULT_TRUST_FILE, FirstUse, Trust, pinned_by_jwks, pinned_by_text
 
-MAX_FILE_BYTES = 10_000_000
 _BUNDLE = {"object", "receipt_id", "jws", "inclusion", "checkpoint", "jwks"}
 _PROOF = {"first_size", "second_size", "hashes"}
 
 
-class VerificationError(Exception):
-    """A check has failed."""
-
-    def __init__(self, check: str, why: str) -> None:
-        super().__init__(why)
-        self.check = check
-
-
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """A check that was made, and what it found; or one that was left out, and why."""
-
-    check: str
-    found: str
-    made: bool = True
-
-    def __str__(self) -> str:
-        return f"{'ok' if self.made else 'left out':8} {self.check}: {printable(self.found)}"
-
-
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is to be verified, and against what. ``pinned``: a checkpoint that the caller has kept from before."""
+    """What is to be verified, and against what. ``pinned``: a checkpoint that the caller has kept from before.
+    ``request``, ``answer``: what the caller sent and got, as bytes.
+    """
 
     bundle: Mapping[str, Any]
     trust: Trust
     pinned: str | None = None
     consistency: Mapping[str, Any] | None = None
+    request: bytes | None = None
+    answer: bytes | None = None
 
 
 def verify(evidence: Evidence) -> Iterator[Passed]:
@@ -72,22 +57,23 @@ def verify(evidence: Evidence) -> Iterator[Passed]:
         VerificationError: the first that fails; no later one is made.
     """
     bundle = evidence.bundle
-    with _Check("form"):
+    with Check("form"):
         _check_form(bundle)
     yield Passed("form", "the file has exactly the parts of a receipt's proof")
-    with _Check("keys"):
+    with Check("keys"):
         keys, how = evidence.trust.keys_for(_bundled_keys(bundle), _origin(bundle["checkpoint"]))
     yield Passed("keys", how)
-    with _Check("signature"):
+    with Check("signature"):
         kid, document = verify_jws(bundle["jws"], keys)
     yield Passed("signature", f"the receipt is signed with {kid} (Ed25519)")
     receipt = yield from _check_document(document, bundle["receipt_id"])
     yield from _check_arithmetic(document, receipt)
+    yield from _check_contents(evidence, receipt)
     yield from _check_log(evidence, keys)
 
 
 def _check_document(document: bytes, receipt_id: str) -> Generator[Passed, None, Receipt]:
-    with _Check("canonical form"):
+    with Check("canonical form"):
         said = strict_json(document.decode())
         if rfc8785.dumps(said) != document:
             raise ValueError("the receipt is not RFC 8785 canonical JSON")
@@ -106,12 +92,12 @@ def _check_document(document: bytes, receipt_id: str) -> Generator[Passed, None,
 
 
 def _check_arithmetic(document: bytes, receipt: Receipt) -> Iterator[Passed]:
-    with _Check("price hash"):
+    with Check("price hash"):
         said = json.loads(document).get("price_sha256")
         if receipt.version > 1 and said != price_sha256(receipt.facts.price):
             raise ValueError(f"the receipt says {said}, its price snapshot has {price_sha256(receipt.facts.price)}")
     yield Passed("price hash", said or "receipts of version 1 have none")
-    with _Check("charge"):
+    with Check("charge"):
         owed = quote(receipt.facts)
         charged, absorbed, saved = receipt.charged_nano_usd, receipt.absorbed_nano_usd, receipt.saved_nano_usd
         if min(charged, absorbed, receipt.held_nano_usd) < 0 or charged + absorbed != owed.due_nano_usd:
@@ -127,14 +113,35 @@ def _check_arithmetic(document: bytes, receipt: Receipt) -> Iterator[Passed]:
     yield Passed("charge", f"${format_usd(charged)} = usage x price snapshot ({mode}{replay}){rest}")
 
 
+def _check_contents(evidence: Evidence, receipt: Receipt) -> Iterator[Passed]:
+    facts = receipt.facts
+    with Check("origin"):
+        if (facts.served_mode is ServedMode.FRESH) == bool(facts.origin_receipt_id):
+            raise ValueError("a replay names the receipt of its origin, and nothing else does")
+    origin = facts.origin_receipt_id
+    yield Passed("origin", f"a replay of the answer of {origin}" if origin else "a fresh call, not a replay")
+    if evidence.request is None:
+        yield Passed("request", "not given (--request)", made=False)
+    else:
+        with Check("request"):
+            found = check_request(facts.request_digest, evidence.request)
+        yield Passed("request", found)
+    if evidence.answer is None:
+        yield Passed("answer", "not given (--answer)", made=False)
+    else:
+        with Check("answer"):
+            found = check_answer(facts.answer_digest, evidence.answer, strict_json)
+        yield Passed("answer", found)
+
+
 def _check_log(evidence: Evidence, keys: PublicKeys) -> Iterator[Passed]:
     bundle = evidence.bundle
     inclusion, leaf = bundle["inclusion"], leaf_hash(bundle["jws"].encode())
     yield Passed("leaf hash", leaf.hex())
-    with _Check("checkpoint signature"):
+    with Check("checkpoint signature"):
         kid, statement = verify_checkpoint(bundle["checkpoint"], keys)
     yield Passed("checkpoint signature", f"{statement.origin} of {statement.size} receipts is signed with {kid}")
-    with _Check("inclusion"):
+    with Check("inclusion"):
         index, size, hashes = inclusion["leaf_index"], inclusion["tree_size"], _hashes(inclusion["hashes"])
         if size != statement.size:
             raise ValueError(f"the proof is for {size} receipts, the checkpoint for {statement.size}")
@@ -147,11 +154,11 @@ def _check_log(evidence: Evidence, keys: PublicKeys) -> Iterator[Passed]:
             raise VerificationError("consistency", "there is a consistency proof, but no --checkpoint that it is for")
         yield Passed("consistency", "no earlier checkpoint was given (--checkpoint)", made=False)
         return
-    with _Check("pinned checkpoint"):
+    with Check("pinned checkpoint"):
         _, pinned = verify_checkpoint(evidence.pinned, keys)
         if pinned.origin != statement.origin:
             raise ValueError(f"it is of another log: {pinned.origin}")
-    with _Check("consistency"):
+    with Check("consistency"):
         found = _check_consistency(pinned, statement, proof)
     yield Passed("consistency", found)
 
@@ -174,29 +181,6 @@ def _check_consistency(pinned: Statement, statement: Statement, proof: Mapping[s
     if not verify_consistency(*sizes, first.root_hash, second.root_hash, _hashes(proof["hashes"])):
         raise ValueError(f"the log of {first.size} receipts is not the beginning of that of {second.size}: rewritten")
     return f"the pinned log of {pinned.size} receipts and this one of {statement.size} are one log"
-
-
-class _Check:
-    """Turns what a check stumbles over into its failure."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        expected = (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-            LedgerError,
-            InvalidSignatureError,
-        )
-        if isinstance(error, expected):  # the file is a stranger's: whatever it lacks is the check's failure
-            raise VerificationError(self._name, str(error)) from error
 
 
 def _check_form(bundle: Mapping[str, Any]) -> None:
@@ -235,81 +219,79 @@ def _hashes(encoded: Any) -> list[bytes]:
     return hashes
 
 
-def strict_json(text: str) -> Any:
-    """Raises:
-    ValueError: not JSON, or a name stands twice in one object.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a name stands twice in one object")
-        return found
-
-    return json.loads(text, object_pairs_hook=unique)
-
-
-def load(path: Path) -> str:
-    """A file's text; a byte that is no UTF-8 is left for the checks to stumble over.
-
-    Raises:
-        ValueError: larger than any proof.
-    """
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path} is larger than any proof")
-    return path.read_bytes().decode(errors="surrogateescape")
+_File: dict[str, Any] = {"exists": True, "dir_okay": False}
+_Receipt = Annotated[Path, typer.Argument(**_File, help="The answer of GET /v1/receipts/ID/proof, in a file.")]
+_Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        **_File,
+        help="A checkpoint kept from before (GET /v1/log/checkpoint): the log must have grown from it, or to it. "
+        "The proof needs ?since=SIZE, or --consistency.",
+    ),
+]
+_Consistency = Annotated[
+    Path | None, typer.Option(**_File, help="The answer of GET /v1/log/consistency, for --checkpoint.")
+]
+_Jwks = Annotated[
+    Path | None,
+    typer.Option(
+        **_File,
+        help="Believe the keys of this file only (GET /.well-known/jwks.json, fetched once over a channel that you "
+        "trust).",
+    ),
+]
+_Key = Annotated[
+    list[str] | None, typer.Option(metavar="KID=X", help="Believe this key, X as in the JWKS; repeatable.")
+]
+_TrustFile = Annotated[
+    Path, typer.Option(help="Without --jwks and --key: where the keys that each log had at first are kept.")
+]
+_Request = Annotated[
+    Path | None,
+    typer.Option(**_File, help="The request's body, byte for byte as it was sent (with curl: --data-binary @FILE)."),
+]
+_Answer = Annotated[
+    Path | None,
+    typer.Option(
+        **_File,
+        help="The answer as it came: the JSON body, or the stream with its `data:` lines (curl -N). Compared is what "
+        f"was said ({', '.join(COVERED)}); id, created and usage are each replay's own, so an answer fits the receipts "
+        "of its replays too, and theirs its own.",
+    ),
+]
 
 
 def command(
-    receipt: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="The answer of GET /v1/receipts/ID/proof, in a file.")
-    ],
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="A checkpoint kept from before (GET /v1/log/checkpoint): the log must have grown from it, or to it. "
-            "The proof needs ?since=SIZE, or --consistency.",
-        ),
-    ] = None,
-    consistency: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="The answer of GET /v1/log/consistency, for --checkpoint."),
-    ] = None,
-    jwks: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="Believe the keys of this file only (GET /.well-known/jwks.json, fetched once over a channel that you "
-            "trust).",
-        ),
-    ] = None,
-    key: Annotated[
-        list[str] | None, typer.Option(metavar="KID=X", help="Believe this key, X as in the JWKS; repeatable.")
-    ] = None,
-    trust_file: Annotated[
-        Path, typer.Option(help="Without --jwks and --key: where the keys that each log had at first are kept.")
-    ] = DEFAULT_TRUST_FILE,
+    receipt: _Receipt,
+    checkpoint: _Checkpoint = None,
+    consistency: _Consistency = None,
+    jwks: _Jwks = None,
+    key: _Key = None,
+    trust_file: _TrustFile = DEFAULT_TRUST_FILE,
+    request: _Request = None,
+    answer: _Answer = None,
 ) -> None:
     """Verify a receipt offline.
 
     A proof carries its keys, but keys that come with a receipt prove nothing. Pin them with --jwks or --key. Without
     either, those of a log that is met for the first time are believed and kept in --trust-file, and no others later:
-    then the first time is the one to be sure of. Prints a line for each check and ends with 1 at the first that fails.
+    then the first time is the one to be sure of. The receipt has no text of a request or an answer, only digests: keep
+    both to compare them, with --request and --answer. Prints a line for each check and ends with 1 at the first that
+    fails.
     """
     try:
         trust = _trust(jwks, key, trust_file)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     try:
-        with _Check("form"):
+        with Check("form"):
             evidence = Evidence(
                 strict_json(load(receipt)),
                 trust,
                 load(checkpoint) if checkpoint else None,
                 _consistency_file(consistency),
+                request.read_bytes() if request else None,
+                answer.read_bytes() if answer else None,
             )
         for passed in verify(evidence):
             typer.echo(passed)
@@ -318,11 +300,6 @@ def command(
         raise typer.Exit(1) from None
     if kept := trust.remember():
         typer.echo(f"note     {kept}")
-
-
-def printable(text: str) -> str:
-    """A stranger's text, safe for a terminal."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _trust(jwks: Path | None, keys: list[str] | None, trust_file: Path) -> Trust:

@@ -29,6 +29,7 @@ from edge.routes.receipts import Receipts
 from edge.settings import EdgeSettings
 from edge.watch import Watch
 from meshkit.clock import Clock
+from meshkit.digests import NewSalt
 from meshkit.errors import MeshError
 from meshkit.ids import MakeId
 from meshkit.telemetry import Telemetry
@@ -39,7 +40,9 @@ PREFIXES = ("/v1", "/api/v1")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(mesh: Mesh, settings: EdgeSettings, telemetry: Telemetry, *, clock: Clock, make_id: MakeId) -> FastAPI:
+def create_app(
+    mesh: Mesh, settings: EdgeSettings, telemetry: Telemetry, *, clock: Clock, make_id: MakeId, new_salt: NewSalt
+) -> FastAPI:
     """The application over the clients of ``mesh``. Its lifespan holds the watches of catalog and revocations."""
     authenticator = Authenticator(mesh.ledger, clock, max_entries=settings.auth_entries)
     catalog = CatalogView(mesh.catalog)
@@ -72,7 +75,7 @@ def create_app(mesh: Mesh, settings: EdgeSettings, telemetry: Telemetry, *, cloc
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     idempotency = Idempotency(mesh.flights, mesh.ledger, settings, clock=clock, make_id=make_id)
-    chat = ChatCompletions(mesh, authenticator, catalog, idempotency, settings, clock)
+    chat = ChatCompletions(mesh, authenticator, catalog, idempotency, settings, clock=clock, new_salt=new_salt)
     models = Models(authenticator, catalog)
     receipts = Receipts(authenticator, mesh.ledger)
     log = Log(mesh.ledger)

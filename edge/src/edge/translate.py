@@ -11,6 +11,8 @@ from edge.exchange import Exchange
 from edge.wire.cache_control import Controls, Mode, status_forward
 from edge.wire.checks import ChatCall
 from edge.wire.receipts import served_mode
+from meshkit.answers import statement
+from meshkit.digests import NewSalt, salted
 from meshkit.money import format_usd
 from tallygate.cache.v1 import cache_pb2, flights_pb2
 from tallygate.catalog.v1 import catalog_pb2
@@ -100,8 +102,14 @@ def complete_request(
     )
 
 
-def charge_request(request: Admitted, hit: cache_pb2.Hit) -> ledger_pb2.ChargeRequest:
-    """Charges for a replay at the price of the answer's origin."""
+def charge_request(request: Admitted, hit: cache_pb2.Hit, new_salt: NewSalt) -> ledger_pb2.ChargeRequest:
+    """Charges for a replay at the price of the answer's origin. The digests are of what is replayed, not of what its
+    origin said: whoever compares the two receipts sees that it is the same.
+
+    Raises:
+        NoStatement: what the cache found is no answer.
+    """
+    said = statement.of_stream(hit.chunks) if request.call.stream else statement.of_body(hit.openai_body)
     return ledger_pb2.ChargeRequest(
         principal=request.principal,
         request_id=request.exchange.request_id,
@@ -116,6 +124,8 @@ def charge_request(request: Admitted, hit: cache_pb2.Hit) -> ledger_pb2.ChargeRe
             upstream_model=hit.upstream_model,
             origin_receipt_id=hit.origin_receipt_id,
             trace_id=request.exchange.trace_id,
+            request_digest=salted(request.body, new_salt()),
+            answer_digest=salted(said, new_salt()),
         ),
     )
 

@@ -12,6 +12,7 @@ from edge.clients import dial_mesh
 from edge.settings import EdgeSettings
 from meshkit.channels import Dial
 from meshkit.clock import SystemClock
+from meshkit.digests import new_salt
 from meshkit.ids import new_id
 from meshkit.telemetry import Telemetry
 
@@ -19,4 +20,5 @@ from meshkit.telemetry import Telemetry
 @asynccontextmanager
 async def build(settings: EdgeSettings, dial: Dial, telemetry: Telemetry) -> AsyncIterator[ASGIApp]:
     """The edge as an ASGI application, to be served by ``edge.serving``. It runs its watches in the ASGI lifespan."""
-    yield create_app(dial_mesh(settings, dial), settings, telemetry, clock=SystemClock(), make_id=new_id)
+    mesh = dial_mesh(settings, dial)
+    yield create_app(mesh, settings, telemetry, clock=SystemClock(), make_id=new_id, new_salt=new_salt)

@@ -12,6 +12,7 @@ import grpc
 
 from meshkit.channels import Dial
 from meshkit.clock import SystemClock
+from meshkit.digests import new_salt
 from meshkit.serve import Register
 from meshkit.telemetry import Telemetry
 from router_svc.clients.cache import GrpcCache
@@ -54,6 +55,7 @@ async def build(settings: RouterSettings, dial: Dial, telemetry: Telemetry) -> A
             clients={WireFormat.OPENAI: openai},
             has_secret=lambda env_name: source_secret(env_name) is not None,
             count_tokens=OfflineTokens(),
+            new_salt=new_salt,
             clock=SystemClock(),
             limits=_limits(settings),
         )

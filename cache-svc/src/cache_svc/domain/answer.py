@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 
 from cache_svc.domain import canonical
-from cache_svc.domain.fold import fold
-from cache_svc.domain.joining import NotFoldable
-from cache_svc.domain.unfold import BODY_OBJECT, Json, unfold
+from cache_svc.domain.unfold import unfold
+from meshkit.answers.fold import fold
+from meshkit.answers.joining import NotFoldable
+from meshkit.answers.shape import BODY_OBJECT, Json
 
 FINISHED = frozenset(
     {"stop", "length", "tool_calls", "function_call", "stop_sequence", "end_turn", "eos", "eos_token", "model_length"}

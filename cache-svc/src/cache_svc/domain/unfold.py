@@ -8,14 +8,8 @@ body``, every field.
 
 from __future__ import annotations
 
-from typing import Any
+from meshkit.answers.shape import CHUNK_OBJECT, REPEATED_FIELDS, Json
 
-Json = dict[str, Any]
-
-CHUNK_OBJECT = "chat.completion.chunk"
-BODY_OBJECT = "chat.completion"
-REPEATED_FIELDS = ("id", "created", "model", "system_fingerprint", "service_tier")
-"""Fields of the body that each chunk carries; other fields of the body come in the first chunk alone."""
 TEXT_FIELDS = ("reasoning", "reasoning_content", "reasoning_details", "content", "refusal")
 """Fields of a message that get a delta of their own, in the order in which sources send them."""
 

@@ -40,6 +40,7 @@ from edge.wire.cache_control import Mode, parse_controls, status_hit
 from edge.wire.checks import parse_chat
 from edge.wire.strict_json import refuse_ambiguous
 from meshkit.clock import Clock
+from meshkit.digests import NewSalt
 from meshkit.errors import MeshError
 from tallygate.cache.v1 import cache_pb2, flights_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
@@ -69,6 +70,7 @@ class ChatCompletions:
         idempotency: Idempotency,
         settings: EdgeSettings,
         clock: Clock,
+        new_salt: NewSalt,
     ) -> None:
         self._mesh = mesh
         self._authenticator = authenticator
@@ -76,6 +78,7 @@ class ChatCompletions:
         self._idempotency = idempotency
         self._settings = settings
         self._clock = clock
+        self._new_salt = new_salt
 
     async def create(self, request: Request) -> Response:
         """Answers one request.
@@ -152,7 +155,7 @@ class ChatCompletions:
         """None: not before the ledger has said what it has under this request id."""
         exchange = admitted.exchange
         exchange.served_mode = mode_of(hit.tier)
-        charge = charge_request(admitted, hit)
+        charge = charge_request(admitted, hit, self._new_salt)
         if leg is None:
             receipt = await self._mesh.ledger.charge(charge)
         else:

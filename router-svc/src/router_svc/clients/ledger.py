@@ -119,6 +119,8 @@ def _facts(facts: SettleFacts) -> ledger_pb2.ChargeFacts:
         source_id=facts.source_id,
         upstream_model=facts.upstream_model,
         trace_id=facts.trace_id,
+        request_digest=facts.request_digest,
+        answer_digest=facts.answer_digest,
     )
 
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 import orjson
 
-from meshkit.money import Provenance, Usage
+from meshkit.money import Usage
 from router_svc.domain.plan import Candidate
-from router_svc.domain.request import count_images, prompt_texts
 
-CountTokens = Callable[[str], int]
-"""The tokens of a text."""
-
-_MESSAGE_TOKENS = 4
-_IMAGE_TOKENS = 765
-"""A 1024x1024 image in high detail, by OpenAI's rule; the estimate's stand-in for all."""
+_BROKEN_FINISHES = frozenset({"error", "insufficient_system_resource"})
+"""Finish reasons that say that the source failed (OpenRouter's, DeepSeek's). ``content_filter`` is not among them: it
+is an answer that the source stands by and bills."""
 _REASONING_FIELDS = ("reasoning_content", "reasoning")
 _VISIBLE_FIELDS = ("content", "refusal")
 
@@ -48,8 +44,8 @@ class StreamBatch:
     """What one read of a source's stream gave.
 
     ``payloads``: for the client, without usage. ``usage_chunk``: for the end. ``finished``: choices that gave their
-    finish reason. ``done``: the source said that this is the end. ``said_since_usage``: something of ``payloads`` came
-    after ``usage``, which is then only the usage so far.
+    finish reason, and ``finish_reasons`` what those were. ``done``: the source said that this is the end.
+    ``said_since_usage``: something of ``payloads`` came after ``usage``, which is then only the usage so far.
     """
 
     payloads: tuple[bytes, ...] = ()
@@ -58,14 +54,18 @@ class StreamBatch:
     finished: frozenset[int] = frozenset()
     done: bool = False
     said_since_usage: bool = False
+    finish_reasons: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class PlainAnswer:
-    """A whole answer as one JSON body, verbatim. ``usage`` None: the source was silent."""
+    """A whole answer as one JSON body, verbatim. ``usage`` None: the source was silent. ``finish_reasons``: those that
+    are not blank.
+    """
 
     body: bytes
     usage: Usage | None
+    finish_reasons: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -82,6 +82,7 @@ class Delivery:
     usage_is_current: bool = False
     """Nothing was said since the source told ``usage``."""
     finished: set[int] = field(default_factory=set)
+    finish_reasons: set[str] = field(default_factory=set)
     done: bool = False
     body: bytes = b""
 
@@ -105,7 +106,18 @@ class Delivery:
         elif batch.payloads:
             self.usage_is_current = False
         self.finished |= batch.finished
+        self.finish_reasons |= batch.finish_reasons
         self.done = self.done or batch.done
+
+    def take_whole(self, answer: PlainAnswer) -> None:
+        """Take an answer that came as one body."""
+        self.body, self.usage = answer.body, answer.usage
+        self.finish_reasons |= answer.finish_reasons
+
+    def came_to_nothing(self, usage: Usage) -> bool:
+        """It ended without output, and its source gave no reason for the end but a failure of its own."""
+        said = usage.output_tokens + usage.reasoning_tokens + usage.images + usage.seconds
+        return not said and self.finish_reasons <= _BROKEN_FINISHES and not any(self.texts())
 
     def texts(self) -> tuple[str, str]:
         """What the client was given: visible text, and reasoning."""
@@ -118,25 +130,6 @@ class Delivery:
                 reasoning.extend(_texts_in(message, _REASONING_FIELDS))
                 visible.extend(_tool_texts(message))
         return "".join(visible), "".join(reasoning)
-
-
-def estimate_usage(fields: Mapping[str, Any], visible: str, reasoning: str, count: CountTokens) -> Usage:
-    """Usage counted here, as the source was silent: prompt by its texts and images, answer by what was delivered."""
-    prompt = sum(count(text) for text in prompt_texts(fields))
-    prompt += _MESSAGE_TOKENS * len(fields.get("messages") or ()) + _IMAGE_TOKENS * count_images(fields)
-    return Usage(
-        input_tokens=prompt,
-        output_tokens=count(visible) if visible else 0,
-        reasoning_tokens=count(reasoning) if reasoning else 0,
-        calls=1,
-        provenance=Provenance.ESTIMATED,
-    )
-
-
-def at_least(told: Usage, estimate: Usage) -> Usage:
-    """What a source told before it was done, and what was counted since: of each class the larger, as an estimate."""
-    larger = {name: max(getattr(told, name), getattr(estimate, name)) for name in ("output_tokens", "reasoning_tokens")}
-    return replace(told, **larger, provenance=Provenance.ESTIMATED)
 
 
 def _messages_of(chunk: bytes) -> Iterable[Mapping[str, Any]]:

@@ -9,6 +9,7 @@ from enum import Enum
 from meshkit.money import PriceSnapshot, worst_case_nano_usd
 from router_svc.domain.catalog import CatalogSnapshot, Model, Offer, Source, WireFormat
 from router_svc.domain.errors import InvalidRequest, ModelNotFound, NoSource, PriceUnknown
+from router_svc.domain.images import image_rule_of, most_image_tokens
 from router_svc.domain.request import ChatRequest
 
 _NAMED_REJECTIONS = 20
@@ -38,13 +39,15 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An offer that can take the request, with the most that it can cost there, in money and in tokens."""
+    """An offer that can take the request, with the most that it can cost there."""
 
     offer: Offer
     source: Source
     price: PriceSnapshot
     worst_case_nano_usd: int
-    worst_case_tokens: int
+    most_prompt_tokens: int
+    most_answer_tokens: int
+    """What the worst case is computed from; the answer's of all choices together."""
     reasons_unseen: bool = False
     """The model thinks in tokens that a stream does not show, and only its last usage tells of."""
 
@@ -65,7 +68,7 @@ class Plan:
     @property
     def hold_tokens(self) -> int:
         """The most tokens over all candidates, prompt and answers together."""
-        return max((candidate.worst_case_tokens for candidate in self.candidates), default=0)
+        return max((c.most_prompt_tokens + c.most_answer_tokens for c in self.candidates), default=0)
 
     def require_candidate(self) -> None:
         """Refuse to go on without anyone to try.
@@ -151,8 +154,15 @@ def _candidate(request: ChatRequest, model: Model, offer: Offer, source: Source)
     prompt_tokens, answer_tokens = _bounds(request, model, offer)
     answers_tokens = answer_tokens * request.choices
     worst = worst_case_nano_usd(offer.price, prompt_tokens=prompt_tokens, answer_tokens=answers_tokens)
-    tokens = prompt_tokens + answers_tokens
-    return Candidate(offer, source, offer.price, worst, tokens, reasons_unseen=model.capabilities.reasoning)
+    return Candidate(
+        offer,
+        source,
+        offer.price,
+        worst,
+        prompt_tokens,
+        answers_tokens,
+        reasons_unseen=model.capabilities.reasoning,
+    )
 
 
 def _bounds(request: ChatRequest, model: Model, offer: Offer) -> tuple[int, int]:
@@ -166,7 +176,7 @@ def _bounds(request: ChatRequest, model: Model, offer: Offer) -> tuple[int, int]
         # Bytes bound tokens from above, so only a body far larger than the context is worth a closer look.
         if len(request.body) > 10 * context and request.least_prompt_tokens() > context:
             raise _Dropped(RejectionReason.CONTEXT, f"the prompt does not fit the context of {context} tokens")
-    prompt = request.prompt_bound_tokens
+    prompt = _prompt_bound(request, offer)
     if context:
         prompt = context if prompt is None else min(prompt, context)
     answer = longest_answer if asked is None else asked  # not every source clamps what is asked to what it says
@@ -177,6 +187,18 @@ def _bounds(request: ChatRequest, model: Model, offer: Offer) -> tuple[int, int]
     if prompt is None or not answer:
         raise _Dropped(RejectionReason.CONTEXT, "the limits of the model are unknown, so its cost has no bound")
     return prompt, answer
+
+
+def _prompt_bound(request: ChatRequest, offer: Offer) -> int | None:
+    """No tokenizer makes more of the prompt, its images among it; None where only the context bounds it."""
+    bound = request.text_bound_tokens
+    rule = image_rule_of(offer.model_id, offer.upstream_model)
+    for image in request.images:
+        most = most_image_tokens(image, rule)
+        if bound is None or most is None:
+            return None
+        bound += most
+    return bound
 
 
 def _tighter(model_limit: int, offer_limit: int) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from router_svc.domain.errors import InvalidRequest
+from router_svc.domain.images import Image, read_image
 from router_svc.domain.unpriced import unpriced_in
 
 MAX_CHOICES = 128
@@ -16,9 +17,6 @@ TEMPLATE_TOKENS = 1_024
 """What a source may add to a prompt beyond the bytes of its JSON: its chat template, a preamble of its own."""
 TOOLS_TEMPLATE_TOKENS = 1_024
 """The same for a request with tools: Anthropic's system prompt for them alone is 300 to 530 tokens."""
-IMAGE_TOKENS = 50_000
-"""The most that one image is counted as: eight high-detail tiles of a small OpenAI model are 48,169 tokens."""
-LOW_DETAIL_IMAGE_TOKENS = 3_000
 _OTHER_LIMITS = ("n_predict", "max_new_tokens", "num_predict", "max_output_tokens", "max_length", "max_gen_len")
 _READ_FIELDS = frozenset(
     {
@@ -44,21 +42,23 @@ class Needs:
 class ChatRequest:
     """A request, read.
 
-    ``prompt_bound_tokens``: no tokenizer makes more of the prompt; None where only the model's context bounds it
-    (files, audio). ``answer_bound_tokens``: what the client asked for at most, for one choice; None: nothing.
-    ``choices``: answers asked for. ``unpriced``: what the request asks for that sources bill apart from text tokens, at
-    prices that no offer states; such a request is refused, never served below its price. ``limits_otherwise``: it sets
-    the limit of the answer by a name that only some sources obey, so only the context bounds it.
+    ``text_bound_tokens``: no tokenizer makes more of the prompt without its ``images``; None where only the model's
+    context bounds it (files, audio). ``answer_bound_tokens``: what the client asked for at most, for one choice; None:
+    nothing. ``choices``: answers asked for. ``unpriced``: what the request asks for that sources bill apart from text
+    tokens, at prices that no offer states; such a request is refused, never served below its price.
+    ``limits_otherwise``: it sets the limit of the answer by a name that only some sources obey, so only the context
+    bounds it.
     """
 
     body: bytes
     fields: Mapping[str, Any]
     needs: Needs
-    prompt_bound_tokens: int | None
+    text_bound_tokens: int | None
     answer_bound_tokens: int | None
     choices: int
     unpriced: tuple[str, ...] = ()
     limits_otherwise: bool = False
+    images: tuple[Image, ...] = ()
 
     def least_prompt_tokens(self) -> int:
         """Fewer tokens than any tokenizer makes of the prompt's words: ten bytes of words a token."""
@@ -81,7 +81,7 @@ def read_chat_request(body: bytes) -> ChatRequest:
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("messages must be a list with at least one message", "messages")
-    parts = list(_content_parts(messages))
+    parts = list(content_parts(messages))
     format_type = _format_type(fields.get("response_format"))
     return ChatRequest(
         body=body,
@@ -92,11 +92,12 @@ def read_chat_request(body: bytes) -> ChatRequest:
             json_object=format_type == "json_object",
             json_schema=format_type == "json_schema",
         ),
-        prompt_bound_tokens=_prompt_bound_tokens(fields, len(body), parts),
+        text_bound_tokens=_text_bound_tokens(fields, len(body), parts),
         answer_bound_tokens=_answer_bound_tokens(fields, len(body)),
         choices=max(_choices("n", fields.get("n")), _choices("best_of", fields.get("best_of"))),
         unpriced=tuple(unpriced_in(fields, parts)),
         limits_otherwise=any(fields.get(name) is not None for name in _OTHER_LIMITS),
+        images=tuple(read_image(part, measure=False) for part in parts if part.get("type") == "image_url"),
     )
 
 
@@ -110,7 +111,7 @@ def prompt_texts(fields: Mapping[str, Any]) -> Iterator[str]:
             yield content
         if message.get("tool_calls"):
             yield orjson.dumps(message["tool_calls"]).decode()
-    for part in _content_parts(fields.get("messages") or []):
+    for part in content_parts(fields.get("messages") or []):
         if isinstance(part.get("text"), str):
             yield part["text"]
     for name in ("tools", "functions", "response_format"):
@@ -118,12 +119,8 @@ def prompt_texts(fields: Mapping[str, Any]) -> Iterator[str]:
             yield orjson.dumps(fields[name]).decode()
 
 
-def count_images(fields: Mapping[str, Any]) -> int:
-    """How many image parts the messages have."""
-    return sum(part.get("type") == "image_url" for part in _content_parts(fields.get("messages") or []))
-
-
-def _content_parts(messages: list[Any]) -> Iterator[dict[str, Any]]:
+def content_parts(messages: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """The parts of all messages whose content is in parts."""
     for message in messages:
         content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, list):
@@ -134,7 +131,7 @@ def _format_type(response_format: Any) -> str:
     return str(response_format.get("type", "")) if isinstance(response_format, dict) else ""
 
 
-def _prompt_bound_tokens(fields: Mapping[str, Any], body_bytes: int, parts: list[dict[str, Any]]) -> int | None:
+def _text_bound_tokens(fields: Mapping[str, Any], body_bytes: int, parts: list[dict[str, Any]]) -> int | None:
     bound = body_bytes + TEMPLATE_TOKENS
     if fields.get("tools") or fields.get("functions"):
         bound += TOOLS_TEMPLATE_TOKENS
@@ -144,9 +141,7 @@ def _prompt_bound_tokens(fields: Mapping[str, Any], body_bytes: int, parts: list
             image = part.get("image_url")
             url = image.get("url") if isinstance(image, dict) else image
             if isinstance(url, str) and url.startswith("data:"):
-                bound -= len(url)  # it is a picture, not text; what a picture counts as is added
-            low = isinstance(image, dict) and image.get("detail") == "low"
-            bound += LOW_DETAIL_IMAGE_TOKENS if low else IMAGE_TOKENS
+                bound -= len(url)  # it is a picture, not text; the plan adds what a picture counts as at the offer
         elif not isinstance(kind, str) or kind not in _TEXT_PARTS:
             return None
     return bound

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import structlog
 
 from meshkit.clock import Clock
+from meshkit.digests import NewSalt
 from meshkit.money import Usage
-from router_svc.domain.answer import Attempt, CountTokens, Delivery, Outcome, StreamBatch, at_least, estimate_usage
+from router_svc.domain.answer import Attempt, Delivery, StreamBatch
 from router_svc.domain.errors import (
     ClientStalled,
     HoldClosed,
@@ -27,6 +28,7 @@ from router_svc.domain.errors import (
 from router_svc.domain.failure import FailureKind, SourceFailure, broken_off, error_of
 from router_svc.domain.plan import Candidate, Plan
 from router_svc.domain.request import ChatRequest
+from router_svc.domain.tokenizer import CountTokens
 from router_svc.service.flight import Lead
 from router_svc.service.keeping import landing_of, offer
 from router_svc.service.pipe import ChunksEvent, EventPipe, FinalEvent, RouteEvent
@@ -37,9 +39,9 @@ from router_svc.service.ports import (
     Ending,
     Hold,
     Landing,
-    SettleFacts,
     SourceCall,
 )
+from router_svc.service.reckoning import Ended, facts_of, outcome_of, usage_of
 from router_svc.service.settlement import Settlement
 from router_svc.service.sources import Sources
 
@@ -49,6 +51,7 @@ _FINISH_GRACE_S = 5.0
 """After the last finish reason only usage and [DONE] are to come; a source that then falls silent is not waited for."""
 _LATE = frozenset({FailureKind.CUT, FailureKind.TIMEOUT})
 """Failures that take nothing from an answer that is complete already."""
+
 
 _log = structlog.get_logger(__name__)
 
@@ -73,16 +76,8 @@ class CompletionTools:
     sources: Sources
     clock: Clock
     count_tokens: CountTokens
+    new_salt: NewSalt
     limits: CompletionLimits
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """How the calls of sources ended. ``delivery`` None: none began to answer."""
-
-    delivery: Delivery | None
-    client_gone: bool
-    error: RouterError | None
 
 
 class Completion:
@@ -155,7 +150,7 @@ class Completion:
     async def _run_held(self) -> None:
         try:
             ended = await self._call_sources()
-            usage = await self._usage_of(ended)
+            usage = await usage_of(ended, self._request, self._tools.count_tokens)
         except Exception:
             await self._release("the router failed")
             raise
@@ -203,7 +198,7 @@ class Completion:
             # An expired hold may still be settled, late, by whoever held. Not once it is given back as well.
             await self._release("its request is run again")
 
-    async def _call_sources(self) -> _Ended:
+    async def _call_sources(self) -> Ended:
         failures: list[tuple[str, SourceFailure]] = []
         for candidate in self._to_try():
             if self._gone or self._stopping:
@@ -218,14 +213,14 @@ class Completion:
             status = _OK if won else failure.http_status if failure else 0
             self._attempts.append(Attempt(candidate.offer.offer_id, delivery.started_at_ms, took_ms, status, won, word))
             if won:
-                return _Ended(
+                return Ended(
                     delivery, gone, None if gone or failure is None else broken_off(candidate.source.source_id, failure)
                 )
             if failure is not None:
                 failures.append((candidate.source.source_id, failure))
                 if not failure.elsewhere:
                     break
-        return _Ended(None, self._gone, error_of(failures) if failures and not self._gone else None)
+        return Ended(None, self._gone, error_of(failures) if failures and not self._gone else None)
 
     def _to_try(self) -> Iterator[Candidate]:
         """The candidates in order, no source twice."""
@@ -250,7 +245,7 @@ class Completion:
                             await self._take(delivery, batch)
                 else:
                     plain = await self._tools.sources.ask(call)
-                    delivery.body, delivery.usage = plain.body, plain.usage
+                    delivery.take_whole(plain)
                     await self._announce(delivery)
         except SourceFailure as failure:
             return None if delivery.is_complete(self._request.choices) and failure.kind in _LATE else failure
@@ -313,36 +308,9 @@ class Completion:
             ends_at = scope.when() or self._deadline_at
             scope.reschedule(min(ends_at, asyncio.get_running_loop().time() + seconds))
 
-    async def _usage_of(self, ended: _Ended) -> Usage | None:
-        """The source's numbers, else an estimate; None where there is nothing to charge for."""
-        delivery = ended.delivery
-        if delivery is None:
-            return None
-        told, complete = delivery.usage, delivery.is_complete(self._request.choices)
-        if told is not None and (complete or delivery.usage_is_current):
-            return told
-        visible, reasoning = delivery.texts()
-        # A source that broke off without a word is owed nothing; one that its client left has read the prompt.
-        if told is None and not visible and not reasoning and not complete and not ended.client_gone:
-            return None
-        estimate = await asyncio.to_thread(
-            estimate_usage, self._request.fields, visible, reasoning, self._tools.count_tokens
-        )
-        return estimate if told is None else at_least(told, estimate)
-
-    async def _settle(self, ended: _Ended, delivery: Delivery, usage: Usage) -> Charge:
-        offer = delivery.candidate.offer
-        outcome = Outcome.INTERRUPTED if ended.error else Outcome.COMPLETE
-        facts = SettleFacts(
-            usage=usage,
-            price=delivery.candidate.price,
-            outcome=Outcome.CLIENT_GONE if ended.client_gone else outcome,
-            requested_model=self._call.requested_model,
-            model=self._call.model,
-            source_id=offer.source_id,
-            upstream_model=offer.upstream_model,
-            trace_id=self._call.trace_id,
-        )
+    async def _settle(self, ended: Ended, delivery: Delivery, usage: Usage) -> Charge:
+        outcome = outcome_of(ended, delivery, usage, self._request)
+        facts = await facts_of(self._call, delivery, usage, outcome, self._tools.new_salt)
         try:
             return await self._tools.settlement.settle(self._call, facts, tuple(self._attempts))
         except LedgerRefused:
@@ -366,5 +334,5 @@ class Completion:
         """For whoever asks again: the flight's landing, and what the cache takes."""
         if self._lead is not None:
             await self._lead.land(landing_of(self._call, delivery, usage, charge, error))
-        if error is None and delivery.is_complete(self._request.choices):
+        if error is None and delivery.is_complete(self._request.choices) and not delivery.came_to_nothing(usage):
             await offer(self._tools.cache, self._call, delivery, usage, charge)

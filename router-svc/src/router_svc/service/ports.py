@@ -72,7 +72,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class SettleFacts:
-    """What a hold is settled for."""
+    """What a hold is settled for. The digests are salted, see meshkit.digests; empty: not taken."""
 
     usage: Usage
     price: PriceSnapshot
@@ -82,6 +82,8 @@ class SettleFacts:
     source_id: str
     upstream_model: str
     trace_id: str
+    request_digest: str = ""
+    answer_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import structlog
 
 from meshkit.clock import Clock
-from router_svc.domain.answer import CountTokens
+from meshkit.digests import NewSalt
 from router_svc.domain.catalog import WireFormat
 from router_svc.domain.errors import DuplicateRequest, RouterBusy
 from router_svc.domain.plan import Plan, plan
 from router_svc.domain.request import ChatRequest, read_chat_request
+from router_svc.domain.tokenizer import CountTokens
 from router_svc.service.completion import Completion, CompletionLimits, CompletionTools
 from router_svc.service.flight import Lead
 from router_svc.service.pipe import Event, EventPipe
@@ -73,6 +74,7 @@ class RouterService:
         clients: Mapping[WireFormat, SourceClient],
         has_secret: Callable[[str], bool],
         count_tokens: CountTokens,
+        new_salt: NewSalt,
         clock: Clock,
         limits: Limits,
         sleep: Sleep = asyncio.sleep,
@@ -96,6 +98,7 @@ class RouterService:
             sources=self._sources,
             clock=clock,
             count_tokens=count_tokens,
+            new_salt=new_salt,
             limits=CompletionLimits(
                 request_timeout_s=limits.request_timeout_s,
                 drain_max_s=limits.drain_max_s,

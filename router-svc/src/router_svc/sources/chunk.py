@@ -10,7 +10,7 @@ import orjson
 
 from meshkit.money import Usage
 from router_svc.domain.failure import FailureKind, SourceFailure
-from router_svc.domain.usage import usage_of_source
+from router_svc.domain.usage.compatible import usage_of_source
 
 # A key of one of these names whose value says something. The text of an answer can't match: there, quotes are escaped.
 _TELLS = re.compile(rb'"(?:usage"\s*:\s*\{|error"\s*:\s*[{"]|finish_reason"\s*:\s*")')

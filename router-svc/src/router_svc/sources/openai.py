@@ -1,7 +1,7 @@
 """Sources that speak OpenAI's chat completions, over HTTP.
 
 Wire: https://platform.openai.com/docs/api-reference/chat, and what others make of it (see openai_answer.py, refusal.py
-and domain/usage.py).
+and domain/usage/).
 """
 
 from __future__ import annotations

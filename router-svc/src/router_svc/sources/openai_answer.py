@@ -11,7 +11,7 @@ import orjson
 
 from router_svc.domain.answer import PlainAnswer, StreamBatch
 from router_svc.domain.failure import FailureKind, SourceFailure
-from router_svc.domain.usage import usage_of_source
+from router_svc.domain.usage.compatible import usage_of_source
 from router_svc.sources.chunk import Chunk, error_event, read_chunk
 from router_svc.sources.refusal import transport_failure
 from router_svc.sources.span import SourceSpan
@@ -91,6 +91,7 @@ class StreamReader:
         relayed: list[bytes] = []
         told = Chunk(b"")
         finished: frozenset[int] = frozenset()
+        reasons: frozenset[str] = frozenset()
         done = said_since_usage = False
         for event in events:
             if event == _DONE:
@@ -110,8 +111,9 @@ class StreamReader:
             else:
                 said_since_usage = True
             finished |= chunk.finished
+            reasons |= frozenset(chunk.finish_reasons)
             self._span.told(model=chunk.model, finish_reasons=chunk.finish_reasons, usage=chunk.usage)
-        return StreamBatch(tuple(relayed), told.usage_chunk, told.usage, finished, done, said_since_usage)
+        return StreamBatch(tuple(relayed), told.usage_chunk, told.usage, finished, done, said_since_usage, reasons)
 
     async def _reach_end(self) -> None:
         try:
@@ -162,12 +164,9 @@ async def read_whole(
     reasons = [choice.get("finish_reason") for choice in parsed["choices"] if isinstance(choice, dict)]
     if "error" in reasons:
         raise SourceFailure(FailureKind.ERROR_EVENT, "the source ended its answer with an error", http_status=200)
-    span.told(
-        model=str(parsed.get("model") or ""),
-        finish_reasons=tuple(str(reason) for reason in reasons if reason),
-        usage=usage,
-    )
-    return PlainAnswer(body, usage)
+    told = tuple(str(reason) for reason in reasons if reason)
+    span.told(model=str(parsed.get("model") or ""), finish_reasons=told, usage=usage)
+    return PlainAnswer(body, usage, frozenset(told))
 
 
 async def read_beginning(response: httpx.Response) -> bytes:

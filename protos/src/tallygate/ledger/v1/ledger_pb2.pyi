@@ -1336,8 +1336,11 @@ class ChargeFacts(_message.Message):
     them; equal bodies have different digests.
     """
     answer_digest: _builtins.str
-    """Salted digest of the answer's body, in the same form; of a stream, of the JSON body that it folds to. Empty: not
-    taken.
+    """Salted digest of the answer's statement, in the same form: "SALT:SHA-256(SALT || statement)". The statement is the
+    RFC 8785 form of the answer's body with `choices`, `citations`, `model` and `search_results` alone, those that are
+    there and not null; of a stream, of the body that it folds to. So an answer and all its replays have one statement,
+    though each has its own `id`, `created`, `usage`, and salt. Of a stream that ended early: of what the client was
+    given. Empty: not taken, as nothing was given or the stream could be put together in more than one way.
     """
     @_builtins.property
     def usage(self) -> _money_pb2.Usage:

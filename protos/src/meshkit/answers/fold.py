@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from cache_svc.domain.joining import NotFoldable, grown, longer_logprobs, same_or_merged
-from cache_svc.domain.tool_calls import ToolCalls
-from cache_svc.domain.unfold import BODY_OBJECT, CHUNK_OBJECT, REPEATED_FIELDS, Json
+from meshkit.answers.joining import NotFoldable, grown, longer_logprobs, same_or_merged
+from meshkit.answers.shape import BODY_OBJECT, CHUNK_OBJECT, GROWING_TEXTS, REPEATED_FIELDS, Json
+from meshkit.answers.tool_calls import ToolCalls
 
 _PADDING = frozenset({"obfuscation"})  # random filler against length analysis, OpenAI's `include_obfuscation`
-_TEXT_FIELDS = frozenset({"content", "reasoning", "reasoning_content", "refusal"})
 
 
 def fold(chunks: Iterable[Any]) -> Json:
@@ -102,7 +101,7 @@ class _Choice:
         for name, value in (delta or {}).items():
             if value is None:
                 self._message.setdefault(name, None)
-            elif name in _TEXT_FIELDS and isinstance(value, str):
+            elif name in GROWING_TEXTS and isinstance(value, str):
                 if not isinstance(self._message.get(name), str | None):
                     raise NotFoldable(f"`{name}` is text and more than text")
                 self._message.setdefault(name, "")

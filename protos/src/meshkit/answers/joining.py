@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from cache_svc.domain.unfold import Json
+from meshkit.answers.shape import Json
 
 _REPEATED_LISTS = frozenset({"citations", "search_results", "prompt_filter_results"})
 

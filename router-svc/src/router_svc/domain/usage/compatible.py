@@ -1,4 +1,4 @@
-"""From what a source says it used to disjoint usage classes, whatever its habits.
+"""The usage of OpenAI's chat completions, and of all who call theirs compatible, whatever their habits.
 
 Seen in the field: cached tokens inside the prompt's total (OpenAI, DeepSeek, Moonshot, Groq) or beside it (Anthropic);
 reasoning inside the answer's total (OpenAI) or beside it (xAI), or only visible as what the grand total has too many
@@ -9,11 +9,9 @@ reasoning inside the answer's total (OpenAI) or beside it (xAI), or only visible
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from meshkit.money import Provenance, Usage
-
-_SANE_TOKENS = 10**9
+from router_svc.domain.usage.counts import count, details
 
 
 def usage_of_source(block: object, *, cached_beside_prompt: bool = False) -> Usage | None:
@@ -23,25 +21,25 @@ def usage_of_source(block: object, *, cached_beside_prompt: bool = False) -> Usa
     """
     if not isinstance(block, Mapping):
         return None
-    prompt, completion = _count(block, "prompt_tokens"), _count(block, "completion_tokens")
+    prompt, completion = count(block, "prompt_tokens"), count(block, "completion_tokens")
     if prompt + completion == 0:
         return None
     prompt_details, completion_details = (
-        _details(block, "prompt_tokens_details"),
-        _details(block, "completion_tokens_details"),
+        details(block, "prompt_tokens_details"),
+        details(block, "completion_tokens_details"),
     )
     cached = (
-        _count(prompt_details, "cached_tokens")
-        or _count(block, "prompt_cache_hit_tokens")
-        or _count(block, "cached_tokens")
-        or _count(block, "cache_read_input_tokens")
+        count(prompt_details, "cached_tokens")
+        or count(block, "prompt_cache_hit_tokens")
+        or count(block, "cached_tokens")
+        or count(block, "cache_read_input_tokens")
     )
-    written = _count(prompt_details, "cache_write_tokens") or _count(block, "cache_creation_input_tokens")
-    beyond = _count(block, "total_tokens") - prompt - completion
+    written = count(prompt_details, "cache_write_tokens") or count(block, "cache_creation_input_tokens")
+    beyond = count(block, "total_tokens") - prompt - completion
     beside = cached_beside_prompt or cached + written > prompt or 0 < cached + written == beyond
     output, reasoning = _answer(
         completion,
-        _count(completion_details, "reasoning_tokens"),
+        count(completion_details, "reasoning_tokens"),
         beyond_total=beyond - (cached + written if beside else 0),
     )
     return Usage(
@@ -65,17 +63,3 @@ def _answer(completion: int, reasoning: int, *, beyond_total: int) -> tuple[int,
     else:
         answer = completion
     return answer - reasoning, reasoning
-
-
-def _details(block: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    details = block.get(name)
-    return details if isinstance(details, Mapping) else {}
-
-
-def _count(block: Mapping[str, Any], name: str) -> int:
-    value = block.get(name)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        return 0
-    return min(max(value, 0), _SANE_TOKENS)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cache_svc.domain.joining import NotFoldable, once, repeated
-from cache_svc.domain.unfold import Json
+from meshkit.answers.joining import NotFoldable, once, repeated
+from meshkit.answers.shape import Json
 
 _GROWING_PART = {"function": "arguments", "custom": "input"}
 """The member of a call that says what is called, by kind, and its member that grows."""
