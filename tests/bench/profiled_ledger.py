@@ -3,7 +3,8 @@ CPU time, from when SIGUSR1 comes. At its end the samples are in FILE.
 
 Sampled and not traced: a profiler that is called for every function makes the small ones look expensive. What other
 threads spend (gRPC's, the one that commits to SQLite) counts for whatever the event loop's thread does then, which is
-mostly to wait. A garbage collection counts for the function that it struck.
+mostly to wait. A garbage collection counts for the function that it struck. Callers of a greenlet (SQLAlchemy's on
+asyncpg) are not seen from within it, so "all" of those is too little.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class Sampler:
 
 def _name(frame: FrameType) -> str:
     code = frame.f_code
+    if code.co_filename == "<string>":  # what dataclasses generate
+        return f"{type(frame.f_locals.get('self')).__name__}.{code.co_name}"
     return f"{'/'.join(Path(code.co_filename).parts[-2:])}:{code.co_firstlineno} {code.co_qualname}"
 
 
