@@ -62,8 +62,8 @@ mesh: .make/python  ## five processes, PostgreSQL and a Redis-protocol server; s
 test: .make/python .make/node  ## every test, on real parts
 	$(BIN)/pytest
 
-bench-ledger: .make/python  ## how fast the ledger is, on both databases; about five minutes, ends with one line of JSON
-	$(BIN)/python -m tests.bench.ledger_bench
+bench-ledger: .make/python  ## how fast the ledger is, on both databases; about eight minutes, ends with one line of JSON (ARGS=--help)
+	$(BIN)/python -m tests.bench.ledger_bench $(ARGS)
 
 check: .make/python  ## style, types, architecture, contracts, generated code
 	$(BIN)/ruff format --check --quiet

@@ -57,7 +57,9 @@ PRICE = PriceSnapshot(
 USAGE = Usage(input_tokens=100, output_tokens=50, provenance=Provenance.PROVIDER)
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
-SEALER = Sealer(Keyring({"k": load_private_key("b25l" * 10 + "b24")}))
+SEED = "b25l" * 10 + "b24"
+PEPPER = "pepper-of-the-bench"
+SEALER = Sealer(Keyring({"k": load_private_key(SEED)}))
 
 
 class Spend(Protocol):
@@ -115,7 +117,7 @@ async def _spending(database: Database, writer: Writer, ledger: Ledger) -> Spend
     keys = KeyService(
         directory=directory,
         revocations=Revocations(directory, clock),
-        peppers=Peppers({1: "pepper-of-the-bench"}),
+        peppers=Peppers({1: PEPPER}),
         clock=clock,
         make_id=new_id,
         random_below=secrets.randbelow,

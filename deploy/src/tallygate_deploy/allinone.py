@@ -21,7 +21,7 @@ from ledger_svc.settings import LedgerSettings
 from meshkit.channels import Dialer
 from meshkit.local import LocalNetwork
 from meshkit.logs import configure_logging
-from meshkit.serve import running, until_signalled
+from meshkit.serve import running, settle_heap, until_signalled
 from meshkit.telemetry import Telemetry
 from router_svc.settings import RouterSettings
 from tallygate_deploy.composition import Addresses, Composition, ServiceSettings
@@ -49,6 +49,7 @@ async def run(options: StartOptions) -> None:
         stack.enter_context(fresh_ready_file(options))
         welcome = await provision(options.data, served.ledger, mint_key=options.ready_file is not None)
         announce(options, served.url, welcome, model=models.example)
+        settle_heap()
         await until_signalled()
 
 

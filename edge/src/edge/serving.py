@@ -12,7 +12,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from meshkit.serve import until_signalled
+from meshkit.serve import settle_heap, until_signalled
 
 BACKLOG = 2_048
 _log = structlog.get_logger(__name__)
@@ -88,6 +88,7 @@ async def serve_http(
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains. A second signal ends the process in the usual way."""
     async with running_http(app, host, port, fd=fd, drain_s=drain_s, keep_alive_s=keep_alive_s):
+        settle_heap()
         await until_signalled()
 
 

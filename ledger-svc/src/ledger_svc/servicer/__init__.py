@@ -205,13 +205,11 @@ class LedgerServicer(LedgerServiceServicer):
 
     async def Settle(self, request: pb.SettleRequest, context: Context) -> pb.SettleResponse:
         """See ledger.proto."""
+        facts = facts_from_proto(request.facts)
         receipt = await self._charging.settle(
-            request.org_id,
-            request.request_id,
-            facts=facts_from_proto(request.facts),
-            attempts=attempts_from_proto(request.attempts),
+            request.org_id, request.request_id, facts=facts, attempts=attempts_from_proto(request.attempts)
         )
-        return pb.SettleResponse(receipt=receipt_to_proto(receipt))
+        return pb.SettleResponse(receipt=receipt_to_proto(receipt, (facts, request.facts)))
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
         """See ledger.proto."""
@@ -222,10 +220,11 @@ class LedgerServicer(LedgerServiceServicer):
 
     async def Charge(self, request: pb.ChargeRequest, context: Context) -> pb.ChargeResponse:
         """See ledger.proto."""
+        facts = facts_from_proto(request.facts)
         receipt = await self._charging.charge(
-            codec.principal_from_proto(request.principal), request.request_id, facts=facts_from_proto(request.facts)
+            codec.principal_from_proto(request.principal), request.request_id, facts=facts
         )
-        return pb.ChargeResponse(receipt=receipt_to_proto(receipt))
+        return pb.ChargeResponse(receipt=receipt_to_proto(receipt, (facts, request.facts)))
 
     async def GetReceipt(self, request: pb.GetReceiptRequest, context: Context) -> pb.GetReceiptResponse:
         """See ledger.proto."""

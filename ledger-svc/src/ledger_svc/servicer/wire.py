@@ -129,15 +129,18 @@ def attempt_to_proto(attempt: Attempt) -> pb.Attempt:
     )
 
 
-def receipt_to_proto(receipt: Receipt) -> pb.Receipt:
-    """A receipt."""
+def receipt_to_proto(receipt: Receipt, sent: tuple[ChargeFacts, pb.ChargeFacts] | None = None) -> pb.Receipt:
+    """A receipt. ``sent``: the facts of the request that it answers, and their message, which is not encoded anew
+    where the receipt was written just now of those very facts.
+    """
+    facts = sent[1] if sent is not None and receipt.facts is sent[0] else facts_to_proto(receipt.facts)
     return pb.Receipt(
         receipt_id=receipt.receipt_id,
         request_id=receipt.request_id,
         org_id=receipt.org_id,
         project_id=receipt.project_id,
         key_id=receipt.key_id,
-        facts=facts_to_proto(receipt.facts),
+        facts=facts,
         held_nano_usd=receipt.held_nano_usd,
         charged_nano_usd=receipt.charged_nano_usd,
         saved_nano_usd=receipt.saved_nano_usd,

@@ -154,6 +154,8 @@ class ExchangeChannel(grpc.aio.Channel):
         return self._plain_until > 0 and asyncio.get_running_loop().time() < self._plain_until
 
     async def _call_plainly(self, rpc: Rpc) -> None:
+        if rpc.outcome is not None:  # given up before this came to run
+            return
         make: Any = self._inner.unary_unary(rpc.method)
         call = make(rpc.request, timeout=rpc.time_remaining_s(), metadata=rpc.metadata)
         rpc.abandon = call.cancel
