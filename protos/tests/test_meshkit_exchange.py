@@ -273,3 +273,32 @@ async def test_a_leaving_server_answers_what_runs_and_refuses_the_rest(registeri
         assert await stream.read() is grpc.aio.EOF
         assert await stream.code() is grpc.StatusCode.OK
         await stopping
+
+
+async def test_a_server_does_not_end_before_its_handlers_have_cleaned_up(registering: Any) -> None:
+    entered, cleaning, go_on, cleaned = (asyncio.Event() for _ in range(4))
+
+    async def handler(request: StringValue, _: Any) -> StringValue:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await go_on.wait()
+            cleaned.set()
+        return request
+
+    async with raw(registering(unary_unary=handler)) as (stream, stop):
+        await stream.write(pb.ExchangeRequest(commands=[command(1, timeout_us=50_000_000)]))
+        await entered.wait()
+        await stream.write(pb.ExchangeRequest(cancelled_ids=[1]))
+        await cleaning.wait()
+        await stream.done_writing()
+        stopping = asyncio.create_task(stop())
+        while await stream.read() is not grpc.aio.EOF:
+            pass
+        ended, _ = await asyncio.wait({stopping}, timeout=0.5)  # a server that did not wait would end within that
+        assert not ended
+        go_on.set()
+        await stopping
+        assert cleaned.is_set()

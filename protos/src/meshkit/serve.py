@@ -137,6 +137,7 @@ async def _drain(server: grpc.aio.Server, incoming: Incoming, exchange: Exchange
     if not stopping.done():
         incoming.end_work()
     await stopping
+    await exchange.unwound(_UNWIND_S)
 
 
 async def _add_infrastructure(services: _NamedServices) -> Any:

@@ -62,6 +62,10 @@ class ExchangeServicer(ExchangeServiceServicer):
         for session in self._sessions:
             session.leave()
 
+    async def unwound(self, grace_s: float) -> None:
+        """Waits for handlers that clean up after a call that is over; after ``grace_s`` they are cancelled."""
+        await self._dispatcher.stop(grace_s, _GONE)
+
 
 class _Session:
     """One stream: reads, dispatches and writes until the client has gone or the server leaves."""
