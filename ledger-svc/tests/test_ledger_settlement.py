@@ -231,7 +231,7 @@ async def test_a_replay_costs_a_quarter_and_says_what_it_saved(
     assert await charging.charge(payer, "req", facts=facts) == receipt
     with pytest.raises(IdempotencyConflict):
         await charging.charge(payer, "req", facts=new_facts(prompt=3, answer=1, mode=mode))
-    with pytest.raises(IdempotencyConflict):
+    with pytest.raises(HoldClosed):
         await hold(charging, payer, 3_000)
     with pytest.raises(IdempotencyConflict):
         await charging.settle(payer.org_id, "req", facts=facts, attempts=())

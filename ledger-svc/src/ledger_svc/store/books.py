@@ -30,15 +30,19 @@ from ledger_svc.store.tables import (
     TRANSFER,
 )
 
+_HOLD_COLUMNS = len(RESERVATION.columns)
 BUCKET_KEY = ("scope_id", "period", "unit", "starts_at_ms")
 
 # Locked in the order of their ids, so that no two transactions wait for each other.
 _LOCK_ACCOUNTS = select_by(
     ACCOUNT, ACCOUNT.columns, "account_id", lock=" ORDER BY account.account_id FOR UPDATE OF account"
 )
-_READ_HOLDS = select_by(RESERVATION, RESERVATION.columns, "org_id", "request_id")
-_READ_RECEIPTS = select_by(
-    RECEIPT, [RECEIPT.c.document, RECEIPT.c.transfer_id, RECEIPT.c.fingerprint], "org_id", "request_id"
+_READ_HOLDS = select_by(
+    RESERVATION,
+    [*RESERVATION.columns, RECEIPT.c.document, RECEIPT.c.transfer_id, RECEIPT.c.fingerprint],
+    "org_id",
+    "request_id",
+    join="LEFT JOIN receipt ON receipt.hold_id = reservation.hold_id AND reservation.state IN ('settled', 'expired')",
 )
 _READ_TRANSFERS = select_by(TRANSFER, TRANSFER.columns, "org_id", "idem_key")
 _READ_KEYS = select_by(API_KEY, rows.KEY_COLUMNS, "key_id")
@@ -80,20 +84,22 @@ def load(connection: Connection, needs: Sequence[Needs]) -> Book:
         book.accounts[account.account_id] = account
     orgs = _distinct(need.org_id for need in needs)
     requests = sorted({(need.org_id, need.request_id) for need in needs if need.request_id})
-    lots, holds, receipts, keys, transfers, corrections, capped = read_all(
+    lots, holds, keys, transfers, corrections, capped = read_all(
         connection,
         (_READ_LOTS, orgs),
         (_READ_HOLDS, requests),
-        (_READ_RECEIPTS, requests),
         (_READ_KEYS, _distinct(need.key_id for need in needs)),
         (_READ_TRANSFERS, sorted({(need.org_id, need.idem_key) for need in needs if need.idem_key})),
         (_READ_CORRECTIONS, _distinct(need.receipt_id for need in needs)),
         (_FIND_CAPPED, orgs),
     )
     book.lots = {lot.lot_id: lot for lot in map(rows.lot_from_row, lots)}
-    book.holds = {(hold.org_id, hold.request_id): hold for hold in map(rows.hold_from_row, holds)}
-    entries = map(rows.receipt_entry_from_row, receipts)
-    book.receipts = {(entry.receipt.org_id, entry.receipt.request_id): entry for entry in entries}
+    for row in holds:
+        hold = rows.hold_from_row(row[:_HOLD_COLUMNS])
+        name = (hold.org_id, hold.request_id)
+        book.holds[name] = hold
+        if row[_HOLD_COLUMNS] is not None:
+            book.receipts[name] = rows.receipt_entry_from_row(row[_HOLD_COLUMNS:])
     book.keys = {key.key_id: key for key in map(rows.key_from_row, keys)}
     book.transfers = {(found.org_id, found.idem_key): found for found in map(rows.transfer_from_row, transfers)}
     if capped:

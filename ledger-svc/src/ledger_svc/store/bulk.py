@@ -10,6 +10,7 @@ interpreter's lock away and has to win it back: measured 14 ms instead of 1 for 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import BigInteger, Boolean, Column, Connection, LargeBinary, Table, Text
+from sqlalchemy.exc import DBAPIError
 
 Record = Sequence[Any]
 """The values of one row, in the order of the statement's columns."""
@@ -47,10 +49,7 @@ class Bulk:
             return list(found) if found.returns_rows else []
         rows: list[Any] = []
         for chunk in _chunks(records):
-            values = tuple(chain.from_iterable(chunk))
-            found = connection.exec_driver_sql(_listed(self, len(chunk)), values)
-            if found.returns_rows:
-                rows.extend(found)
+            rows.extend(_run_on_sqlite(connection, _listed(self, len(chunk)), tuple(chain.from_iterable(chunk))))
         return rows
 
 
@@ -100,17 +99,31 @@ def update_by(table: Table, keys: str | tuple[str, ...], *changed: str) -> Bulk:
     return Bulk(template, columns)
 
 
-def select_by(table: Table, given: Iterable[Column[Any]], *keys: str, where: str = "", lock: str = "") -> Bulk:
+def select_by(
+    table: Table, given: Iterable[Column[Any]], *keys: str, join: str = "", where: str = "", lock: str = ""
+) -> Bulk:
     """Reads the columns ``given`` of the rows whose ``keys`` have the record's values. A record must not come twice.
-    ``where``: a further condition.
+    ``join``: another table; ``where``: a further condition.
 
     CROSS JOIN and not a comma, because it keeps SQLite from turning the join round and reading the whole table.
     """
     matches = " AND ".join(f"{table.name}.{key} = v.v{place}" for place, key in enumerate(keys, 1))
     matches += f" AND {where}" if where else ""
-    template = f"SELECT {{given}} FROM {{v}} CROSS JOIN {table.name} WHERE {matches}"  # noqa: S608 - names of ours
-    names = tuple(f"{table.name}.{column.name}" for column in given)
+    template = f"SELECT {{given}} FROM {{v}} CROSS JOIN {table.name} {join} WHERE {matches}"  # noqa: S608 - names of ours
+    names = tuple(f"{column.table.name}.{column.name}" for column in given)
     return Bulk(template, tuple(table.columns[key] for key in keys), names, lock)
+
+
+def _run_on_sqlite(connection: Connection, statement: str, values: tuple[Any, ...]) -> list[Any]:
+    """On the driver's own connection: SQLAlchemy's part of a statement takes four times what SQLite's does, and a batch
+    has a dozen. A failure is raised as SQLAlchemy raises it.
+    """
+    driver: Any = connection.connection.driver_connection
+    try:
+        return list(driver.execute(statement, values).fetchall())
+    except sqlite3.Error as error:
+        raised = DBAPIError.instance(statement, values, error, sqlite3.Error, hide_parameters=True)
+        raise raised from error
 
 
 def _document(bulk: Bulk, records: Sequence[Record]) -> str:
