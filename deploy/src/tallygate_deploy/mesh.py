@@ -47,7 +47,7 @@ async def run(options: StartOptions) -> None:
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listening(options))
         models = await stack.enter_async_context(chosen_models(options))
-        database_url = await stack.enter_async_context(postgres(options.data.root / "postgres"))
+        database_url = await stack.enter_async_context(postgres(options.data.postgres))
         cache_url = await stack.enter_async_context(valkey(options.data.root / "valkey"))
         # Unix sockets: no port has to be free, and nothing on the network reaches past the edge. Not in the data
         # folder, since a socket's path has room for 107 characters.
