@@ -88,6 +88,10 @@ class CrashingSeam(CommitSeam):
         if self._point == "after":
             self._reach()
 
+    def in_checkpoint(self) -> None:
+        if self._point == "checkpoint":
+            self._reach()
+
     def _reach(self) -> None:
         if not self._left:
             self.happened.set()
@@ -190,6 +194,17 @@ class Rig:
             task.cancel()  # those that are answered stay so
         await asyncio.wait([everything, crashed])
         return [None if task.cancelled() else task.result() for task in tasks]
+
+    async def grow(self) -> None:
+        """Signs a checkpoint, if the log has grown; ends early at a crash."""
+        growing = asyncio.create_task(self.log.grow())
+        crashed = asyncio.create_task(self.seam.happened.wait())
+        await asyncio.wait({growing, crashed}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (growing, crashed):
+            task.cancel()
+        await asyncio.wait({growing, crashed})
+        if not growing.cancelled():
+            growing.result()
 
     async def _send(self, operation: Operation) -> tuple[Outcome, str]:
         try:

@@ -191,7 +191,14 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def grow(self) -> None:
         """The log gets a checkpoint."""
-        self._run(self._rig.log.grow())
+        self._run(self._rig.grow())
+
+    @rule()
+    def crash_in_checkpoint(self) -> None:
+        """The process ends while it writes one, and the next goes on from the last."""
+        self._rig.seam.plan("checkpoint", 0)
+        self._run(self._rig.grow())
+        self.restart()
 
     def _agree(self, operation: Operation, outcome: Outcome, made: str) -> None:
         assert outcome == self._model.apply(operation, self._rig.clock.now_ms()), operation

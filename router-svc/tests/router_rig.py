@@ -23,6 +23,7 @@ from router_svc.domain.errors import HoldUnknown, LedgerUnavailable
 from router_svc.service.pipe import Event
 from router_svc.service.ports import CacheTicket, Charge, CompletionCall, FreshAnswer, Hold, SettleFacts
 from router_svc.service.router import CompletionHandle, Limits, RouterService
+from router_svc.service.seam import CallSeam
 from router_svc.sources.http import open_http
 from router_svc.sources.openai import OpenAISourceClient, OpenAITimeouts
 
@@ -278,6 +279,7 @@ async def rig_over(
     ledger: FakeLedger | None = None,
     max_answer_bytes: int = 2**20,
     telemetry: Telemetry | None = None,
+    seam: CallSeam | None = None,
 ) -> AsyncIterator[Rig]:
     limits = limits or Limits(settle_patience_s=5.0)
     ledger, cache = ledger or FakeLedger(), FakeCache()
@@ -299,6 +301,7 @@ async def rig_over(
             count_tokens=lambda text: len(text.split()),
             clock=SystemClock(),
             limits=limits,
+            seam=seam,
         )
         try:
             yield Rig(service, ledger, cache, http)

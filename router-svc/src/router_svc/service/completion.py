@@ -20,6 +20,7 @@ from router_svc.domain.plan import Candidate, Plan
 from router_svc.domain.request import ChatRequest
 from router_svc.service.pipe import ChunksEvent, EventPipe, FinalEvent, RouteEvent
 from router_svc.service.ports import Cache, Charge, CompletionCall, FreshAnswer, Hold, SettleFacts, SourceCall
+from router_svc.service.seam import CallSeam
 from router_svc.service.settlement import Settlement
 from router_svc.service.sources import Sources
 
@@ -54,6 +55,7 @@ class CompletionTools:
     clock: Clock
     count_tokens: CountTokens
     limits: CompletionLimits
+    seam: CallSeam
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,9 @@ class Completion:
             if ended.error is not None:
                 raise ended.error
             return
+        self._tools.seam.used()
         charge = await self._settle(ended, ended.delivery, usage)
+        self._tools.seam.settled()
         if ended.error is not None:
             ended.error.metadata["receipt_id"] = charge.receipt_id
             raise ended.error
@@ -216,6 +220,8 @@ class Completion:
                 await self._announce(delivery)
             if batch.payloads and await self.pipe.put(ChunksEvent(batch.payloads)):
                 delivery.delivered = len(delivery.payloads)
+            if first:
+                self._tools.seam.streaming()
         except TimeoutError:
             self._gone = True
             self.pipe.close(ClientStalled("the client stopped reading"))

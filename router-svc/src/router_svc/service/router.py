@@ -17,6 +17,7 @@ from router_svc.domain.request import ChatRequest, read_chat_request
 from router_svc.service.completion import Completion, CompletionLimits, CompletionTools
 from router_svc.service.pipe import Event, EventPipe
 from router_svc.service.ports import Cache, Catalog, CompletionCall, Ledger, SourceClient
+from router_svc.service.seam import CallSeam
 from router_svc.service.settlement import Settlement, Sleep
 from router_svc.service.sources import Sources
 
@@ -77,6 +78,7 @@ class RouterService:
         clock: Clock,
         limits: Limits,
         sleep: Sleep = asyncio.sleep,
+        seam: CallSeam | None = None,
     ) -> None:
         self._catalog = catalog
         self._has_secret = has_secret
@@ -97,6 +99,7 @@ class RouterService:
                 max_answer_bytes=limits.max_answer_bytes,
                 store_wait_s=limits.store_wait_s,
             ),
+            seam=seam or CallSeam(),
         )
         self._running: dict[tuple[str, str], Completion] = {}
         self._tasks: set[asyncio.Task[None]] = set()
