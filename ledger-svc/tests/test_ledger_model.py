@@ -1,13 +1,14 @@
 """Any history of the ledger gives what a simple model of it gives, on both databases: commands that come at once,
 twice, late, in another order and with another content; a clock; and crashes before and after a COMMIT.
 
-``TALLYGATE_MODEL_EXAMPLES``: how many histories for each database; `make faults` asks for more than `make test`.
+``TALLYGATE_MODEL_SECONDS``: go on for so long on each database; `make faults` asks for more than `make test` has.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Coroutine
 from contextlib import ExitStack
 from dataclasses import replace
@@ -45,7 +46,8 @@ from ledger_svc.store.check import Terms, examine
 T = TypeVar("T")
 
 ORGS = 2
-EXAMPLES = {"sqlite": 40, "postgresql": 15}
+EXAMPLES, AT_ONCE = {"sqlite": 40, "postgresql": 15}, 10
+"""How many histories; and where a time is given, how many before the clock is looked at."""
 
 _orgs = st.integers(0, ORGS - 1)
 _requests = st.sampled_from([f"req-{n}" for n in range(8)])
@@ -243,21 +245,24 @@ class LedgerMachine(RuleBasedStateMachine):
 
 @pytest.mark.timeout(3_600)  # bounded by the number of histories; the session's default is for one of them
 def test_every_history_is_that_of_the_model(kind: str, fresh: Any) -> None:
-    examples = int(os.environ.get("TALLYGATE_MODEL_EXAMPLES", EXAMPLES[kind]))
-
     class Machine(LedgerMachine):
         def __init__(self) -> None:
             super().__init__(kind, fresh)
 
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=25,
-            deadline=None,
-            report_multiple_bugs=False,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-        ),
+    seconds = os.environ.get("TALLYGATE_MODEL_SECONDS")
+    until_s = time.monotonic() + float(seconds or 0)
+    run_state_machine_as_test(Machine, settings=_settings(AT_ONCE if seconds else EXAMPLES[kind]))
+    while time.monotonic() < until_s:
+        run_state_machine_as_test(Machine, settings=_settings(AT_ONCE))
+
+
+def _settings(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=25,
+        deadline=None,
+        report_multiple_bugs=False,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 
 

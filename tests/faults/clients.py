@@ -29,7 +29,7 @@ from tallygate.ledger.v1 import ledger_pb2 as pb
 from tallygate.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from tests.bench.ledger_spending import MODEL, PRICE, USAGE
 from tests.faults.deployments import Deployment
-from tests.faults.journal import Journal, Operation, Told
+from tests.faults.journal import Journal, Told
 
 REQUEST_S = 12.0
 RETRY_S, AWAY_S, PAUSE_S = 0.05, 0.25, 0.02
@@ -104,7 +104,7 @@ class HttpClient:
 
     async def stream(self) -> str:
         """A stream of about half a second, read to its end."""
-        operation, headers = self._begin(self._rich)
+        headers = self._begin(self._rich)
         body = _body("test/slow-chunks", secrets.token_hex(4) + " and some words more", stream=True)
         last: dict[str, Any] = {}
         async with self._http.stream("POST", self._url, headers=headers, content=body) as response:
@@ -115,12 +115,12 @@ class HttpClient:
                     last = orjson.loads(line.removeprefix("data: "))
         if "tallygate" not in last:
             return "broken off"
-        self._note(self._rich, operation, last["tallygate"]["receipt_id"], last["tallygate"]["cost_usd"])
+        self._note(self._rich, last["tallygate"]["receipt_id"], last["tallygate"]["cost_usd"])
         return "200"
 
     async def leave(self) -> str:
         """A stream whose client goes away in its middle."""
-        _, headers = self._begin(self._rich)
+        headers = self._begin(self._rich)
         body = _body("test/slow-chunks", secrets.token_hex(4), stream=True)
         async with self._http.stream("POST", self._url, headers=headers, content=body) as response:
             if response.status_code != httpx.codes.OK:
@@ -129,28 +129,28 @@ class HttpClient:
             return "left"
 
     async def _ask(self, tenant: Tenant, model: str, content: str) -> str:
-        operation, headers = self._begin(tenant)
+        headers = self._begin(tenant)
         response = await self._http.post(self._url, headers=headers, content=_body(model, content))
         if response.status_code == httpx.codes.OK:
-            self._note(tenant, operation, response.headers["x-receipt-id"], response.headers["x-cost-usd"])
+            self._note(tenant, response.headers["x-receipt-id"], response.headers["x-cost-usd"])
         return str(response.status_code)
 
     @property
     def _url(self) -> str:
         return f"{self._deployment.base_url}/chat/completions"
 
-    def _begin(self, tenant: Tenant) -> tuple[Operation, dict[str, str]]:
+    def _begin(self, tenant: Tenant) -> dict[str, str]:
         """The receipt carries the trace that its client began: so it is known whose it is, though nobody was told."""
         trace_id = secrets.token_hex(16)
-        headers = {
+        self._journal.operation(trace_id)
+        return {
             "authorization": f"Bearer {tenant.secret}",
             "content-type": "application/json",
             "traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01",
         }
-        return self._journal.operation(trace_id), headers
 
-    def _note(self, tenant: Tenant, operation: Operation, receipt_id: str, cost_usd: str) -> None:
-        self._journal.told.append(Told(tenant.org_id, receipt_id, parse_usd(cost_usd)))
+    def _note(self, tenant: Tenant, receipt_id: str, cost_usd: str) -> None:
+        self._journal.told.add(Told(tenant.org_id, receipt_id, parse_usd(cost_usd)))
 
 
 class LedgerClient:
@@ -221,7 +221,7 @@ class LedgerClient:
     def _note(self, answers: Sequence[Any]) -> None:
         for answer in answers:
             receipt = answer.receipt
-            self._journal.told.append(Told(receipt.org_id, receipt.receipt_id, receipt.charged_nano_usd))
+            self._journal.told.add(Told(receipt.org_id, receipt.receipt_id, receipt.charged_nano_usd))
 
     async def _twice(self, method: str, request: Any) -> list[Any]:
         """Both answers; that they are of one operation is the journal's to see.

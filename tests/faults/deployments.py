@@ -8,14 +8,14 @@ import socket
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
 from sqlalchemy import Connection, text
 
 from ledger_svc.domain.signing import PublicKeys, load_private_key
-from ledger_svc.store.reading import read_only
+from ledger_svc.store.reading import UnreadableError, read_only
 from meshkit.channels import Dialer
 from meshkit.telemetry import Telemetry
 from tallygate_deploy.data_dir import DataDir
@@ -148,7 +148,7 @@ class Mesh(Deployment):
         if victim == "postgres":
             return self._postgres.pid
         if victim == ONE_BACKEND:
-            return await read_only(self.database_url, _writers_backend)
+            return await self._writers_backend()
         return self._services[victim].pid
 
     async def revive(self, victim: str) -> None:
@@ -156,7 +156,9 @@ class Mesh(Deployment):
         if victim == "postgres":
             await self._postgres.ended()
             assert await self._postgres.start() == self.database_url
-        elif victim != ONE_BACKEND:
+        elif victim == ONE_BACKEND:
+            await self._writers_backend()
+        else:
             await self._services[victim].ended()
             await self._start(victim)
 
@@ -165,6 +167,16 @@ class Mesh(Deployment):
         self.planted = planted
         await self._services["ledger"].stop()
         await self._start("ledger")
+
+    async def _writers_backend(self) -> int:
+        """The process that serves the writer. PostgreSQL may be recovering, and the ledger on its way back to it."""
+        async with asyncio.timeout(START_WITHIN_S):
+            while True:
+                with suppress(UnreadableError):
+                    pid = await read_only(self.database_url, _writers_backend)
+                    if pid is not None:
+                        return pid
+                await asyncio.sleep(SWEEP_S)
 
     async def _start(self, name: str) -> None:
         child = await self._services[name].start(**{PLANTED: self.planted})
@@ -232,6 +244,7 @@ async def deployed(kind: type[D], folder: Path) -> AsyncIterator[D]:
         yield deployment
 
 
-def _writers_backend(connection: Connection) -> int:
+def _writers_backend(connection: Connection) -> int | None:
     query = text("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid() LIMIT 1")
-    return int(connection.execute(query).scalar_one())
+    pid: int | None = connection.execute(query).scalar_one_or_none()
+    return pid

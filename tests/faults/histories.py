@@ -119,8 +119,8 @@ class Harness:
         poor = await found_tenant(deployment, POOR_NANO_USD)
         return cls(deployment, rich, poor, seed)
 
-    async def history(self, fault: Fault) -> None:
-        """Load, one kill, a check."""
+    async def history(self, *faults: Fault) -> None:
+        """Load, a kill for each fault, one after the other, and a check."""
         stop = asyncio.Event()
         seeds = [self._random.randrange(2**32) for _ in range(HTTP_CLIENTS + LEDGER_CLIENTS)]
         clients = [
@@ -132,7 +132,8 @@ class Harness:
         ]
         running = [asyncio.create_task(client) for client in clients]
         try:
-            await self._kill(fault)
+            for fault in faults:
+                await self._kill(fault)
             await asyncio.sleep(AFTER_S)  # load on what has just come back
         finally:
             stop.set()

@@ -38,7 +38,7 @@ class Journal:
     """Everything since the start."""
 
     operations: list[Operation] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
+    told: set[Told] = field(default_factory=set)
     credits: dict[tuple[str, str], int] = field(default_factory=dict)
     """Credit that a client was told is there, in nano-USD, by organisation and idempotency key."""
     answers: Counter[str] = field(default_factory=Counter)

@@ -16,7 +16,8 @@ from urllib.parse import quote
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool
 
 from ledger_svc.store.migrate import alembic_config
@@ -50,7 +51,7 @@ async def read_only(url: str, work: Callable[[Connection], T], *, wait_s: float 
             return await asyncio.to_thread(_read_sqlite, parsed, work, wait_s)
         if kind in ("postgresql", "postgres"):
             return await _read_postgresql(parsed, work, wait_s)
-    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+    except (DBAPIError, PoolTimeoutError, OSError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise UnreadableError(f"{shown(url)} can't be read: {cause}") from error
     raise UnreadableError(f"{shown(url)}: neither sqlite nor postgresql")
