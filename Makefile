@@ -14,6 +14,7 @@ PROTOS := $(shell find protos/tallygate -name '*.proto' | sort)
 SERVICE_PROTOS := $(filter-out protos/tallygate/common/%,$(PROTOS))
 NODE_SUITE := tests/conformance/node
 DATA ?= .data
+MINUTES ?= 2
 
 # uv is told nothing about this machine: no downloaded interpreters, no links into a cache that may lie on another disk.
 export UV_PYTHON_DOWNLOADS := never
@@ -21,7 +22,7 @@ export UV_LINK_MODE := copy
 export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help setup demo up mesh test bench-ledger check format protos protos-baseline lock catalog-seed clean
+.PHONY: help setup demo up mesh test faults bench-ledger check format protos protos-baseline lock catalog-seed clean
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -61,6 +62,9 @@ mesh: .make/python  ## five processes, PostgreSQL and a Redis-protocol server; s
 
 test: .make/python .make/node  ## every test, on real parts
 	$(BIN)/pytest
+
+faults: .make/python  ## kill -9 at named points under load for MINUTES=N (2), then every invariant; ends with one line of JSON
+	$(BIN)/python -m tests.faults --minutes $(MINUTES)
 
 bench-ledger: .make/python  ## how fast the ledger is, on both databases; about eight minutes, ends with one line of JSON (ARGS=--help)
 	$(BIN)/python -m tests.bench.ledger_bench $(ARGS)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import secrets
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
@@ -41,6 +42,8 @@ from meshkit.ids import MakeId
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the files of tests that are not tests
 
 DATABASES = ("sqlite", "postgresql")
 Fresh = Callable[[str], AbstractContextManager[str]]

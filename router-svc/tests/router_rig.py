@@ -34,6 +34,7 @@ from router_svc.service.ports import (
     SettleFacts,
 )
 from router_svc.service.router import CompletionHandle, Limits, RouterService
+from router_svc.service.seam import CallSeam
 from router_svc.sources.http import open_http
 from router_svc.sources.openai import OpenAISourceClient, OpenAITimeouts
 
@@ -332,6 +333,7 @@ async def rig_over(
     ledger: FakeLedger | None = None,
     max_answer_bytes: int = 2**20,
     telemetry: Telemetry | None = None,
+    seam: CallSeam | None = None,
 ) -> AsyncIterator[Rig]:
     limits = limits or Limits(settle_patience_s=5.0)
     ledger, cache, flights = ledger or FakeLedger(), FakeCache(), FakeFlights()
@@ -355,6 +357,7 @@ async def rig_over(
             new_salt=new_salt,
             clock=SystemClock(),
             limits=limits,
+            seam=seam,
         )
         try:
             yield Rig(service, ledger, cache, http, flights)

@@ -48,6 +48,8 @@ class ScriptedUpstream:
         self._calls: list[Call] = []
         self._attempts: Counter[str] = Counter()
         self._gate = asyncio.Event()
+        self.on_call: Callable[[], object] | None = None
+        """Called when a source has a request, before it answers."""
 
     @property
     def calls(self) -> tuple[Call, ...]:
@@ -115,6 +117,8 @@ class ScriptedUpstream:
         self._attempts[call.model] += 1
         call.attempt = self._attempts[call.model]
         self._calls.append(call)
+        if self.on_call is not None:
+            self.on_call()
         return call
 
     async def at_the_gate(self) -> None:

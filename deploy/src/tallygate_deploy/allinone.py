@@ -24,7 +24,7 @@ from meshkit.logs import configure_logging
 from meshkit.serve import running, settle_heap, until_signalled
 from meshkit.telemetry import Telemetry
 from router_svc.settings import RouterSettings
-from tallygate_deploy.composition import Addresses, Composition, ServiceSettings
+from tallygate_deploy.composition import Addresses, Builds, Composition, ServiceSettings
 from tallygate_deploy.data_dir import DataDir
 from tallygate_deploy.first_start import provision
 from tallygate_deploy.installation import StartOptions, announce, base_url, fresh_ready_file, listening
@@ -39,13 +39,13 @@ class Served:
     ledger: grpc.aio.Channel
 
 
-async def run(options: StartOptions) -> None:
-    """Serve until SIGTERM or SIGINT, then let running requests finish."""
+async def run(options: StartOptions, builds: Builds | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then let running requests finish. ``builds``: of the services, if not as usual."""
     configure_logging("tallygate")
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listening(options))
         models = await stack.enter_async_context(chosen_models(options))
-        served = await stack.enter_async_context(serving(options, models, listener))
+        served = await stack.enter_async_context(serving(options, models, listener, builds))
         stack.enter_context(fresh_ready_file(options))
         welcome = await provision(options.data, served.ledger, mint_key=options.ready_file is not None)
         announce(options, served.url, welcome, model=models.example)
@@ -54,10 +54,12 @@ async def run(options: StartOptions) -> None:
 
 
 @asynccontextmanager
-async def serving(options: StartOptions, models: ModelChoice, listener: socket.socket) -> AsyncIterator[Served]:
+async def serving(
+    options: StartOptions, models: ModelChoice, listener: socket.socket, builds: Builds | None = None
+) -> AsyncIterator[Served]:
     """All services, and the edge on ``listener``, inside the block."""
     async with AsyncExitStack() as stack:
-        composition = await stack.enter_async_context(Composition())
+        composition = await stack.enter_async_context(Composition(builds=builds))
         # Its path must fit a socket address (107 characters), which a data folder's may not.
         private = stack.enter_context(tempfile.TemporaryDirectory(prefix="tallygate-"))
         operator_address = f"unix://{private}/ledger.sock"

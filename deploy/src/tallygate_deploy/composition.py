@@ -49,10 +49,27 @@ class ServiceSettings:
     router: router_svc.settings.RouterSettings
 
 
+@dataclass(frozen=True, slots=True)
+class Builds:
+    """How each service is built. Another one passes what its wiring takes beyond settings: a test's seams, say."""
+
+    catalog: Build[catalog_svc.settings.CatalogSettings] = catalog_svc.wiring.build
+    ledger: Build[ledger_svc.settings.LedgerSettings] = ledger_svc.wiring.build
+    cache: Build[cache_svc.settings.CacheSettings] = cache_svc.wiring.build
+    router: Build[router_svc.settings.RouterSettings] = router_svc.wiring.build
+
+
 class Composition:
     """Services that run in this process. An async context manager; they stop in the reverse order of their start."""
 
-    def __init__(self, make_telemetry: MakeTelemetry = Telemetry.start, *, exchange: bool = True) -> None:
+    def __init__(
+        self,
+        make_telemetry: MakeTelemetry = Telemetry.start,
+        builds: Builds | None = None,
+        *,
+        exchange: bool = True,
+    ) -> None:
+        self._builds = builds or Builds()
         self.network = LocalNetwork()
         self._exchange = exchange
         self._make_telemetry = make_telemetry
@@ -86,19 +103,17 @@ class Composition:
         """
         ledger_at = [addresses.ledger, *([operator_address] if operator_address else [])]
         catalog, *_ = await self.serve(
-            "catalog", catalog_svc.wiring.build, settings.catalog, addresses.catalog, drain_s=settings.catalog.drain_s
+            "catalog", self._builds.catalog, settings.catalog, addresses.catalog, drain_s=settings.catalog.drain_s
         )
         ledger, *_ = await self.serve(
-            "ledger", ledger_svc.wiring.build, settings.ledger, *ledger_at, drain_s=settings.ledger.drain_s
+            "ledger", self._builds.ledger, settings.ledger, *ledger_at, drain_s=settings.ledger.drain_s
         )
         cache, *_ = await self.serve(
-            "cache", cache_svc.wiring.build, settings.cache, addresses.cache, drain_s=settings.cache.drain_s
+            "cache", self._builds.cache, settings.cache, addresses.cache, drain_s=settings.cache.drain_s
         )
         found = {"catalog_addr": catalog, "ledger_addr": ledger, "cache_addr": cache}
         routed = settings.router.model_copy(update=found)
-        (router,) = await self.serve(
-            "router", router_svc.wiring.build, routed, addresses.router, drain_s=routed.drain_s
-        )
+        (router,) = await self.serve("router", self._builds.router, routed, addresses.router, drain_s=routed.drain_s)
         return Addresses(catalog, ledger, cache, router)
 
     async def __aenter__(self) -> Composition:

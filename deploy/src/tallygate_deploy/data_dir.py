@@ -50,6 +50,16 @@ class DataDir:
         return self.root / "ledger.db"
 
     @property
+    def postgres(self) -> Path:
+        """The cluster of the mesh's PostgreSQL."""
+        return self.root / "postgres"
+
+    @property
+    def signing_keys_file(self) -> Path:
+        """See ``signing_keys``, which makes it."""
+        return self.root / "signing-keys.json"
+
+    @property
     def revisions(self) -> Path:
         """Catalog revisions; receipts refer to them."""
         return self.root / "catalog-revisions"
@@ -69,6 +79,18 @@ class DataDir:
                     f"another tallygate serves from {self.root}: stop it, or choose another folder with --data"
                 ) from None
             yield
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a process holds ``locked``. Only looks: it holds nobody up and writes nothing."""
+        try:
+            with (self.root / "lock").open("rb") as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     @property
     def mode(self) -> str:
@@ -101,7 +123,7 @@ class DataDir:
 
         To rotate, add a line with a later date to the file: the greatest kid signs, the others still verify.
         """
-        path = self.root / "signing-keys.json"
+        path = self.signing_keys_file
         if not path.exists():
             kid = f"{dt.datetime.now(dt.UTC):%Y-%m-%d}-{secrets.token_hex(4)}"  # the name that verifiers pin
             seed = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()

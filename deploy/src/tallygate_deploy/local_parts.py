@@ -84,10 +84,26 @@ def _postgres_server(data_dir: Path) -> Iterator[str]:
     server = get_server(data_dir, cleanup_mode="stop")
     try:
         _narrow(above)
-        socket_dir = server.get_postmaster_info().socket_dir
-        yield f"postgresql+asyncpg://postgres@/postgres?host={quote(str(socket_dir))}"
+        yield _postgres_url(server.get_postmaster_info().socket_dir)
     finally:
         server.cleanup()
+
+
+def running_postgres(data_dir: Path) -> str:
+    """The URL of the PostgreSQL that runs on `data_dir`, from what it says there of itself.
+
+    Raises:
+        LocalPartError: none does.
+    """
+    # https://www.postgresql.org/docs/current/storage-file-layout.html: the fifth line is the socket's folder
+    try:
+        return _postgres_url((data_dir / "postmaster.pid").read_text(encoding="utf-8").splitlines()[4].strip())
+    except (OSError, IndexError):
+        raise LocalPartError(f"no PostgreSQL runs on {data_dir}") from None
+
+
+def _postgres_url(socket_dir: object) -> str:
+    return f"postgresql+asyncpg://postgres@/postgres?host={quote(str(socket_dir))}"
 
 
 def _narrow(modes_before: dict[Path, int]) -> None:

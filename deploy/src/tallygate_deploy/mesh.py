@@ -47,7 +47,7 @@ async def run(options: StartOptions) -> None:
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listening(options))
         models = await stack.enter_async_context(chosen_models(options))
-        database_url = await stack.enter_async_context(postgres(options.data.root / "postgres"))
+        database_url = await stack.enter_async_context(postgres(options.data.postgres))
         cache_url = await stack.enter_async_context(valkey(options.data.root / "valkey"))
         # Unix sockets: no port has to be free, and nothing on the network reaches past the edge. Not in the data
         # folder, since a socket's path has room for 107 characters.
@@ -58,13 +58,13 @@ async def run(options: StartOptions) -> None:
             await stack.enter_async_context(_started(options, name, environments[name])) for name in GRPC_SERVICES
         ]
         dial = await stack.enter_async_context(Dialer(Telemetry.off("tallygate-mesh")))
-        await asyncio.gather(*(_healthy(child, dial(addresses[child.name])) for child in children))
+        await asyncio.gather(*(until_healthy(child, dial(addresses[child.name])) for child in children))
         port, fd = listener.getsockname()[1], listener.fileno()
         edge_environment = {**environments["edge"], "TALLYGATE_EDGE_FD": str(fd)}
         child = await stack.enter_async_context(_started(options, "edge", edge_environment, fds=[fd]))
         listener.close()
         children.append(child)
-        await _edge_ready(child, base_url(options.host, port))
+        await until_edge_ready(child, base_url(options.host, port))
         stack.enter_context(options.data.announced_ledger(addresses["ledger"]))
         stack.enter_context(fresh_ready_file(options))
         mint_key = options.ready_file is not None
@@ -104,7 +104,7 @@ def _started(
     return service_process(name, module, environment, log=log, stop_after_s=_STOP_AFTER_S, pass_fds=fds)
 
 
-async def _healthy(child: ServiceProcess, channel: grpc.aio.Channel) -> None:
+async def until_healthy(child: ServiceProcess, channel: grpc.aio.Channel) -> None:
     """Waits until the service says SERVING."""
     health: Any = health_pb2_grpc.HealthStub(channel)  # its stubs know the threaded channel only
     serving = health_pb2.HealthCheckResponse.SERVING
@@ -120,7 +120,7 @@ async def _healthy(child: ServiceProcess, channel: grpc.aio.Channel) -> None:
             await asyncio.sleep(_POLL_S)
 
 
-async def _edge_ready(child: ServiceProcess, url: str) -> None:
+async def until_edge_ready(child: ServiceProcess, url: str) -> None:
     """Waits until the edge can reach all that it needs."""
     async with asyncio.timeout(_READY_WITHIN_S), httpx.AsyncClient() as client:
         while True:

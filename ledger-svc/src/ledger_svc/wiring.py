@@ -46,7 +46,7 @@ async def build(
     seam: CommitSeam | None = None,
 ) -> AsyncIterator[Register]:
     """Opens the database, brings it to the newest revision and starts the background tasks; all end with the block.
-    ``seam``: for a test that breaks the writer at a COMMIT.
+    ``seam``: for a test that breaks the writer, or the growth of the log, at a COMMIT.
 
     Raises:
         LedgerUnavailable: the database can't be reached.
@@ -60,7 +60,7 @@ async def build(
         await migrate(database)
         keyring = settings.keyring()
         writer = _writer(settings, database, Sealer(keyring), seam)
-        log = ReceiptLog(database, writer, keyring, settings.log_origin)
+        log = ReceiptLog(database, writer, keyring, settings.log_origin, seam=seam)
         log_service = LogService(log=log, keys=keyring, origin=settings.log_origin, clock=clock)
         directory, records = Directory(database, writer), Records(database)
         revocations = Revocations(directory, clock, max_pending=settings.revocation_queue)

@@ -21,6 +21,7 @@ from router_svc.clients.flights import GrpcFlights
 from router_svc.clients.ledger import GrpcLedger
 from router_svc.domain.catalog import WireFormat
 from router_svc.service.router import Limits, RouterService
+from router_svc.service.seam import CallSeam
 from router_svc.servicer import RouterServicer
 from router_svc.settings import RouterSettings, source_secret
 from router_svc.sources.http import open_http
@@ -32,8 +33,12 @@ _AFTER_THE_CALLERS_S = 1.0
 
 
 @asynccontextmanager
-async def build(settings: RouterSettings, dial: Dial, telemetry: Telemetry) -> AsyncIterator[Register]:
-    """The router, ready to be registered; on exit calls under way are waited for and settled."""
+async def build(
+    settings: RouterSettings, dial: Dial, telemetry: Telemetry, *, seam: CallSeam | None = None
+) -> AsyncIterator[Register]:
+    """The router, ready to be registered; on exit calls under way are waited for and settled. ``seam``: for a test
+    that kills the process in the middle of a call.
+    """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request at INFO
     catalog = WatchedCatalog(
         dial(settings.catalog_addr), wait_s=settings.catalog_wait_s, watch_s=settings.catalog_watch_s
@@ -58,6 +63,7 @@ async def build(settings: RouterSettings, dial: Dial, telemetry: Telemetry) -> A
             new_salt=new_salt,
             clock=SystemClock(),
             limits=_limits(settings),
+            seam=seam,
         )
 
         def register(server: grpc.aio.Server) -> None:

@@ -13,14 +13,15 @@ from itertools import islice
 from sqlalchemy import Connection, Select, and_, case, func, literal, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from ledger_svc.domain import receipts
 from ledger_svc.domain.accounts import SPENDABLE, AccountKind
 from ledger_svc.domain.book import ReceiptEntry
 from ledger_svc.store import rows
 from ledger_svc.store.cap_audit import CAP_RULES
 from ledger_svc.store.credit_audit import CREDIT_RULES
 from ledger_svc.store.database import Database
+from ledger_svc.store.hold_audit import HOLD_RULES
 from ledger_svc.store.log_audit import log_findings
+from ledger_svc.store.receipt_audit import decoded
 from ledger_svc.store.tables import ACCOUNT, LOG_LEAF, POSTING, RECEIPT, RESERVATION, TRANSFER
 
 MAX_VIOLATIONS_PER_RULE = 10
@@ -45,11 +46,11 @@ async def audit(database: Database) -> list[Violation]:
 def find_violations(connection: Connection) -> list[Violation]:
     """See ``audit``. The connection must be in a transaction that sees one state."""
     found: list[Violation] = []
-    for rule, query in _RULES.items():
+    for rule, query in RULES.items():
         for row in connection.execute(query.limit(MAX_VIOLATIONS_PER_RULE)):
             where, *facts = row._mapping.items()
             found.append(Violation(rule, str(where[1]), ", ".join(f"{name} {value}" for name, value in facts)))
-    found.extend(islice(_receipts_unlike_their_columns(connection), MAX_VIOLATIONS_PER_RULE))
+    found.extend(islice(receipts_unlike_their_columns(connection), MAX_VIOLATIONS_PER_RULE))
     found.extend(islice((Violation(*finding) for finding in log_findings(connection)), MAX_VIOLATIONS_PER_RULE))
     return found
 
@@ -164,7 +165,7 @@ def _receipts_without_leaf() -> Select[tuple[str, str]]:
     )
 
 
-_RULES: dict[str, Select[*tuple[object, ...]]] = {
+RULES: dict[str, Select[*tuple[object, ...]]] = {
     "the postings of a transfer sum to 0": _unbalanced_transfers(),
     "an account's versions and balances chain without a gap": _broken_chains(),
     "posted is the sum of the postings, and version their number": _balances_unlike_postings(),
@@ -174,22 +175,30 @@ _RULES: dict[str, Select[*tuple[object, ...]]] = {
     "a receipt says what was posted": _receipts_unlike_postings(),
     "a settlement has a receipt": _settlements_without_receipt(),
     "a receipt has a leaf in the log": _receipts_without_leaf(),
+    **HOLD_RULES,
     **CREDIT_RULES,
     **CAP_RULES,
 }
+"""By rule a query for the rows that break it. The first column names a row, the others say how."""
+
+COLUMNS = "a receipt's columns say what its document says"
 
 
-def _receipts_unlike_their_columns(connection: Connection) -> Iterator[Violation]:
-    rule, after = "a receipt's columns say what its document says", ""
+def receipts_unlike_their_columns(connection: Connection) -> Iterator[Violation]:
+    """Everything that is wrong, in the order of the ids."""
+    after = ""
     while True:
         query = select(RECEIPT).where(RECEIPT.c.receipt_id > after).order_by(RECEIPT.c.receipt_id)
         page = connection.execute(query.limit(_RECEIPTS_AT_ONCE)).all()
         for row in page:
-            receipt = receipts.decode(row.document)
+            receipt = decoded(row.document)
+            if receipt is None:
+                yield Violation(COLUMNS, row.receipt_id, "document is not a receipt's")
+                continue
             expected = rows.receipt_record(ReceiptEntry(receipt, row.transfer_id, row.fingerprint))
             for (name, value), right in zip(row._mapping.items(), expected, strict=True):
                 if value != right:
-                    yield Violation(rule, row.receipt_id, f"{name} is {value!r}, expected {right!r}")
+                    yield Violation(COLUMNS, row.receipt_id, f"{name} is {value!r}, expected {right!r}")
         if len(page) < _RECEIPTS_AT_ONCE:
             return
         after = page[-1].receipt_id

@@ -25,7 +25,7 @@ from ledger_svc.store.bulk import write_all
 from ledger_svc.store.database import Database
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.tables import CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE, RECEIPT
-from ledger_svc.store.writer import Writer
+from ledger_svc.store.writer import CommitSeam, Writer
 
 LEAVES_AT_ONCE = 4_096
 BACKFILL_AT_ONCE = 500
@@ -53,11 +53,14 @@ class _Growth:
 class ReceiptLog:
     """Implements ``ports.ReceiptLog``."""
 
-    def __init__(self, database: Database, writer: Writer, keys: Keyring, origin: str) -> None:
+    def __init__(
+        self, database: Database, writer: Writer, keys: Keyring, origin: str, *, seam: CommitSeam | None = None
+    ) -> None:
         self._database = database
         self._writer = writer
         self._keys = keys
         self._origin = origin
+        self._seam = seam or CommitSeam()
 
     async def backfill(self) -> int:
         """Gives leaves to the receipts from before there was a log; gives their number. Safe to run again, and beside
@@ -132,6 +135,7 @@ class ReceiptLog:
             tiles = [{"level": level, "tile_index": index, "root_hash": root} for (level, index), root in growth.tiles]
             if tiles:
                 connection.execute(_INSERT_ONCE[dialect, LOG_TILE.name], tiles)
+            self._seam.in_checkpoint()
             connection.execute(_INSERT_ONCE[dialect, CHECKPOINT.name], rows.checkpoint_values(checkpoint))
 
         await self._writer.write(write)

@@ -43,7 +43,7 @@ Refusal = Callable[[], LedgerUnavailable]
 
 class CommitSeam:
     """The moments round a COMMIT, for a test that kills the process there or plants a bug. In production nothing
-    happens.
+    happens. A method may be called in the event loop's thread or in another.
     """
 
     def before_commit(self, answer: Callable[[], None]) -> None:
@@ -51,6 +51,9 @@ class CommitSeam:
 
     def after_commit(self) -> None:
         """All is durable, and no caller has been told."""
+
+    def in_checkpoint(self) -> None:
+        """The subtrees of a checkpoint are written, it itself is not, and nothing of it is durable."""
 
 
 @dataclass(slots=True)

@@ -42,6 +42,7 @@ from router_svc.service.ports import (
     SourceCall,
 )
 from router_svc.service.reckoning import Ended, facts_of, outcome_of, usage_of
+from router_svc.service.seam import CallSeam
 from router_svc.service.settlement import Settlement
 from router_svc.service.sources import Sources
 
@@ -78,6 +79,7 @@ class CompletionTools:
     count_tokens: CountTokens
     new_salt: NewSalt
     limits: CompletionLimits
+    seam: CallSeam
 
 
 class Completion:
@@ -160,7 +162,9 @@ class Completion:
             if ended.error is not None:
                 raise ended.error
             return
+        self._tools.seam.used()
         charge = await self._settle(ended, ended.delivery, usage)
+        self._tools.seam.settled()
         # Before the last event, so that whoever asks again on reading it finds the answer; a slow cache delays nobody.
         stored = asyncio.create_task(self._keep(ended.delivery, usage, charge, ended.error))
         await asyncio.wait({stored}, timeout=self._limits.store_wait_s)
@@ -276,6 +280,8 @@ class Completion:
                 await self._announce(delivery)
             if batch.payloads and (await self.pipe.put(ChunksEvent(batch.payloads)) or self._lead is not None):
                 delivery.delivered = len(delivery.payloads)
+            if first:
+                self._tools.seam.streaming()
         except TimeoutError:
             self.pipe.close(ClientStalled("the client stopped reading"))
             if self._lead is None:

@@ -19,6 +19,7 @@ from router_svc.service.completion import Completion, CompletionLimits, Completi
 from router_svc.service.flight import Lead
 from router_svc.service.pipe import Event, EventPipe
 from router_svc.service.ports import Cache, Catalog, CompletionCall, Ending, Flights, Ledger, SourceClient
+from router_svc.service.seam import CallSeam
 from router_svc.service.settlement import Settlement, Sleep
 from router_svc.service.sources import Sources
 
@@ -78,6 +79,7 @@ class RouterService:
         clock: Clock,
         limits: Limits,
         sleep: Sleep = asyncio.sleep,
+        seam: CallSeam | None = None,
     ) -> None:
         self._catalog = catalog
         self._flights = flights
@@ -106,6 +108,7 @@ class RouterService:
                 max_answer_bytes=limits.max_answer_bytes,
                 store_wait_s=limits.store_wait_s,
             ),
+            seam=seam or CallSeam(),
         )
         self._running: dict[tuple[str, str], Completion] = {}
         self._tasks: set[asyncio.Task[None]] = set()
