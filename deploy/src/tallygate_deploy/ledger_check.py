@@ -13,8 +13,8 @@ from ledger_svc.domain.signing import PublicKeys
 from meshkit.clock import SystemClock
 from tallygate_deploy.data_dir import DataDirError
 from tallygate_deploy.key_trust import pinned_by_jwks, pinned_by_text
-from tallygate_deploy.local_parts import LocalPartError
 from tallygate_deploy.ledger_client import DEFAULT_DATA, DataOption
+from tallygate_deploy.local_parts import LocalPartError
 
 if TYPE_CHECKING:
     from ledger_svc.store.check import Ruling
