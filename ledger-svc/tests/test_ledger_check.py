@@ -69,7 +69,11 @@ async def test_a_right_ledger_holds_every_rule_and_says_against_how_much(
     counts = {(ruling.table, ruling.checked) for ruling in found.values()}
     assert counts == {
         ("posting", 10),  # two credits of two, three charges of two: the promotional credit covers none of them alone
-        ("account", 6),
+        ("account", 7),
+        ("credit_lot", 2),
+        ("correction", 0),
+        ("cap", 0),
+        ("cap_bucket", 0),
         ("reservation", 4),
         ("receipt", 3),
         ("transfer", 5),
@@ -116,6 +120,7 @@ TAMPERING = {
     """UPDATE receipt SET document = replace(document, '_tokens"\\:2', '_tokens"\\:3')""": {
         receipt_audit.CHARGED,
         receipt_audit.SEALED,
+        "a receipt's columns say what its document says",
         "a leaf is the hash of its receipt as signed",
     },
     "UPDATE receipt SET document = '[]' WHERE charged_nano_usd = 20000": {
@@ -170,7 +175,7 @@ async def test_a_hold_that_was_settled_twice_is_named(url: str, database: Databa
             "ALTER TABLE free RENAME TO receipt;"
             "INSERT INTO receipt SELECT 'rcpt_twice', org_id, request_id, hold_id, 'xfer_twice', project_id, key_id,"
             " served_mode, model, source_id, held_nano_usd, charged_nano_usd, saved_nano_usd, absorbed_nano_usd,"
-            " created_at_ms, fingerprint, document FROM receipt LIMIT 1;"
+            " created_at_ms, fingerprint, document, tokens FROM receipt LIMIT 1;"
         )
     source.close()
     target.close()

@@ -17,8 +17,11 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from meshkit.clock import SystemClock
 from tallygate_deploy.checking import VerificationError
 from tallygate_deploy.key_trust import Pinned, pinned_by_document
+from tallygate_deploy.ledger_check import DEFAULT_GRACE_S
+from tallygate_deploy.ledger_inspection import check, subject
 from tallygate_deploy.processes import service_process, wait_for_file
 from tallygate_deploy.span_receiver import Span, SpanReceiver, span_receiver
 from tallygate_deploy.verify import Evidence, verify
@@ -93,10 +96,10 @@ async def run(mode: str) -> None:
         await wait_for_file(child, ready, within_s=_READY_WITHIN_S)
         facts = json.loads(ready.read_text(encoding="utf-8"))
         _console.print(f"Ready at {facts['base_url']}\n")
-        await _story(facts["base_url"], facts["api_key"], spans)
+        await _story(facts["base_url"], facts["api_key"], spans, folder / "data")
 
 
-async def _story(base_url: str, api_key: str, spans: SpanReceiver) -> None:
+async def _story(base_url: str, api_key: str, spans: SpanReceiver, data: Path) -> None:
     headers = {"Authorization": f"Bearer {api_key}"}
     async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=120) as client:
         _console.print(f"[bold]1. Fresh[/]  {REQUEST['messages'][0]['content']}")  # type: ignore[index]
@@ -115,7 +118,19 @@ async def _story(base_url: str, api_key: str, spans: SpanReceiver) -> None:
     for title, trace in zip(("fresh", "replay"), traces, strict=True):
         _console.print(f"\n[bold]The trace of the {title} answer[/]")
         _print_trace(trace)
+    await _check_books(data)
     _conclude(fresh, replay, receipts, traces)
+
+
+async def _check_books(data: Path) -> None:
+    """As `tallygate ledger check` does, beside the running ledger."""
+    async with subject(data, None, swept=True, pinned=None) as books:
+        rulings = await check(books, now_ms=SystemClock().now_ms(), grace_s=DEFAULT_GRACE_S)
+    for ruling in rulings:
+        if not ruling.holds:
+            raise DemoFailedError(f"the books are wrong: {ruling.rule}: {ruling.breaks[0].detail}")
+    held = [ruling for ruling in rulings if not ruling.left_out]
+    _console.print(f"\n[bold]The books[/]  {len(held)} rules hold, from double entry to the root of the log")
 
 
 def _conclude(fresh: Answer, replay: Answer, receipts: list[dict[str, Any]], traces: list[list[Span]]) -> None:

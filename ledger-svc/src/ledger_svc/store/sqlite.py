@@ -27,6 +27,8 @@ from ledger_svc.store.database import Database, WriteSession
 T = TypeVar("T")
 
 _BUSY_AGAIN_S = 0.005
+_CACHED_STATEMENTS = 512
+"""Of a connection: a batch's statements in all their lengths (see ``store.bulk``)."""
 _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "recursive_triggers = ON")
 
 
@@ -131,7 +133,11 @@ def _transact(engine: Engine, work: Callable[[Connection], T]) -> T:
 
 def _engine(url: URL, begin: str, wait_s: float, *, connections: int) -> Engine:
     engine = create_engine(
-        url, pool_size=connections, max_overflow=0, pool_timeout=wait_s, connect_args={"timeout": wait_s}
+        url,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=wait_s,
+        connect_args={"timeout": wait_s, "cached_statements": _CACHED_STATEMENTS},
     )
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
