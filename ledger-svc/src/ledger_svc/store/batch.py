@@ -41,13 +41,16 @@ class Guilty(Exception):
         self.place = place
 
 
-def decide(connection: Connection, commands: Sequence[Command[Any]], sealer: Sealer) -> list[Answer]:
-    """Loads what the commands need, lets each decide in turn, and writes what they changed. No COMMIT.
+def decide(
+    connection: Connection, commands: Sequence[Command[Any]], sealer: Sealer, *, fenced: bool = True
+) -> list[Answer]:
+    """Loads what the commands need, lets each decide in turn, and writes what they changed. No COMMIT. ``fenced``: see
+    ``load``.
 
     Raises:
         Guilty: the book may be half changed, and nothing was written.
     """
-    book = load(connection, [command.needs for command in commands])
+    book = load(connection, [command.needs for command in commands], fenced=fenced)
     answers = [_decide(book, command, place) for place, command in enumerate(commands)]
     flush(connection, book, sealer.leaves(connection, book.new_receipts))
     return answers

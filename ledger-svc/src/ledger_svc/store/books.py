@@ -1,5 +1,5 @@
-"""Loads a book with what commands need, under lock, and writes what they changed. In few statements: a lock, a read, a
-read of caps where there are some, and a write.
+"""Loads a book with what commands need, and writes what they changed. In few statements: a read, a read of caps where
+there are some, and a write.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ledger_svc.domain.accounts import account_id
 from ledger_svc.domain.book import Book, Needs
 from ledger_svc.domain.corrections import Correction
 from ledger_svc.store import rows
-from ledger_svc.store.bulk import Part, insert_into, read_all, select_by, update_by, write_all
+from ledger_svc.store.bulk import Part, Record, insert_into, read_all, select_by, update_by, write_all
 from ledger_svc.store.rollup import roll_up, settled_receipt
 from ledger_svc.store.tables import (
     ACCOUNT,
@@ -37,6 +37,7 @@ BUCKET_KEY = ("scope_id", "period", "unit", "starts_at_ms")
 _LOCK_ACCOUNTS = select_by(
     ACCOUNT, ACCOUNT.columns, "account_id", lock=" ORDER BY account.account_id FOR UPDATE OF account"
 )
+_READ_ACCOUNTS = select_by(ACCOUNT, ACCOUNT.columns, "account_id")
 _READ_HOLDS = select_by(
     RESERVATION,
     [*RESERVATION.columns, RECEIPT.c.document, RECEIPT.c.transfer_id, RECEIPT.c.fingerprint],
@@ -71,21 +72,20 @@ _UPDATE_BUCKETS = update_by(CAP_BUCKET, BUCKET_KEY, "spent", "reserved", "bound"
 _UPDATE_LOTS = update_by(CREDIT_LOT, "lot_id", "remaining_nano_usd")
 
 
-def load(connection: Connection, needs: Sequence[Needs]) -> Book:
-    """Locks the accounts and reads what else is needed.
+def load(connection: Connection, needs: Sequence[Needs], *, fenced: bool) -> Book:
+    """Reads what is needed. ``fenced``: this transaction has the writer's epoch, so nobody else writes.
 
-    Accounts come first: whatever changes what belongs to an organisation (a revocation, too) holds their lock, so what
-    is read after it is what the last holder left.
+    Otherwise the accounts are locked first: whatever changes what belongs to an organisation (a revocation, too) holds
+    their lock, so what is read after it is what the last holder left.
     """
     book = Book()
-    account_ids = sorted({account_id(need.org_id, kind) for need in needs for kind in need.accounts})
-    for row in _LOCK_ACCOUNTS.run(connection, [(name,) for name in account_ids]):
-        account = rows.account_from_row(row)
-        book.accounts[account.account_id] = account
+    account_ids = [(name,) for name in sorted({account_id(n.org_id, kind) for n in needs for kind in n.accounts})]
+    accounts: list[Record] = [] if fenced else _LOCK_ACCOUNTS.run(connection, account_ids)
     orgs = _distinct(need.org_id for need in needs)
     requests = sorted({(need.org_id, need.request_id) for need in needs if need.request_id})
-    lots, holds, keys, transfers, corrections, capped = read_all(
+    fenced_accounts, lots, holds, keys, transfers, corrections, capped = read_all(
         connection,
+        (_READ_ACCOUNTS, account_ids if fenced else []),
         (_READ_LOTS, orgs),
         (_READ_HOLDS, requests),
         (_READ_KEYS, _distinct(need.key_id for need in needs)),
@@ -93,6 +93,8 @@ def load(connection: Connection, needs: Sequence[Needs]) -> Book:
         (_READ_CORRECTIONS, _distinct(need.receipt_id for need in needs)),
         (_FIND_CAPPED, orgs),
     )
+    found = map(rows.account_from_row, (*accounts, *fenced_accounts))
+    book.accounts = {account.account_id: account for account in found}
     book.lots = {lot.lot_id: lot for lot in map(rows.lot_from_row, lots)}
     for row in holds:
         hold = rows.hold_from_row(row[:_HOLD_COLUMNS])

@@ -17,6 +17,7 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
+import asyncpg
 import orjson
 from sqlalchemy import BigInteger, Boolean, Column, Connection, LargeBinary, Table, Text
 from sqlalchemy.exc import DBAPIError
@@ -65,8 +66,8 @@ def read_all(connection: Connection, *parts: Part) -> list[list[Record]]:
     found: list[list[Record]] = [[] for _ in parts]
     if asked:
         statement = _united(tuple((place, bulk) for place, (bulk, _) in asked))
-        documents = tuple(_document(bulk, records) for _, (bulk, records) in asked)
-        for place, row in connection.exec_driver_sql(statement, documents):
+        documents = [_document(bulk, records) for _, (bulk, records) in asked]
+        for place, row in _run_on_postgresql(connection, statement, documents):
             found[place].append(orjson.loads(row))
     return found
 
@@ -79,7 +80,7 @@ def write_all(connection: Connection, *parts: Part) -> None:
             bulk.run(connection, records)
     elif asked:
         statement = _chained(tuple(bulk for bulk, _ in asked))
-        connection.exec_driver_sql(statement, tuple(_document(bulk, records) for bulk, records in asked))
+        _run_on_postgresql(connection, statement, [_document(bulk, records) for bulk, records in asked])
 
 
 def insert_into(table: Table) -> Bulk:
@@ -112,6 +113,22 @@ def select_by(
     template = f"SELECT {{given}} FROM {{v}} CROSS JOIN {table.name} {join} WHERE {matches}"  # noqa: S608 - names of ours
     names = tuple(f"{column.table.name}.{column.name}" for column in given)
     return Bulk(template, tuple(table.columns[key] for key in keys), names, lock)
+
+
+def _run_on_postgresql(connection: Connection, statement: str, documents: Sequence[str]) -> Sequence[Record]:
+    """On the driver's own connection, as with SQLite. It must be in a transaction: SQLAlchemy begins one with its own
+    first statement.
+    """
+    adapted: Any = connection.connection.dbapi_connection
+    assert adapted.driver_connection.is_in_transaction(), "a statement of SQLAlchemy's begins the transaction"
+    try:
+        found: Sequence[Record] = adapted.run_async(lambda driver: driver.fetch(statement, *documents))
+    except asyncpg.PostgresError as error:
+        raised = DBAPIError.instance(statement, documents, error, asyncpg.PostgresError, hide_parameters=True)
+        raise raised from error
+    except asyncpg.InterfaceError as error:
+        raise ConnectionResetError(f"the connection to PostgreSQL is lost: {error}") from error
+    return found
 
 
 def _run_on_sqlite(connection: Connection, statement: str, values: tuple[Any, ...]) -> list[Any]:
