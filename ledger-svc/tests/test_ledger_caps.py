@@ -136,6 +136,24 @@ async def test_the_narrowest_cap_that_is_in_the_way_is_named(
     await hold(payer, "req", 10)
 
 
+async def test_of_two_caps_of_one_scope_the_same_is_named_on_each_database(
+    hold: Hold, budgets: BudgetService, new_payer: NewPayer
+) -> None:
+    payer = await new_payer(10**9)
+    for period, unit in (
+        (CapPeriod.MONTH, CapUnit.USD),
+        (CapPeriod.MONTH, CapUnit.TOKENS),
+        (CapPeriod.DAY, CapUnit.USD),
+    ):
+        await budgets.set_cap(payer.org_id, CapScope.KEY, payer.key_id, period=period, unit=unit, limit=10)
+    with pytest.raises(BudgetExceeded) as refusal:
+        await hold(payer, "one", 11, tokens=11)
+    assert (refusal.value.metadata["period"], refusal.value.metadata["unit"]) == ("day", "usd")
+    with pytest.raises(BudgetExceeded) as refusal:
+        await hold(payer, "one", 10, tokens=11)
+    assert (refusal.value.metadata["period"], refusal.value.metadata["unit"]) == ("month", "tokens")
+
+
 async def test_two_hundred_at_once_on_a_cap_for_fifty(
     hold: Hold,
     budgets: BudgetService,
