@@ -70,6 +70,10 @@ class Org:
     def __post_init__(self) -> None:
         self.caps = Caps(self.holds)
 
+    def open_holds(self) -> dict[str, Hold]:
+        """By request, in the order in which they were made."""
+        return {request: hold for request, hold in self.holds.items() if hold.state == "open"}
+
     def balance(self, promotional: bool) -> int:
         """What is left of credit of a kind."""
         return sum(lot.left for lot in self.lots if lot.promotional == promotional)

@@ -26,7 +26,22 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from ledger_model import Model, Org
-from ledger_model_caps import DAY_MS, period_began_ms
+from ledger_model_caps import DAY_MS, period_began_ms, scopes_of
+from ledger_model_drawing import (
+    AIMS,
+    AN_ORG,
+    ANY_STATE,
+    BATCHES,
+    CAPS,
+    CHOICES,
+    GIVEN,
+    LIMITS_USD,
+    ORGS,
+    PERIODS,
+    SPENDING,
+    TOKENS,
+    Drawn,
+)
 from ledger_model_operations import (
     KEYS,
     LIMITED_TO,
@@ -52,81 +67,8 @@ from ledger_svc.store.check import Terms, examine
 
 T = TypeVar("T")
 
-ORGS = 2
 EXAMPLES, AT_ONCE = {"sqlite": 40, "postgresql": 15}, 10
 """How many histories; and where a time is given, how many before the clock is looked at."""
-
-_orgs = st.integers(0, ORGS - 1)
-_requests = st.sampled_from([f"req-{n}" for n in range(8)])
-_keys = st.sampled_from([0, 0, 0, *range(1, KEYS)])
-_tokens = st.integers(0, 6)
-_amounts = st.integers(0, 60_000)
-_hold_ms = st.one_of(st.integers(1, 2_000), st.just(DAY_MS))
-_names = st.sampled_from(["one", "two", "three"])
-_scopes = st.sampled_from([("organization", 0), ("project", 0), ("key", 0), ("key", 0), ("key", 1), ("project", 1)])
-_periods = st.sampled_from(["day", "month"])
-_caps = st.one_of(
-    st.builds(
-        SetCap,
-        org=_orgs,
-        scope=_scopes,
-        period=_periods,
-        unit=st.just("usd"),
-        limit=st.sampled_from([-1, 0, 15_000, 40_000, 80_000]),
-    ),
-    st.builds(
-        SetCap,
-        org=_orgs,
-        scope=_scopes,
-        period=_periods,
-        unit=st.just("tokens"),
-        limit=st.sampled_from([-1, 5, 15, 30]),
-    ),
-)
-
-OF_HOLDS: list[st.SearchStrategy[Operation]] = [
-    st.builds(
-        Reserve,
-        org=_orgs,
-        request=_requests,
-        key=_keys,
-        amount=_amounts,
-        tokens=st.integers(0, 12),
-        ttl_ms=_hold_ms,
-        model=st.sampled_from([LIMITED_TO, LIMITED_TO, LIMITED_TO, "gpt-y"]),
-    ),
-    st.builds(Settle, org=_orgs, request=_requests, prompt=_tokens, answer=_tokens, interrupted=st.booleans()),
-    st.builds(Charge, org=_orgs, request=_requests, key=_keys, prompt=_tokens, answer=_tokens),
-    st.builds(Release, org=_orgs, request=_requests, reason=st.sampled_from(["", "gave up"])),
-    st.builds(Extend, org=_orgs, request=_requests, ttl_ms=_hold_ms),
-    st.builds(Expire, org=_orgs, request=_requests),
-]
-_given: st.SearchStrategy[Operation] = st.builds(
-    AddCredit,
-    org=_orgs,
-    name=st.sampled_from(["given one", "given two", "given three"]),
-    amount=st.integers(1, 60_000),
-    promotional=st.just(True),
-    priority=st.sampled_from([0, 100, 101]),
-    expires_ms=st.sampled_from([500, 0, 1_000, 2_000, DAY_MS]),
-)
-OF_CREDIT: list[st.SearchStrategy[Operation]] = [
-    st.builds(AddCredit, org=_orgs, name=_names, amount=st.integers(1, 100_000), promotional=st.just(False)),
-    _given,
-    st.builds(Refund, org=_orgs, name=_names, amount=st.integers(1, 30_000), reason=st.sampled_from(["", "asked"])),
-    st.builds(Correct, org=_orgs, name=_names, request=_requests, amount=st.integers(1, 30_000)),
-    st.builds(ExpireCredit, org=_orgs),
-]
-_aims = st.sampled_from([0, 1, 1, 2, 3])
-"""0 leaves an operation as it is. Else what begins something has a name of its own, and what goes on with something
-goes on with one of the last open holds (1, 2) or of all holds (3), or with one of the last receipts: what means nothing
-to anybody is not worth most of the time.
-"""
-ANY_STATE = 3
-_spending = st.lists(st.tuples(st.one_of(*OF_HOLDS), _aims), min_size=3, max_size=9)
-_batches = st.lists(st.tuples(st.one_of(*OF_HOLDS, *OF_CREDIT, _caps), _aims), min_size=1, max_size=7)
-Drawn = list[tuple[Operation, int]]
-_choices = st.lists(st.integers(0, 10**6), min_size=1, max_size=5)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -146,7 +88,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(work)
 
-    @initialize(first=st.lists(st.tuples(st.one_of(_caps, _given), _aims), min_size=2, max_size=8))
+    @initialize(first=st.lists(st.tuples(st.one_of(CAPS, GIVEN), AIMS), min_size=2, max_size=8))
     def found(self, first: Drawn) -> None:
         """Two organisations with a little credit, some of it given, and with caps."""
         self._run(self._rig.open())
@@ -154,20 +96,29 @@ class LedgerMachine(RuleBasedStateMachine):
         self._send([AddCredit(org, "first", 100_000, promotional=False) for org in range(ORGS)])
         self._send(self._aimed(first))
 
-    @rule(drawn=_batches)
+    @rule(drawn=BATCHES)
     def at_once(self, drawn: Drawn) -> None:
         """What is sent at once is decided in its order."""
         self._send(self._aimed(drawn))
 
-    @rule(drawn=_spending)
+    @rule(drawn=SPENDING)
     def spend(self, drawn: Drawn) -> None:
         """Holds, charges and what becomes of them."""
         self._send(self._aimed(drawn))
 
-    @rule(drawn=_spending)
+    @rule(drawn=SPENDING)
     def spend_more(self, drawn: Drawn) -> None:
         """Twice as often as anything else."""
         self.spend(drawn)
+
+    @precondition(lambda self: any(org.open_holds() for org in self._model.orgs))
+    @rule(choice=st.integers(0, 10), scope=st.integers(0, 2), period=PERIODS, limit=LIMITS_USD, answer=TOKENS)
+    def lower_and_settle(self, choice: int, scope: int, period: str, limit: int, answer: int) -> None:
+        """A cap is set while something is held that meets it, and that is settled."""
+        held = [(number, hold) for number, org in enumerate(self._model.orgs) for hold in org.open_holds().items()]
+        org, (request, hold) = held[choice % len(held)]
+        cap = SetCap(org, scopes_of(hold.key)[scope], period, "usd", limit)
+        self._send([cap, Settle(org, request, 1, answer, interrupted=False)])
 
     def _aimed(self, drawn: Drawn) -> list[Operation]:
         operations: list[Operation] = []
@@ -178,7 +129,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _aim(self, operation: Operation, aim: int, before: list[Operation]) -> Operation:
         org = self._model.orgs[operation.org]
-        held = [request for request, hold in org.holds.items() if hold.state == "open" or aim == ANY_STATE]
+        held = list(org.holds if aim == ANY_STATE else org.open_holds())
         held += [o.request for o in before if isinstance(o, Reserve)]
         self._begun += 1
         match operation:
@@ -213,12 +164,12 @@ class LedgerMachine(RuleBasedStateMachine):
                 self._agree(operation, *answer)
 
     @precondition(lambda self: self._sent)
-    @rule(choices=_choices)
+    @rule(choices=CHOICES)
     def again(self, choices: list[int]) -> None:
         """Duplicates: what came before comes again, much later or at the same time."""
         self._send([self._sent[choice % len(self._sent)] for choice in choices])
 
-    @rule(drawn=_batches, point=st.sampled_from(["before", "after"]), commit=st.integers(0, 2))
+    @rule(drawn=BATCHES, point=st.sampled_from(["before", "after"]), commit=st.integers(0, 2))
     def crash(self, drawn: Drawn, point: str, commit: int) -> None:
         """The process ends at a COMMIT, and another one opens its database."""
         operations = self._aimed(drawn)
@@ -248,7 +199,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.restart()
 
     @precondition(lambda self: self._unanswered)
-    @rule(choices=_choices)
+    @rule(choices=CHOICES)
     def ask_again(self, choices: list[int]) -> None:
         """Those who had no answer ask again, in another order, and some of them late."""
         chosen = [self._unanswered.pop(choice % len(self._unanswered)) for choice in choices if self._unanswered]
@@ -259,7 +210,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self._run(self._rig.close())
         self._run(self._rig.open())
 
-    @rule(ms=st.one_of(st.integers(1, 3_000), _periods), less_ms=st.sampled_from([0, 0, 1, 700]))
+    @rule(ms=st.one_of(st.integers(1, 3_000), PERIODS), less_ms=st.sampled_from([0, 0, 1, 700]))
     def wait(self, ms: int | str, less_ms: int) -> None:
         """Time passes; or a day or a month of UTC ends, or nearly: what is held still is of one that has passed."""
         now_ms = self._rig.clock.now_ms()
@@ -282,7 +233,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for org in range(ORGS):
             self._model.apply(ExpireCredit(org), now_ms)
 
-    @rule(org=_orgs, key=st.integers(1, KEYS - 1))  # with no key left, little would happen
+    @rule(org=AN_ORG, key=st.integers(1, KEYS - 1))  # with no key left, little would happen
     def revoke(self, org: int, key: int) -> None:
         """A key ends; what it has begun is still paid for."""
         principal = self._rig.principals[org][key]

@@ -41,8 +41,8 @@ CALL_S = 2.0
 GIVE_UP_S = 8.0
 RICH_NANO_USD, POOR_NANO_USD = 10**12, 105 * 10**6
 """The poor one has enough for ten calls of test/per-call, and asks for many more."""
-CAP_NANO_USD = POOR_NANO_USD
-"""Of a day, for those that have a cap; they ask for more, too."""
+CAP_NANO_USD = 35 * 10**6
+"""Of a day, for those that have a cap: enough for three such calls, since each history has one of its own."""
 DIRECT_HOLD_MS = 3_000
 
 Ask = Callable[[], Awaitable[str]]
