@@ -1,32 +1,44 @@
-"""The real ledger under the model: sends it the model's commands, reads its books, and lets it crash at a COMMIT."""
+"""The real ledger under the model: sends it the model's commands and reads its books."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
-from ledger_model import (
+from ledger_model_caps import Bucket
+from ledger_model_crashes import Crash, CrashingSeam, MortalDatabase
+from ledger_model_operations import (
     KEYS,
     LIMITED_KEY,
     LIMITED_TO,
+    PROJECT_OF,
     AddCredit,
     Charge,
+    Correct,
     Expire,
+    ExpireCredit,
+    Extend,
+    OfCredit,
     Operation,
     Outcome,
+    Refund,
     Release,
     Reserve,
+    Scope,
+    SetCap,
     Settle,
 )
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Table, select
 
-from ledger_svc.domain import charges, holding
-from ledger_svc.domain.accounts import CreditKind
-from ledger_svc.domain.errors import LedgerError
+from ledger_svc.domain import capping, charges, expiring, holding
+from ledger_svc.domain.accounts import Balance, CreditKind
+from ledger_svc.domain.caps import Cap, CapPeriod, CapScope, CapUnit
+from ledger_svc.domain.corrections import Correction
+from ledger_svc.domain.errors import BudgetExceeded, LedgerError
 from ledger_svc.domain.holds import Hold
 from ledger_svc.domain.keys import Peppers
 from ledger_svc.domain.receipts import Receipt
@@ -37,14 +49,12 @@ from ledger_svc.service.keys import KeyService
 from ledger_svc.service.log import LogService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
-from ledger_svc.store.database import Database, WriteSession
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.log import ReceiptLog
-from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
-from ledger_svc.store.tables import ACCOUNT, RECEIPT, RESERVATION
-from ledger_svc.store.writer import CommitSeam, Writer
+from ledger_svc.store.tables import ACCOUNT, CAP_BUCKET, CREDIT_LOT, RECEIPT, RESERVATION
+from ledger_svc.store.writer import Writer
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
@@ -62,70 +72,6 @@ PRICE = PriceSnapshot(
     rate_tiers=(RateTier(0, Rates(input_pico_usd=1_000_003, output_pico_usd=10_000_000)),),
     replay_bps=2_500,
 )
-
-
-class Crash(BaseException):
-    """The process is no more. No code under test may take it for an error that it can answer."""
-
-
-class CrashingSeam(CommitSeam):
-    """Crashes at the n-th COMMIT from when it was told to, before it or after."""
-
-    def __init__(self) -> None:
-        self.happened = asyncio.Event()
-        self._point, self._left, self._answers_early = "", 0, False
-
-    def plan(self, point: str, commits_before: int, *, answers_early: bool = False) -> None:
-        """``answers_early`` plants a bug: callers are told before the COMMIT."""
-        self._point, self._left, self._answers_early = point, commits_before, answers_early
-
-    def before_commit(self, answer: Callable[[], None]) -> None:
-        if self._answers_early:
-            answer()
-        if self._point == "before":
-            self._reach()
-
-    def after_commit(self) -> None:
-        if self._point == "after":
-            self._reach()
-
-    def in_checkpoint(self) -> None:
-        if self._point == "checkpoint":
-            self._reach()
-
-    def _reach(self) -> None:
-        if not self._left:
-            self.happened.set()
-            raise Crash
-        self._left -= 1
-
-
-class MortalDatabase(Database):
-    """A database of whose sessions, as of a dead process, none is left once it is closed."""
-
-    def __init__(self, url: str) -> None:
-        self._inner = open_database(url, connections=2, wait_s=20)
-        self._sessions: list[WriteSession] = []
-
-    async def snapshot(self, work: Callable[[Connection], T]) -> T:
-        return await self._inner.snapshot(work)
-
-    async def write_session(self) -> WriteSession | None:
-        session = await self._inner.write_session()
-        if session is not None:
-            self._sessions.append(session)
-        return session
-
-    async def close(self) -> None:
-        for session in self._sessions:
-            await session.close()
-        await self._inner.close()
-
-    async def _write(self, work: Callable[[Connection], T]) -> T:
-        return await self._inner._write(work)
-
-    async def _read(self, work: Callable[[Connection], T]) -> T:
-        return await self._inner._read(work)
 
 
 class Rig:
@@ -174,10 +120,10 @@ class Rig:
         """Makes organisations with their keys."""
         for _ in range(orgs):
             org_id = await self.keys.create_organization("Acme")
-            project_id = await self.keys.create_project(org_id, "web")
+            projects = [await self.keys.create_project(org_id, f"web {n}") for n in sorted(set(PROJECT_OF))]
             made = [
                 await self.keys.create_key(
-                    org_id, project_id, "key", allowed_models=(LIMITED_TO,) if key == LIMITED_KEY else ()
+                    org_id, projects[PROJECT_OF[key]], "key", allowed_models=(LIMITED_TO,) if key == LIMITED_KEY else ()
                 )
                 for key in range(KEYS)
             ]
@@ -211,54 +157,138 @@ class Rig:
     async def _send(self, operation: Operation) -> tuple[Outcome, str]:
         try:
             return _outcome(operation, await self._call(operation))
+        except BudgetExceeded as refusal:
+            said = refusal.metadata
+            words = ("scope", "period", "unit", "limit", "spent", "held", "needed")
+            return Outcome("BudgetExceeded", None, tuple(said[word] for word in words)), ""
         except LedgerError as refusal:
             return Outcome(type(refusal).__name__), ""
 
     def _call(self, operation: Operation) -> Awaitable[Any]:
-        principals = self.principals[operation.org]
-        org_id, charging = principals[0].org_id, self.charging
         match operation:
-            case Reserve(_, request, key, amount, ttl_ms, model):
-                return charging.reserve(principals[key], request, amount_nano_usd=amount, ttl_ms=ttl_ms, model=model)
+            case ExpireCredit(org):
+                return self.writer.execute(expiring.ExpireCredit(self._org_id(org), self.clock.now_ms()))
+            case SetCap():
+                return self.writer.execute(self._cap(operation))
+            case AddCredit() | Refund() | Correct():
+                return self._credit(self._org_id(operation.org), operation)
+            case Reserve() | Charge():
+                return self._begin(self.principals[operation.org][operation.key], operation)
+            case _:
+                return self._go_on(self._org_id(operation.org), operation)
+
+    def _org_id(self, org: int) -> str:
+        return self.principals[org][0].org_id
+
+    def _begin(self, payer: Principal, operation: Reserve | Charge) -> Awaitable[Any]:
+        match operation:
+            case Reserve(_, request, _, amount, tokens, ttl_ms, model):
+                return self.charging.reserve(
+                    payer, request, amount_nano_usd=amount, ttl_ms=ttl_ms, model=model, amount_tokens=tokens
+                )
+            case Charge(_, request, _, prompt, answer):
+                facts = _facts(prompt, answer, charges.ServedMode.EXACT, charges.Outcome.COMPLETE)
+                return self.charging.charge(payer, request, facts=facts)
+
+    def _go_on(self, org_id: str, operation: Extend | Settle | Release | Expire) -> Awaitable[Any]:
+        match operation:
+            case Extend(_, request, ttl_ms):
+                return self.charging.extend(org_id, request, ttl_ms=ttl_ms)
             case Settle(_, request, prompt, answer, interrupted):
                 outcome = charges.Outcome.INTERRUPTED if interrupted else charges.Outcome.COMPLETE
                 facts = _facts(prompt, answer, charges.ServedMode.FRESH, outcome)
                 attempt = charges.Attempt(PRICE.offer_id, 1, 2, 200, won=True)
-                return charging.settle(org_id, request, facts=facts, attempts=[attempt])
+                return self.charging.settle(org_id, request, facts=facts, attempts=[attempt])
             case Release(_, request, reason):
-                return charging.release(org_id, request, reason=reason, attempts=())
-            case Charge(_, request, key, prompt, answer):
-                facts = _facts(prompt, answer, charges.ServedMode.EXACT, charges.Outcome.COMPLETE)
-                return charging.charge(principals[key], request, facts=facts)
+                return self.charging.release(org_id, request, reason=reason, attempts=())
             case Expire(_, request):
                 return self.writer.execute(holding.Expire(org_id, request, self.clock.now_ms()))
-            case AddCredit(_, name, amount, promotional):
-                kind = CreditKind.PROMOTIONAL if promotional else CreditKind.PAID
-                return self.credit.add(org_id, amount_nano_usd=amount, idempotency_key=name, kind=kind)
+
+    def _credit(self, org_id: str, operation: OfCredit) -> Awaitable[Any]:
+        match operation:
+            case AddCredit(_, name, amount, promotional, priority, expires_ms):
+                return self.credit.add(
+                    org_id,
+                    amount_nano_usd=amount,
+                    idempotency_key=name,
+                    kind=CreditKind.PROMOTIONAL if promotional else CreditKind.PAID,
+                    priority=priority,
+                    expires_at_ms=expires_ms,
+                )
+            case Refund(_, name, amount, reason):
+                return self.credit.refund(org_id, amount_nano_usd=amount, reason=reason, idempotency_key=name)
+            case Correct(_, name, _, amount, receipt):
+                return self.credit.correct(
+                    org_id, receipt or "rcpt_unknown", amount_nano_usd=amount, reason="", idempotency_key=name
+                )
+
+    def _cap(self, operation: SetCap) -> capping.SetCap:
+        """The command itself: the service asks first whether there is such a key, and comes later than its
+        neighbours.
+        """
+        return capping.SetCap(
+            org_id=self._org_id(operation.org),
+            scope=CapScope(operation.scope[0]),
+            scope_id=self._scope_ids(operation.org)[operation.scope],
+            period=CapPeriod(operation.period),
+            unit=CapUnit(operation.unit),
+            limit=operation.limit,
+            now_ms=self.clock.now_ms(),
+        )
+
+    def _scope_ids(self, org: int) -> dict[Scope, str]:
+        found: dict[Scope, str] = {}
+        for key, principal in enumerate(self.principals[org]):
+            found["key", key] = principal.key_id
+            found["project", PROJECT_OF[key]] = principal.project_id
+            found["organization", 0] = principal.org_id
+        return found
 
     async def books(self) -> list[dict[str, Any]]:
-        """What stands in the database of each organisation: balances by account, holds and receipts by request."""
+        """What stands in the database of each organisation: balances and what is held of them by account, credit lots,
+        holds and receipts by request, and the buckets of caps.
+        """
 
         def read(connection: Connection) -> list[dict[str, Any]]:
-            found = []
-            for principals in self.principals:
-                of = principals[0].org_id
-                accounts = select(ACCOUNT.c.kind, ACCOUNT.c.posted_nano_usd).where(ACCOUNT.c.org_id == of)
-                holds = select(RESERVATION.c.request_id, RESERVATION.c.state).where(RESERVATION.c.org_id == of)
-                receipts = select(RECEIPT.c.request_id, RECEIPT.c.charged_nano_usd, RECEIPT.c.absorbed_nano_usd)
-                found.append(
-                    {
-                        "posted": {kind: posted for kind, posted in connection.execute(accounts) if posted},
-                        "holds": dict(connection.execute(holds).all()),
-                        "receipts": {
-                            request: (charged, absorbed)
-                            for request, charged, absorbed in connection.execute(receipts.where(RECEIPT.c.org_id == of))
-                        },
-                    }
-                )
-            return found
+            return [_books(connection, of[0].org_id, self._scope_ids(org)) for org, of in enumerate(self.principals)]
 
         return await self.database.read(read)
+
+
+def transactions(operations: Sequence[Operation]) -> list[list[Operation]]:
+    """What comes at once, as the writer cuts it: ``BATCH`` at most, and what sets a cap is alone."""
+    cut: list[list[Operation]] = []
+    for operation in operations:
+        if not cut or len(cut[-1]) == BATCH or isinstance(operation, SetCap) or isinstance(cut[-1][0], SetCap):
+            cut.append([])
+        cut[-1].append(operation)
+    return cut
+
+
+def _books(connection: Connection, org_id: str, scope_ids: dict[Scope, str]) -> dict[str, Any]:
+    def rows_of(table: Table, *columns: str) -> Sequence[Any]:
+        return connection.execute(select(*(table.c[name] for name in columns)).where(table.c.org_id == org_id)).all()
+
+    names = {scope_id: scope for scope, scope_id in scope_ids.items()}
+    accounts = rows_of(ACCOUNT, "kind", "posted_nano_usd", "reserved_nano_usd")
+    lots = rows_of(CREDIT_LOT, "kind", "priority", "expires_at_ms", "granted_nano_usd", "remaining_nano_usd")
+    buckets: dict[Bucket, tuple[int, int, int]] = {
+        (names[scope_id], period, unit, began_ms): (spent, reserved, bound)
+        for scope_id, period, unit, began_ms, spent, reserved, bound in rows_of(
+            CAP_BUCKET, "scope_id", "period", "unit", "starts_at_ms", "spent", "reserved", "bound"
+        )
+    }
+    return {
+        "posted": {kind: posted for kind, posted, _ in accounts if posted},
+        "reserved": {kind: reserved for kind, _, reserved in accounts if reserved},
+        "lots": sorted(map(tuple, lots)),
+        "holds": dict(map(tuple, rows_of(RESERVATION, "request_id", "state"))),
+        "receipts": {
+            request: facts
+            for request, *facts in rows_of(RECEIPT, "request_id", "charged_nano_usd", "absorbed_nano_usd", "tokens")
+        },
+        "buckets": buckets,
+    }
 
 
 def _facts(prompt: int, answer: int, mode: charges.ServedMode, outcome: charges.Outcome) -> charges.ChargeFacts:
@@ -275,22 +305,32 @@ def _facts(prompt: int, answer: int, mode: charges.ServedMode, outcome: charges.
 
 
 def _outcome(operation: Operation, answer: Any) -> tuple[Outcome, str]:
-    name = (operation.org, operation.name if isinstance(operation, AddCredit) else operation.request)
     match answer:
         case Hold() as hold:
-            facts = (hold.amount_nano_usd, hold.from_promo_nano_usd, hold.from_paid_nano_usd, hold.expires_at_ms)
-            return Outcome("hold", name, facts), hold.hold_id
+            sources = (hold.from_promo_nano_usd, hold.from_paid_nano_usd)
+            kept = (hold.amount_nano_usd, hold.amount_tokens, *sources, hold.expires_at_ms)
+            return Outcome("hold", (operation.org, hold.request_id), kept), hold.hold_id
         case Receipt() as receipt:
-            facts = (
-                receipt.held_nano_usd,
-                receipt.charged_nano_usd,
-                receipt.saved_nano_usd,
-                receipt.absorbed_nano_usd,
-            )
-            return Outcome("receipt", name, facts), receipt.receipt_id
-        case bool():
-            return Outcome("expired", None, (answer,)), ""
-        case int():
-            return Outcome("released", None, (answer,)), ""
+            charged = (receipt.charged_nano_usd, receipt.saved_nano_usd, receipt.absorbed_nano_usd)
+            name = (operation.org, receipt.request_id)
+            return Outcome("receipt", name, (receipt.held_nano_usd, *charged)), receipt.receipt_id
+        case (Correction() as made, _):
+            assert isinstance(operation, Correct)
+            back = (made.promo_nano_usd, made.paid_nano_usd)
+            return Outcome("correction", (operation.org, operation.name), back), made.transfer_id
         case _:
-            return Outcome("credited"), ""
+            return _plain_outcome(operation, answer), ""
+
+
+def _plain_outcome(operation: Operation, answer: Any) -> Outcome:
+    match answer:
+        case Cap() as cap:
+            return Outcome("cap", None, (cap.revision, cap.limit))
+        case Balance():
+            return Outcome("balance")
+        case bool():
+            return Outcome("expired", None, (answer,))
+        case int():
+            return Outcome("taken back" if isinstance(operation, ExpireCredit) else "released", None, (answer,))
+        case _:
+            raise AssertionError(answer)

@@ -9,14 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from ledger_svc.domain.caps import (
-    UNLIMITED,
-    CapPeriod,
-    CapScope,
-    CapUnit,
-    period_end_ms,
-    period_start_ms,
-)
+from ledger_svc.domain.caps import UNLIMITED, CapPeriod, CapScope, CapUnit, period_end_ms, period_start_ms
 from ledger_svc.domain.charges import ChargeFacts, ServedMode
 from ledger_svc.domain.errors import BudgetExceeded, HoldClosed, InvalidRequest, NotFound
 from ledger_svc.service.budgets import BudgetService
@@ -134,6 +127,19 @@ async def test_the_narrowest_cap_that_is_in_the_way_is_named(
             await hold(payer, "req", amount)
         assert (refusal.value.metadata["scope"], refusal.value.metadata["period"]) == (named, "month")
     await hold(payer, "req", 10)
+
+
+async def test_of_two_caps_of_one_scope_the_same_is_named_on_each_database(
+    hold: Hold, budgets: BudgetService, new_payer: NewPayer
+) -> None:
+    payer = await new_payer(10**9)
+    usd, tokens = CapUnit.USD, CapUnit.TOKENS
+    for period, unit in ((CapPeriod.MONTH, usd), (CapPeriod.MONTH, tokens), (CapPeriod.DAY, usd)):
+        await budgets.set_cap(payer.org_id, CapScope.KEY, payer.key_id, period=period, unit=unit, limit=10)
+    for amount, named in ((11, ("day", "usd")), (10, ("month", "tokens"))):
+        with pytest.raises(BudgetExceeded) as refusal:
+            await hold(payer, "one", amount, tokens=11)
+        assert (refusal.value.metadata["period"], refusal.value.metadata["unit"]) == named
 
 
 async def test_two_hundred_at_once_on_a_cap_for_fifty(

@@ -101,6 +101,38 @@ async def test_promotional_credit_expires_but_for_what_an_open_hold_counts_on(
     assert await posted(database, payer, AccountKind.PROMO_EXPENSE) == -50_000
 
 
+async def test_of_credit_past_its_time_what_would_be_spent_last_goes_first(
+    charging: ChargingService,
+    credit: CreditService,
+    sweeper: Sweeper,
+    clock: FakeClock,
+    new_payer: NewPayer,
+    new_facts: NewFacts,
+) -> None:
+    payer = await new_payer()
+    soon = clock.now_ms() + 1_000
+    for name, amount, priority, expires_at_ms in (
+        ("first", 50_000, 1, soon),
+        ("forever", 100_000, 50, 0),
+        ("last", 50_001, 100, soon),
+    ):
+        await credit.add(
+            payer.org_id,
+            amount_nano_usd=amount,
+            idempotency_key=name,
+            kind=CreditKind.PROMOTIONAL,
+            priority=priority,
+            expires_at_ms=expires_at_ms,
+        )
+    await charging.reserve(payer, "held", amount_nano_usd=160_000, ttl_ms=TTL_MS, model="gpt-x")
+    clock.advance(1_000)
+    await sweeper.sweep()
+    assert [amount for _, amount in await left(credit, payer)] == [50_000, 100_000, 10_000]
+    await charging.settle(payer.org_id, "held", facts=new_facts(answer=6), attempts=())
+    await sweeper.sweep()
+    assert await left(credit, payer) == [("promo", 90_000)]
+
+
 async def test_expired_credit_admits_nothing_even_before_it_is_swept(
     charging: ChargingService, credit: CreditService, clock: FakeClock, new_payer: NewPayer
 ) -> None:

@@ -25,62 +25,50 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from ledger_model import (
+from ledger_model import Model, Org
+from ledger_model_caps import DAY_MS, period_began_ms, scopes_of
+from ledger_model_drawing import (
+    AIMS,
+    AN_ORG,
+    ANY_STATE,
+    BATCHES,
+    CAPS,
+    CHOICES,
+    GIVEN,
+    LIMITS_USD,
+    ORGS,
+    PERIODS,
+    SPENDING,
+    TOKENS,
+    Drawn,
+)
+from ledger_model_operations import (
     KEYS,
     LIMITED_TO,
     AddCredit,
     Charge,
+    Correct,
     Expire,
-    Model,
+    ExpireCredit,
+    Extend,
     Name,
+    OfCredit,
     Operation,
     Outcome,
+    Refund,
     Release,
     Reserve,
+    SetCap,
     Settle,
 )
-from ledger_model_rig import BATCH, KEYRING, Rig
+from ledger_model_rig import KEYRING, Rig, transactions
 
 from ledger_svc.store.check import Terms, examine
 
 T = TypeVar("T")
 
-ORGS = 2
 EXAMPLES, AT_ONCE = {"sqlite": 40, "postgresql": 15}, 10
 """How many histories; and where a time is given, how many before the clock is looked at."""
-
-_orgs = st.integers(0, ORGS - 1)
-_requests = st.sampled_from([f"req-{n}" for n in range(8)])
-_keys = st.sampled_from([0, 0, 0, *range(1, KEYS)])
-_tokens = st.integers(0, 6)
-_amounts = st.integers(0, 60_000)
-
-OPERATIONS: list[st.SearchStrategy[Operation]] = [
-    st.builds(
-        Reserve,
-        org=_orgs,
-        request=_requests,
-        key=_keys,
-        amount=_amounts,
-        ttl_ms=st.integers(1, 2_000),
-        model=st.sampled_from([LIMITED_TO, LIMITED_TO, "gpt-y"]),
-    ),
-    st.builds(Settle, org=_orgs, request=_requests, prompt=_tokens, answer=_tokens, interrupted=st.booleans()),
-    st.builds(Release, org=_orgs, request=_requests, reason=st.sampled_from(["", "gave up"])),
-    st.builds(Charge, org=_orgs, request=_requests, key=_keys, prompt=_tokens, answer=_tokens),
-    st.builds(Expire, org=_orgs, request=_requests),
-    st.builds(
-        AddCredit,
-        org=_orgs,
-        name=st.sampled_from(["one", "two", "three"]),
-        amount=st.integers(1, 100_000),
-        promotional=st.booleans(),
-    ),
-]
-_batches = st.lists(st.tuples(st.one_of(OPERATIONS), st.integers(0, 3)), min_size=1, max_size=7)
-"""Each with an aim: 0 leaves the operation as it is, 1 to 3 turns one that ends a hold to one of the last holds."""
-Drawn = list[tuple[Operation, int]]
-_choices = st.lists(st.integers(0, 10**6), min_size=1, max_size=5)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -95,115 +83,174 @@ class LedgerMachine(RuleBasedStateMachine):
         self._sent: list[Operation] = []
         self._unanswered: list[Operation] = []
         self._ids: dict[tuple[str, Name], str] = {}
+        self._begun = 0
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(work)
 
-    @initialize()
-    def found(self) -> None:
-        """Two organisations with a little credit."""
+    @initialize(first=st.lists(st.tuples(st.one_of(CAPS, GIVEN), AIMS), min_size=2, max_size=8))
+    def found(self, first: Drawn) -> None:
+        """Two organisations with a little credit, some of it given, and with caps."""
         self._run(self._rig.open())
         self._run(self._rig.found(ORGS))
         self._send([AddCredit(org, "first", 100_000, promotional=False) for org in range(ORGS)])
+        self._send(self._aimed(first))
 
-    @rule(drawn=_batches)
+    @rule(drawn=BATCHES)
     def at_once(self, drawn: Drawn) -> None:
         """What is sent at once is decided in its order."""
         self._send(self._aimed(drawn))
 
+    @rule(drawn=SPENDING)
+    def spend(self, drawn: Drawn) -> None:
+        """Holds, charges and what becomes of them."""
+        self._send(self._aimed(drawn))
+
+    @rule(drawn=SPENDING)
+    def spend_more(self, drawn: Drawn) -> None:
+        """Twice as often as anything else."""
+        self.spend(drawn)
+
+    @precondition(lambda self: any(org.open_holds() for org in self._model.orgs))
+    @rule(choice=st.integers(0, 10), scope=st.integers(0, 2), period=PERIODS, limit=LIMITS_USD, answer=TOKENS)
+    def lower_and_settle(self, choice: int, scope: int, period: str, limit: int, answer: int) -> None:
+        """A cap is set while something is held that meets it, and that is settled."""
+        held = [(number, hold) for number, org in enumerate(self._model.orgs) for hold in org.open_holds().items()]
+        org, (request, hold) = held[choice % len(held)]
+        cap = SetCap(org, scopes_of(hold.key)[scope], period, "usd", limit)
+        self._send([cap, Settle(org, request, 1, answer, interrupted=False)])
+
     def _aimed(self, drawn: Drawn) -> list[Operation]:
         operations: list[Operation] = []
         for operation, aim in drawn:
-            held = list(self._model.orgs[operation.org].holds)
-            held += [o.request for o in operations if isinstance(o, Reserve) and o.org == operation.org]
-            if isinstance(operation, Settle | Release | Expire) and aim and held:
-                operations.append(replace(operation, request=held[-min(aim, len(held))]))
-            else:
-                operations.append(operation)
+            of_same = [o for o in operations if o.org == operation.org]
+            operations.append(self._aim(operation, aim, of_same) if aim else operation)
         return operations
 
+    def _aim(self, operation: Operation, aim: int, before: list[Operation]) -> Operation:
+        org = self._model.orgs[operation.org]
+        held = list(org.holds if aim == ANY_STATE else org.open_holds())
+        held += [o.request for o in before if isinstance(o, Reserve)]
+        self._begun += 1
+        match operation:
+            case Reserve() | Charge():
+                return replace(operation, request=f"req-{self._begun}-new")
+            case Settle() | Release() | Expire() | Extend() if held:
+                return replace(operation, request=held[-min(aim, len(held))])
+            case AddCredit(name=name, expires_ms=expires_ms):
+                until_ms = expires_ms and self._rig.clock.now_ms() + expires_ms
+                return replace(operation, name=f"{name} {self._begun}", expires_ms=until_ms)
+            case Refund(name=name):
+                return replace(operation, name=f"{name} {self._begun}")
+            case Correct():
+                return self._of_receipt(operation, aim, org)
+            case _:
+                return operation
+
+    def _of_receipt(self, operation: Correct, aim: int, org: Org) -> Correct:
+        charged = [request for request, hold in org.holds.items() if hold.receipt is not None]
+        request = charged[-min(aim, len(charged))] if charged else operation.request
+        known = self._ids.get(("receipt", (operation.org, request)), "")
+        return replace(operation, name=f"{operation.name} {aim}", request=request, receipt=known)
+
     def _send(self, operations: list[Operation]) -> None:
-        found = self._run(self._rig.send(operations))
+        found = iter(self._run(self._rig.send(operations)))
         self._sent += operations
-        for operation, answer in zip(operations, found, strict=True):
-            assert answer is not None, "nobody crashed"
-            self._agree(operation, *answer)
+        for batch in transactions(operations):
+            self._model.look(batch, self._rig.clock.now_ms())
+            for operation in batch:
+                answer = next(found)
+                assert answer is not None, "nobody crashed"
+                self._agree(operation, *answer)
 
     @precondition(lambda self: self._sent)
-    @rule(choices=_choices)
+    @rule(choices=CHOICES)
     def again(self, choices: list[int]) -> None:
         """Duplicates: what came before comes again, much later or at the same time."""
         self._send([self._sent[choice % len(self._sent)] for choice in choices])
 
-    @rule(drawn=_batches, point=st.sampled_from(["before", "after"]), commit=st.integers(0, 2))
+    @rule(drawn=BATCHES, point=st.sampled_from(["before", "after"]), commit=st.integers(0, 2))
     def crash(self, drawn: Drawn, point: str, commit: int) -> None:
         """The process ends at a COMMIT, and another one opens its database."""
         operations = self._aimed(drawn)
-        commit %= -(-len(operations) // BATCH)
+        batches = transactions(operations)
+        commit %= len(batches)
         self._rig.seam.plan(point, commit)
         found = self._run(self._rig.send(operations))
-        answered, durable = commit * BATCH, (commit + (point == "after")) * BATCH
+        answered = sum(map(len, batches[:commit]))
         for n, (operation, answer) in enumerate(zip(operations, found, strict=True)):
             # Credit is answered with a balance, which is read after the COMMIT.
-            assert (answer is not None) == (n < answered) or isinstance(operation, AddCredit), (n, operation, answer)
+            assert (answer is not None) == (n < answered) or isinstance(operation, OfCredit), (n, operation, answer)
             assert answer is None or n < answered, "nobody is told what is not durable"
-        for operation, answer in zip(operations[:durable], found, strict=False):
-            if answer is None:
-                self._model.apply(operation, self._rig.clock.now_ms())
-            else:
-                self._agree(operation, *answer)
+        answers = iter(found)
+        for batch in batches[: commit + (point == "after")]:
+            self._model.look(batch, self._rig.clock.now_ms())
+            for operation in batch:
+                answer = next(answers)
+                if answer is None:
+                    self._model.apply(operation, self._rig.clock.now_ms())
+                else:
+                    self._agree(operation, *answer)
         # Whether the balance was read in time is chance, and what is drawn next must not hang on that.
         self._unanswered += [
-            operation for n, operation in enumerate(operations) if n >= answered or isinstance(operation, AddCredit)
+            operation for n, operation in enumerate(operations) if n >= answered or isinstance(operation, OfCredit)
         ]
         self._sent += operations
         self.restart()
 
     @precondition(lambda self: self._unanswered)
-    @rule(choices=_choices)
+    @rule(choices=CHOICES)
     def ask_again(self, choices: list[int]) -> None:
         """Those who had no answer ask again, in another order, and some of them late."""
         chosen = [self._unanswered.pop(choice % len(self._unanswered)) for choice in choices if self._unanswered]
         self._send(chosen)
 
-    @rule()
     def restart(self) -> None:
         """The process ends, and another one opens its database."""
         self._run(self._rig.close())
         self._run(self._rig.open())
 
-    @rule(ms=st.integers(1, 3_000))
-    def wait(self, ms: int) -> None:
-        """Time passes."""
-        self._rig.clock.advance(ms)
+    @rule(ms=st.one_of(st.integers(1, 3_000), PERIODS), less_ms=st.sampled_from([0, 0, 1, 700]))
+    def wait(self, ms: int | str, less_ms: int) -> None:
+        """Time passes; or a day or a month of UTC ends, or nearly: what is held still is of one that has passed."""
+        now_ms = self._rig.clock.now_ms()
+        if isinstance(ms, str):
+            days = 1 if ms == "day" else 31
+            ms = period_began_ms(ms, period_began_ms(ms, now_ms) + days * DAY_MS) - now_ms
+        self._rig.clock.advance(max(1, ms - less_ms))
 
     @rule()
     def sweep(self) -> None:
-        """Every hold past its time ends."""
+        """Every hold past its time ends, and credit past its time goes."""
         now_ms = self._rig.clock.now_ms()
         due = self._model.due(now_ms)
         assert self._run(self._rig.sweeper.sweep()) == len(due)
-        for org, request in due:
-            self._model.apply(Expire(org, request), now_ms)
+        expiries: list[Operation] = [Expire(org, request) for org, request in due]
+        for batch in transactions(expiries):
+            self._model.look(batch, now_ms)
+            for operation in batch:
+                self._model.apply(operation, now_ms)
+        for org in range(ORGS):
+            self._model.apply(ExpireCredit(org), now_ms)
 
-    @rule(org=_orgs, key=st.integers(1, KEYS - 1))  # with no key left, little would happen
+    @rule(org=AN_ORG, key=st.integers(1, KEYS - 1))  # with no key left, little would happen
     def revoke(self, org: int, key: int) -> None:
         """A key ends; what it has begun is still paid for."""
         principal = self._rig.principals[org][key]
         self._run(self._rig.keys.revoke_key(principal.key_id, principal.org_id))
         self._model.orgs[org].revoked.add(key)
 
-    @rule()
-    def grow(self) -> None:
-        """The log gets a checkpoint."""
-        self._run(self._rig.grow())
-
-    @rule()
-    def crash_in_checkpoint(self) -> None:
-        """The process ends while it writes one, and the next goes on from the last."""
-        self._rig.seam.plan("checkpoint", 0)
-        self._run(self._rig.grow())
-        self.restart()
+    @rule(what=st.sampled_from(["restart", "checkpoint", "crash in a checkpoint"]))
+    def apart(self, what: str) -> None:
+        """What changes nothing in the books: another process, a checkpoint of the log, and one that was half written,
+        so that the next process goes on from the last.
+        """
+        if what == "crash in a checkpoint":
+            self._rig.seam.plan("checkpoint", 0)
+        if what != "restart":
+            self._run(self._rig.grow())
+        if what != "checkpoint":
+            self.restart()
 
     def _agree(self, operation: Operation, outcome: Outcome, made: str) -> None:
         assert outcome == self._model.apply(operation, self._rig.clock.now_ms()), operation
@@ -217,19 +264,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not self._rig.principals:
             return
         for org, books in zip(self._model.orgs, self._run(self._rig.books()), strict=True):
-            posted = {
-                "promo": org.promo,
-                "customer_credit": org.paid,
-                "revenue": org.revenue,
-                "platform_loss": org.loss,
-                "promo_expense": org.given_promo,
-                "credit_source": org.given_paid,
-            }
-            assert books == {
-                "posted": {kind: amount for kind, amount in posted.items() if amount},
-                "holds": {request: hold.state for request, hold in org.holds.items()},
-                "receipts": {request: (each.charged, each.absorbed) for request, each in org.receipts.items()},
-            }
+            assert books == _books(org)
 
     def teardown(self) -> None:
         """At the end of a history nothing is past its time, and every rule holds."""
@@ -244,6 +279,32 @@ class LedgerMachine(RuleBasedStateMachine):
             self._run(self._rig.close())
             self._runner.close()
             self._databases.close()
+
+
+def _books(org: Org) -> dict[str, Any]:
+    """As ``Rig.books`` has them."""
+    posted = {
+        "promo": org.balance(True),
+        "customer_credit": org.balance(False),
+        "revenue": org.revenue,
+        "platform_loss": org.loss,
+        "promo_expense": org.given_promo,
+        "credit_source": org.given_paid,
+        "refunds": org.refunded,
+    }
+    reserved = {"promo": org.held(True), "customer_credit": org.held(False)}
+    receipts = {request: hold.receipt for request, hold in org.holds.items() if hold.receipt is not None}
+    return {
+        "posted": {kind: amount for kind, amount in posted.items() if amount},
+        "reserved": {kind: amount for kind, amount in reserved.items() if amount},
+        "lots": sorted(
+            ("promo" if lot.promotional else "customer_credit", lot.priority, lot.expires_ms, lot.granted, lot.left)
+            for lot in org.lots
+        ),
+        "holds": {request: hold.state for request, hold in org.holds.items()},
+        "receipts": {request: [each.charged, each.absorbed, each.tokens] for request, each in receipts.items()},
+        "buckets": {bucket: (*org.caps.counted(bucket), bound) for bucket, bound in org.caps.bounds.items()},
+    }
 
 
 @pytest.mark.timeout(3_600)  # bounded by the number of histories; the session's default is for one of them
@@ -277,7 +338,7 @@ async def test_the_crash_that_loses_an_answer_is_one_that_the_model_sees(kind: s
         await rig.found(1)
         await rig.send([AddCredit(0, "first", 100, promotional=False)])
         rig.seam.plan("before", 0, answers_early=True)
-        (answer,) = await rig.send([Reserve(0, "req-0", 0, 7, 1_000, LIMITED_TO)])
+        (answer,) = await rig.send([Reserve(0, "req-0", 0, 7, 0, 1_000, LIMITED_TO)])
         await rig.close()
         await rig.open()
         (books,) = await rig.books()

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import httpx
@@ -29,15 +31,18 @@ from tallygate.ledger.v1 import ledger_pb2 as pb
 from tallygate.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from tests.bench.ledger_spending import MODEL, PRICE, USAGE
 from tests.faults.deployments import Deployment
-from tests.faults.journal import Journal, Told
+from tests.faults.journal import Capped, Journal, Operation, Told
 
 REQUEST_S = 12.0
 RETRY_S, AWAY_S, PAUSE_S = 0.05, 0.25, 0.02
-FINE = ("200", "left", "402")
+KEYED_S = 15.0
+FINE = ("200", "left", "402", "429")
 CALL_S = 2.0
 GIVE_UP_S = 8.0
 RICH_NANO_USD, POOR_NANO_USD = 10**12, 105 * 10**6
 """The poor one has enough for ten calls of test/per-call, and asks for many more."""
+CAP_NANO_USD = 35 * 10**6
+"""Of a day, for those that have a cap: enough for three such calls, since each history has one of its own."""
 DIRECT_HOLD_MS = 3_000
 
 Ask = Callable[[], Awaitable[str]]
@@ -55,16 +60,33 @@ class Tenant:
         return self.principal.org_id
 
 
+class Tenants(NamedTuple):
+    """Who can pay for anything, who soon has nothing left, and who soon meets a cap."""
+
+    rich: Tenant
+    poor: Tenant
+    capped: Tenant
+
+
 class HttpClient:
     """Talks to the edge."""
 
-    def __init__(self, deployment: Deployment, journal: Journal, rich: Tenant, poor: Tenant, seed: int) -> None:
+    def __init__(self, deployment: Deployment, journal: Journal, tenants: Tenants, seed: int) -> None:
         self._deployment = deployment
         self._journal = journal
-        self._rich, self._poor = rich, poor
+        self._rich, self._poor, self._capped = tenants
         self._random = random.Random(seed)
         self._http = httpx.AsyncClient(timeout=REQUEST_S)
-        self.kinds: Sequence[Ask] = (self.plain, self.stream, self.replay, self.leave, self.duplicate, self.poor)
+        self.kinds: Sequence[Ask] = (
+            self.plain,
+            self.stream,
+            self.replay,
+            self.leave,
+            self.duplicate,
+            self.poor,
+            self.capped,
+            self.keyed,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Asks one after the other until told to stop."""
@@ -90,6 +112,46 @@ class HttpClient:
     async def poor(self) -> str:
         """A call that costs what it holds, by someone who soon has nothing left."""
         return await self._ask(self._poor, "test/per-call", secrets.token_hex(8))
+
+    async def capped(self) -> str:
+        """The same by someone whom a daily cap soon stops."""
+        day, tenant = _day(), self._capped
+        response = await self._post(self._begin(tenant), _body("test/per-call", secrets.token_hex(8)))
+        if response.status_code == httpx.codes.OK:
+            told = self._note(tenant, response.headers["x-receipt-id"], response.headers["x-cost-usd"])
+            if day == _day():
+                self._journal.capped.add(Capped(told.org_id, day, told.receipt_id, told.charged_nano_usd))
+        return str(response.status_code)
+
+    async def keyed(self) -> str:
+        """With an `Idempotency-Key`, again until there is an answer, and once more: one operation, one answer."""
+        key, operation = secrets.token_hex(8), self._journal.operation()
+        body = _body(self._random.choice(["test/ok", "test/slow-first-byte"]), key)
+        first = await self._persist(key, operation, body)
+        if first is None or first.status_code != httpx.codes.OK:
+            return "gave up" if first is None else str(first.status_code)
+        self._note(self._rich, first.headers["x-receipt-id"], first.headers["x-cost-usd"])
+        again = await self._persist(key, operation, body)
+        if again is None:
+            return "200, then gave up"
+        if again.status_code == httpx.codes.OK and again.content != first.content:
+            self._journal.changed.append(f"Idempotency-Key {key}")
+        return f"200, then {again.status_code}"
+
+    async def _persist(self, key: str, operation: Operation, body: bytes) -> httpx.Response | None:
+        """The first answer that is not a failure; None: there was none for ``KEYED_S``."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + KEYED_S
+        while loop.time() < give_up_at:
+            headers = self._begin(self._rich, operation) | {"idempotency-key": key}
+            with suppress(httpx.HTTPError):  # the connection is lost, and with it perhaps an answer
+                response = await self._post(headers, body)
+                if receipt_id := response.headers.get("x-receipt-id"):
+                    operation.receipts.add(receipt_id)
+                if response.status_code < httpx.codes.INTERNAL_SERVER_ERROR and not _in_use(response):
+                    return response
+            await asyncio.sleep(AWAY_S)
+        return None
 
     async def duplicate(self) -> str:
         """Twice the same at once: two operations, each charged once."""
@@ -129,28 +191,34 @@ class HttpClient:
             return "left"
 
     async def _ask(self, tenant: Tenant, model: str, content: str) -> str:
-        headers = self._begin(tenant)
-        response = await self._http.post(self._url, headers=headers, content=_body(model, content))
+        response = await self._post(self._begin(tenant), _body(model, content))
         if response.status_code == httpx.codes.OK:
             self._note(tenant, response.headers["x-receipt-id"], response.headers["x-cost-usd"])
         return str(response.status_code)
+
+    async def _post(self, headers: dict[str, str], body: bytes) -> httpx.Response:
+        return await self._http.post(self._url, headers=headers, content=body)
 
     @property
     def _url(self) -> str:
         return f"{self._deployment.base_url}/chat/completions"
 
-    def _begin(self, tenant: Tenant) -> dict[str, str]:
-        """The receipt carries the trace that its client began: so it is known whose it is, though nobody was told."""
+    def _begin(self, tenant: Tenant, operation: Operation | None = None) -> dict[str, str]:
+        """The receipt carries the trace that its client began: so it is known whose it is, though nobody was told.
+        ``operation``: that which is asked for again.
+        """
         trace_id = secrets.token_hex(16)
-        self._journal.operation(trace_id)
+        (operation or self._journal.operation()).names.add(trace_id)
         return {
             "authorization": f"Bearer {tenant.secret}",
             "content-type": "application/json",
             "traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01",
         }
 
-    def _note(self, tenant: Tenant, receipt_id: str, cost_usd: str) -> None:
-        self._journal.told.add(Told(tenant.org_id, receipt_id, parse_usd(cost_usd)))
+    def _note(self, tenant: Tenant, receipt_id: str, cost_usd: str) -> Told:
+        told = Told(tenant.org_id, receipt_id, parse_usd(cost_usd))
+        self._journal.told.add(told)
+        return told
 
 
 class LedgerClient:
@@ -250,8 +318,8 @@ class LedgerClient:
             await asyncio.sleep(RETRY_S)
 
 
-async def found_tenant(deployment: Deployment, credit_nano_usd: int) -> Tenant:
-    """Makes an organisation with credit and a key."""
+async def found_tenant(deployment: Deployment, credit_nano_usd: int, cap_nano_usd: int | None = None) -> Tenant:
+    """Makes an organisation with credit and a key, and with a daily cap if one is given."""
     async with Dialer(Telemetry.off("faults")) as dial:
         ledger = LedgerServiceStub(dial(deployment.ledger_address))
         with deadline(20.0), mesh_errors():
@@ -264,7 +332,28 @@ async def found_tenant(deployment: Deployment, credit_nano_usd: int) -> Tenant:
             key = await ledger.CreateKey(
                 pb.CreateKeyRequest(org_id=org_id, project_id=project.project_id, name="faults")
             )
+            if cap_nano_usd is not None:
+                await ledger.SetCap(
+                    pb.SetCapRequest(
+                        org_id=org_id,
+                        scope=pb.CAP_SCOPE_ORGANIZATION,
+                        scope_id=org_id,
+                        period=pb.CAP_PERIOD_DAY,
+                        unit=pb.CAP_UNIT_NANO_USD,
+                        limit=cap_nano_usd,
+                    )
+                )
     return Tenant(Principal(org_id, project.project_id, key.key.key_id, ()), key.secret)
+
+
+def _day() -> int:
+    """Of UTC, in which a cap counts."""
+    return int(time.time() // 86_400)
+
+
+def _in_use(response: httpx.Response) -> bool:
+    """Whether another request with the key is still under way."""
+    return response.status_code == httpx.codes.CONFLICT and b"idempotency_key_in_use" in response.content
 
 
 def _body(model: str, content: str, *, stream: bool = False) -> bytes:

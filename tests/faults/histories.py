@@ -7,7 +7,7 @@ import itertools
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +18,16 @@ from ledger_svc.store.reading import read_only
 from ledger_svc.store.tables import RESERVATION
 from meshkit.clock import SystemClock
 from tallygate_deploy.ledger_inspection import Subject, check
-from tests.faults.clients import POOR_NANO_USD, RICH_NANO_USD, HttpClient, LedgerClient, Tenant, found_tenant
+from tests.faults.clients import (
+    CAP_NANO_USD,
+    POOR_NANO_USD,
+    RICH_NANO_USD,
+    HttpClient,
+    LedgerClient,
+    Tenant,
+    Tenants,
+    found_tenant,
+)
 from tests.faults.deployments import HOLD_S, SWEEP_S, Deployment
 from tests.faults.journal import Differences, Journal, compare
 from tests.faults.parts import is_gone, kill, until
@@ -41,6 +50,8 @@ REACHED_WITHIN_S = 4.0
 AFTER_S = 0.3
 GRACE_S, BACK_WITHIN_S = 2.0, 10.0
 HTTP_CLIENTS, LEDGER_CLIENTS = 8, 3
+CAPPED_TENANTS = 8
+"""So many histories have one who has not met the cap yet."""
 MOST_PASSES = {"in_checkpoint": 2, "streaming": 4, "used": 8, "settled": 8, "dispatched": 8}
 
 
@@ -102,14 +113,14 @@ def faults_for(deployment: Deployment, seed: int) -> Iterator[Fault]:
 class Harness:
     """Runs histories on one deployment, which stays up; what clients know is kept over all of them."""
 
-    def __init__(self, deployment: Deployment, rich: Tenant, poor: Tenant, seed: int) -> None:
+    def __init__(self, deployment: Deployment, rich: Tenant, poor: Tenant, capped: Sequence[Tenant], seed: int) -> None:
         self._deployment = deployment
-        self._rich, self._poor = rich, poor
+        self._rich, self._poor, self._capped = rich, poor, itertools.cycle(capped)
         self._random = random.Random(seed)
         self._numbers = itertools.count(1)
         self._found = {"lost": set[str](), "double_charged": set[str](), "overspent": set[str]()}
         self._leaks, self._breaks = set[str](), set[str]()
-        self.journal = Journal()
+        self.journal = Journal(caps={tenant.org_id: CAP_NANO_USD for tenant in capped})
         self.outcome = Outcome()
 
     @classmethod
@@ -117,16 +128,15 @@ class Harness:
         """With tenants of its own."""
         rich = await found_tenant(deployment, RICH_NANO_USD)
         poor = await found_tenant(deployment, POOR_NANO_USD)
-        return cls(deployment, rich, poor, seed)
+        capped = [await found_tenant(deployment, RICH_NANO_USD, CAP_NANO_USD) for _ in range(CAPPED_TENANTS)]
+        return cls(deployment, rich, poor, capped, seed)
 
     async def history(self, *faults: Fault) -> None:
         """Load, a kill for each fault, one after the other, and a check."""
         stop = asyncio.Event()
         seeds = [self._random.randrange(2**32) for _ in range(HTTP_CLIENTS + LEDGER_CLIENTS)]
-        clients = [
-            HttpClient(self._deployment, self.journal, self._rich, self._poor, seed).run(stop)
-            for seed in seeds[:HTTP_CLIENTS]
-        ]
+        tenants = Tenants(self._rich, self._poor, next(self._capped))
+        clients = [HttpClient(self._deployment, self.journal, tenants, seed).run(stop) for seed in seeds[:HTTP_CLIENTS]]
         clients += [
             LedgerClient(self._deployment, self.journal, self._rich, seed).run(stop) for seed in seeds[HTTP_CLIENTS:]
         ]

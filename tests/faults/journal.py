@@ -27,10 +27,21 @@ class Told:
 @dataclass(slots=True)
 class Operation:
     """Something that may be charged once, however often it is sent: ``names`` are the traces, or the request ids, under
-    which it was.
+    which it was. ``receipts``: the ids that its clients were told.
     """
 
     names: set[str] = field(default_factory=set)
+    receipts: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Capped:
+    """A charge to an organisation with a daily cap, whose client asked and was told on the same day of UTC."""
+
+    org_id: str
+    day: int
+    receipt_id: str
+    charged_nano_usd: int
 
 
 @dataclass(slots=True)
@@ -41,6 +52,11 @@ class Journal:
     told: set[Told] = field(default_factory=set)
     credits: dict[tuple[str, str], int] = field(default_factory=dict)
     """Credit that a client was told is there, in nano-USD, by organisation and idempotency key."""
+    caps: dict[str, int] = field(default_factory=dict)
+    """What organisations may spend in a day, in nano-USD."""
+    capped: set[Capped] = field(default_factory=set)
+    changed: list[str] = field(default_factory=list)
+    """Who asked for an answer again and got another one."""
     answers: Counter[str] = field(default_factory=Counter)
     """How often each kind of operation ended in which way; for people."""
 
@@ -81,6 +97,7 @@ def compare(connection: Connection, journal: Journal) -> Differences:
         for told in journal.told
         if charges.get(told.receipt_id) != (told.org_id, told.charged_nano_usd)
     ]
+    lost += [f"{who} was answered, and asked again was answered otherwise" for who in journal.changed]
     lost += [
         f"credit {name} of {amount} is {sorted(credits[name])} in the books"
         for name, amount in journal.credits.items()
@@ -89,10 +106,11 @@ def compare(connection: Connection, journal: Journal) -> Differences:
     double = [
         f"{sorted(operation.names)} has {found}"
         for operation in journal.operations
-        if len(found := sorted({each for name in operation.names for each in receipts_of[name]})) > 1
+        if len(found := sorted(operation.receipts.union(*(receipts_of[name] for name in operation.names)))) > 1
     ]
     double += [f"credit {name} was added {len(amounts)} times" for name, amounts in credits.items() if len(amounts) > 1]
-    return Differences(tuple(lost), tuple(double), tuple(_overspent(charges.values(), credits)))
+    overspent = [*_overspent(charges.values(), credits), *_over_caps(journal)]
+    return Differences(tuple(lost), tuple(double), tuple(overspent))
 
 
 def _credits(connection: Connection) -> defaultdict[tuple[str, str], list[int]]:
@@ -120,4 +138,16 @@ def _overspent(charges: Iterable[tuple[str, int]], credits: dict[tuple[str, str]
         f"{org_id} was charged {amount} of {given[org_id]}"
         for org_id, amount in charged.items()
         if amount > given[org_id]
+    ]
+
+
+def _over_caps(journal: Journal) -> list[str]:
+    """Organisations whose clients were told of more charges in a day than their cap."""
+    spent = Counter[tuple[str, int]]()
+    for each in journal.capped:
+        spent[each.org_id, each.day] += each.charged_nano_usd
+    return [
+        f"{org_id} was told of charges of {amount} on one day, under a cap of {journal.caps[org_id]}"
+        for (org_id, _), amount in spent.items()
+        if amount > journal.caps[org_id]
     ]

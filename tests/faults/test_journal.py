@@ -16,7 +16,7 @@ from tallygate.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 from tallygate_deploy.allinone import ledger_alone
 from tallygate_deploy.data_dir import DataDir
 from tests.bench.ledger_spending import MODEL, PRICE, USAGE
-from tests.faults.journal import Differences, Journal, Told, compare
+from tests.faults.journal import Capped, Differences, Journal, Told, compare
 
 CREDIT, TRACE = 10**9, "0af7651916cd43dd8448eb211c80319c"
 NOTHING = Differences((), (), ())
@@ -99,6 +99,40 @@ async def test_one_operation_with_two_receipts_is_charged_twice(books: tuple[Con
     journal.operation(TRACE, "req_b")
     found = compare(connection, journal)
     assert (found.lost, len(found.double_charged), found.overspent) == ((), 1, ())
+
+
+async def test_one_operation_of_which_two_receipts_were_told_is_charged_twice(
+    books: tuple[Connection, list[pb.Receipt]],
+) -> None:
+    connection, receipts = books
+    journal = true_journal(receipts)
+    journal.operation(TRACE).receipts |= {receipts[0].receipt_id, receipts[1].receipt_id}
+    found = compare(connection, journal)
+    assert (found.lost, len(found.double_charged), found.overspent) == ((), 1, ())
+
+
+async def test_another_answer_under_the_same_key_is_one_that_was_lost(
+    books: tuple[Connection, list[pb.Receipt]],
+) -> None:
+    connection, receipts = books
+    journal = true_journal(receipts)
+    journal.changed.append("Idempotency-Key k")
+    found = compare(connection, journal)
+    assert (len(found.lost), found.double_charged, found.overspent) == (1, (), ())
+
+
+async def test_whoever_was_told_of_more_in_a_day_than_the_cap_is_overspent(
+    books: tuple[Connection, list[pb.Receipt]],
+) -> None:
+    connection, receipts = books
+    journal = true_journal(receipts)
+    org_id = receipts[0].org_id
+    journal.caps[org_id] = 10
+    journal.capped |= {Capped(org_id, 1, "a", 6), Capped(org_id, 1, "b", 4), Capped(org_id, 2, "c", 10)}
+    assert compare(connection, journal) == NOTHING
+    journal.capped.add(Capped(org_id, 2, "d", 1))
+    found = compare(connection, journal)
+    assert (found.lost, found.double_charged, len(found.overspent)) == ((), (), 1)
 
 
 async def test_whoever_was_charged_more_than_given_is_overspent(books: tuple[Connection, list[pb.Receipt]]) -> None:

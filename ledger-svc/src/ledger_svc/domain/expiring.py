@@ -8,6 +8,7 @@ from ledger_svc.domain.accounts import CREDIT_ACCOUNTS, SPENDABLE, AccountKind, 
 from ledger_svc.domain.book import Book, Needs
 from ledger_svc.domain.command import Command
 from ledger_svc.domain.journal import Transfer, TransferKind
+from ledger_svc.domain.lots import spending_order
 
 ADMITTED = (*SPENDABLE, AccountKind.PROMO_EXPENSE)
 """The accounts of a command that admits something new: it takes back first what has expired."""
@@ -15,13 +16,15 @@ ADMITTED = (*SPENDABLE, AccountKind.PROMO_EXPENSE)
 
 def expire_credit(book: Book, org_id: str, now_ms: int) -> int:
     """Takes back what is left of lots past their time, but for what open holds count on; gives the amount in nano-USD.
-    The ids are made of the lot and of what it had, so that doing it again is the same.
+    What would be spent last goes first: holds are left with what they spend first. The ids are made of the lot and of
+    what it had, so that doing it again is the same.
     """
     giver, receiver = CREDIT_ACCOUNTS[CreditKind.PROMOTIONAL]
     total = 0
-    for lot in book.lots_of(org_id, receiver):
+    over = [lot for lot in book.lots_of(org_id, receiver) if lot.is_over(now_ms)]
+    for lot in reversed(spending_order(over)) if over else ():
         amount = min(lot.remaining_nano_usd, book.account(org_id, receiver).available_nano_usd)
-        if not lot.is_over(now_ms) or not amount:
+        if not amount:
             continue
         name = f"expiry:{lot.lot_id}:{lot.remaining_nano_usd}"
         transfer = Transfer(f"xfer_{name}", org_id, TransferKind.EXPIRY, name, "", now_ms)

@@ -113,8 +113,8 @@ def load(connection: Connection, needs: Sequence[Needs], *, fenced: bool) -> Boo
 def _load_caps(connection: Connection, book: Book, needs: Sequence[Needs]) -> None:
     """Caps in force and their buckets; a bucket that is missing is made up from the books, and will be written."""
     scope_ids = _distinct(scope_id for need in needs for scope_id in book.scope_ids(need))
-    for row in _READ_CAPS.run(connection, scope_ids):
-        cap = rows.cap_from_row(row)
+    caps = map(rows.cap_from_row, _READ_CAPS.run(connection, scope_ids))
+    for cap in sorted(caps, key=lambda cap: (cap.period, cap.unit)):  # which is named in a refusal is not chance
         book.caps.setdefault(cap.scope_id, []).append(cap)
     wanted = {name: cap for need in needs for cap, name in book.bucket_names(need)}
     for row in _READ_BUCKETS.run(connection, sorted(wanted)):
