@@ -92,6 +92,8 @@ class Book:
     lots: dict[str, CreditLot] = field(default_factory=dict)
     settled: dict[str, SettledReceipt] = field(default_factory=dict)
     """By receipt id."""
+    log_size: int | None = None
+    """Leaves that the log has; None: nobody keeps others from taking the next one meanwhile."""
 
     changed_accounts: set[str] = field(default_factory=set)
     new_holds: set[Name] = field(default_factory=set)

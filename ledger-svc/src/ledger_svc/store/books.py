@@ -23,6 +23,7 @@ from ledger_svc.store.tables import (
     CAP_BUCKET,
     CORRECTION,
     CREDIT_LOT,
+    LOG_HEAD,
     ORG,
     POSTING,
     RECEIPT,
@@ -38,6 +39,7 @@ _LOCK_ACCOUNTS = select_by(
     ACCOUNT, ACCOUNT.columns, "account_id", lock=" ORDER BY account.account_id FOR UPDATE OF account"
 )
 _READ_ACCOUNTS = select_by(ACCOUNT, ACCOUNT.columns, "account_id")
+_READ_HEAD = select_by(LOG_HEAD, [LOG_HEAD.c.size], "log_id")
 _READ_HOLDS = select_by(
     RESERVATION,
     [*RESERVATION.columns, RECEIPT.c.document, RECEIPT.c.transfer_id, RECEIPT.c.fingerprint],
@@ -83,9 +85,10 @@ def load(connection: Connection, needs: Sequence[Needs], *, fenced: bool) -> Boo
     accounts: list[Record] = [] if fenced else _LOCK_ACCOUNTS.run(connection, account_ids)
     orgs = _distinct(need.org_id for need in needs)
     requests = sorted({(need.org_id, need.request_id) for need in needs if need.request_id})
-    fenced_accounts, lots, holds, keys, transfers, corrections, capped = read_all(
+    fenced_accounts, heads, lots, holds, keys, transfers, corrections, capped = read_all(
         connection,
         (_READ_ACCOUNTS, account_ids if fenced else []),
+        (_READ_HEAD, [(1,)] if fenced else []),
         (_READ_LOTS, orgs),
         (_READ_HOLDS, requests),
         (_READ_KEYS, _distinct(need.key_id for need in needs)),
@@ -95,6 +98,7 @@ def load(connection: Connection, needs: Sequence[Needs], *, fenced: bool) -> Boo
     )
     found = map(rows.account_from_row, (*accounts, *fenced_accounts))
     book.accounts = {account.account_id: account for account in found}
+    book.log_size = heads[0][0] if heads else None
     book.lots = {lot.lot_id: lot for lot in map(rows.lot_from_row, lots)}
     for row in holds:
         hold = rows.hold_from_row(row[:_HOLD_COLUMNS])

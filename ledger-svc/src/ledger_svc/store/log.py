@@ -81,7 +81,7 @@ class ReceiptLog:
                     .limit(BACKFILL_AT_ONCE)
                 )
                 found = [(row.receipt_id, row.document) for row in connection.execute(query)]
-                write_all(connection, Sealer(self._keys).leaves_of(connection, found))
+                write_all(connection, *Sealer(self._keys).leaves_of(connection, found))
                 connection.execute(update(LOG_HEAD).values(unlogged=LOG_HEAD.c.unlogged - len(found) if found else 0))
                 return len(found), found[-1][0] if found else ""
 

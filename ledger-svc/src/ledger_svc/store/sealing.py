@@ -1,8 +1,9 @@
 """Gives receipts their leaves in the log: the part of the log that the settlement's own transaction writes.
 
-What a settlement pays: one signature, one row, and one update of ``log_head`` for each transaction. The row of
-``log_head`` is locked from that update to the COMMIT, so leaves become visible in the order of their indices: whoever
-sees leaf n sees every leaf before it. It is locked after all accounts, so nobody waits in a circle.
+What a settlement pays: one signature, one row, and one update of ``log_head`` for each transaction. Leaves become
+visible in the order of their indices: whoever sees leaf n sees every leaf before it, because the one writer commits one
+transaction after another, and who is not fenced as the writer is keeps the row of ``log_head`` locked from that update
+to the COMMIT. It is locked after all accounts, so nobody waits in a circle.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from sqlalchemy import Connection, bindparam, update
 
 from ledger_svc.domain.book import ReceiptEntry
 from ledger_svc.domain.signing import Keyring
-from ledger_svc.store.bulk import Part, insert_into
+from ledger_svc.store.bulk import Part, insert_into, update_by
 from ledger_svc.store.tables import LOG_HEAD, LOG_LEAF
 
 _TAKE_INDICES = update(LOG_HEAD).values(size=LOG_HEAD.c.size + bindparam("count")).returning(LOG_HEAD.c.size)
+_UPDATE_HEAD = update_by(LOG_HEAD, "log_id", "size")
 _INSERT_LEAVES = insert_into(LOG_LEAF)
 
 
@@ -26,19 +28,28 @@ class Sealer:
     def __init__(self, keys: Keyring) -> None:
         self._keys = keys
 
-    def leaves(self, connection: Connection, entries: Sequence[ReceiptEntry]) -> Part:
+    def leaves(self, connection: Connection, entries: Sequence[ReceiptEntry], *, size: int | None = None) -> list[Part]:
         """What is to be written of the receipts that a transaction writes, in their order: their leaves, with the next
-        indices. From here to its COMMIT nobody else can take any.
+        indices. ``size``: what the log has, read by whom nobody else can write beside; None: it is taken under a lock,
+        and from here to its COMMIT nobody else can take any.
         """
-        return self.leaves_of(connection, [(entry.receipt.receipt_id, entry.document) for entry in entries])
+        documents = [(entry.receipt.receipt_id, entry.document) for entry in entries]
+        return self.leaves_of(connection, documents, size=size)
 
-    def leaves_of(self, connection: Connection, documents: Sequence[tuple[str, str]]) -> Part:
+    def leaves_of(
+        self, connection: Connection, documents: Sequence[tuple[str, str]], *, size: int | None = None
+    ) -> list[Part]:
         """The same, of (receipt id, document)."""
         if not documents:
-            return _INSERT_LEAVES, []
+            return []
         seals = [(receipt_id, self._keys.seal(document.encode())) for receipt_id, document in documents]
-        size = connection.execute(_TAKE_INDICES, {"count": len(seals)}).scalar_one()
-        return _INSERT_LEAVES, [
+        heads: list[tuple[int, int]] = []
+        if size is None:
+            size = connection.execute(_TAKE_INDICES, {"count": len(seals)}).scalar_one() - len(seals)
+        else:
+            heads = [(1, size + len(seals))]
+        leaves = [
             (index, receipt_id, seal.kid, seal.signature, seal.leaf_hash)
-            for index, (receipt_id, seal) in enumerate(seals, size - len(seals))
+            for index, (receipt_id, seal) in enumerate(seals, size)
         ]
+        return [(_UPDATE_HEAD, heads), (_INSERT_LEAVES, leaves)]
