@@ -31,7 +31,9 @@ class Command(ABC, Generic[R]):
 
     @abstractmethod
     def decide(self, book: Book) -> R:
-        """Writes to the book and answers, or raises a ``LedgerError`` and leaves the book as it was."""
+        """Writes to the book and answers, or raises a ``LedgerError`` and leaves the book as it was, but for credit
+        whose time has passed: that goes back in any case.
+        """
 
 
 class Wallet(TypedDict):
