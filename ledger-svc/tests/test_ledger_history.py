@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -288,6 +290,23 @@ async def test_replicas_that_start_together_on_an_empty_database_migrate_it_once
     finally:
         for replica in replicas:
             await replica.close()
+
+
+async def test_a_new_sqlite_file_that_another_process_writes_to_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # without a WAL yet: making it one is refused at once, not waited for
+    replica = open_database(f"sqlite:///{path}", connections=2, wait_s=20)
+    try:
+        migrated = asyncio.create_task(migrate(replica))
+        await asyncio.wait([migrated], timeout=0.2)
+        assert not migrated.done()
+        other.close()
+        await migrated
+        assert await audit(replica) == []
+    finally:
+        other.close()
+        await replica.close()
 
 
 async def test_no_revision_is_taken_back(database: Database) -> None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +31,7 @@ T = TypeVar("T")
 _BUSY_AGAIN_S = 0.005
 _CACHED_STATEMENTS = 512
 """Of a connection: a batch's statements in all their lengths (see ``store.bulk``)."""
-_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "recursive_triggers = ON")
+_PRAGMAS = ("synchronous = FULL", "foreign_keys = ON", "recursive_triggers = ON")
 
 
 class SqliteDatabase(Database):
@@ -139,12 +141,33 @@ def _engine(url: URL, begin: str, wait_s: float, *, connections: int) -> Engine:
         pool_timeout=wait_s,
         connect_args={"timeout": wait_s, "cached_statements": _CACHED_STATEMENTS},
     )
-    event.listen(engine, "connect", _set_up)
+    event.listen(engine, "connect", lambda connection, _record: _set_up(connection, wait_s))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine
 
 
-def _set_up(connection: Any, _record: object) -> None:
+def _set_up(connection: Any, wait_s: float) -> None:
     connection.isolation_level = None
+    _use_wal(connection, wait_s)
     for pragma in _PRAGMAS:
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _use_wal(connection: Any, wait_s: float) -> None:
+    """Makes a new file one with a WAL. SQLite does not wait here for another process that writes, as it does in every
+    other statement (https://www.sqlite.org/c3ref/busy_handler.html), so that of replicas on an empty file one would
+    fail. A file that has a WAL needs no lock for this.
+    """
+    until = time.monotonic() + wait_s
+    while not _has_wal(connection, until):
+        time.sleep(_BUSY_AGAIN_S)
+
+
+def _has_wal(connection: Any, until: float) -> bool:
+    try:
+        connection.execute("PRAGMA journal_mode = WAL").close()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > until:
+            raise
+        return False
+    return True
