@@ -24,6 +24,7 @@ import orjson
 import pytest
 from starlette.types import ASGIApp
 
+from edge.account import Account
 from edge.app import create_app
 from edge.clients import dial_mesh
 from edge.serving import running_http
@@ -94,6 +95,7 @@ class World:
         counts: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
         app = create_app(
             dial_mesh(made, dial),
+            Account(dial(made.ledger_addr), timeout_s=made.rpc_timeout_s),
             made,
             self.telemetry,
             clock=self.clock,

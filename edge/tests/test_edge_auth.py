@@ -120,7 +120,7 @@ async def test_an_answer_that_crosses_a_revocation_is_not_kept() -> None:
     scope = {"type": "http", "headers": [(b"authorization", b"Bearer tg-x")]}
     Exchange(request_id="req_1", trace_id="").attach(scope)
     for _ in range(3):
-        assert await authenticator.authenticate(Request(scope)) == PRINCIPAL
+        assert (await authenticator.authenticate(Request(scope))).principal == PRINCIPAL
     assert asked == 2
 
 

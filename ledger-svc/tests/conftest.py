@@ -37,6 +37,7 @@ from ledger_svc.store.migrate import migrate
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
+from ledger_svc.store.trail import Trail
 from ledger_svc.store.writer import Writer
 from meshkit.ids import MakeId
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
@@ -186,7 +187,7 @@ def make_id() -> MakeId:
 
 @pytest.fixture
 def directory(database: Database, writer: Writer) -> Directory:
-    return Directory(database, writer)
+    return Directory(database, writer, Trail())
 
 
 @pytest.fixture

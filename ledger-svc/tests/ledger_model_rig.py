@@ -54,6 +54,7 @@ from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.tables import ACCOUNT, CAP_BUCKET, CREDIT_LOT, RECEIPT, RESERVATION
+from ledger_svc.store.trail import Trail
 from ledger_svc.store.writer import Writer
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 from meshkit.principal import Principal
@@ -88,7 +89,7 @@ class Rig:
         self.seam = CrashingSeam()
         self.database = MortalDatabase(self._url)
         self.writer = Writer(self.database, Sealer(KEYRING), max_batch=BATCH, takeover_poll_s=0.005, seam=self.seam)
-        directory, records = Directory(self.database, self.writer), Records(self.database)
+        directory, records = Directory(self.database, self.writer, Trail()), Records(self.database)
         self.keys = KeyService(
             directory=directory,
             revocations=Revocations(directory, self.clock),

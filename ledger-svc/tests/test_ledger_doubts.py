@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
+from ledger_trail import an_entry
 from sqlalchemy import Connection, func, select, text
 
 from ledger_svc.domain.accounts import CreditKind
@@ -23,6 +24,7 @@ from ledger_svc.store.directory import Directory
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.tables import RECEIPT, RESERVATION, WRITER_EPOCH
+from ledger_svc.store.trail import Trail
 from ledger_svc.store.writer import CommitSeam, Writer
 from meshkit.ids import MakeId
 from meshkit.principal import Principal
@@ -172,7 +174,7 @@ async def test_a_connection_that_postgresql_ends_at_commit_is_replaced(
     name = await database.read(lambda connection: connection.execute(text("SELECT current_database()")).scalar_one())
     seam = Killing(request.getfixturevalue("postgresql"), name)
     async with Writer(database, SEALER, seam=seam).running() as writer:
-        await Directory(database, writer).create_organization("org_a", "Acme", 1)
+        await Directory(database, writer, Trail()).create_organization("org_a", "Acme", an_entry())
         credit = CreditService(ledger=writer, records=records, clock=clock, make_id=make_id)
         balance = await credit.add("org_a", amount_nano_usd=5, idempotency_key="one", kind=CreditKind.PAID)
         assert (seam.kills, balance.posted_nano_usd) == (1, 5)

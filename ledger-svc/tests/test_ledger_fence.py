@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from ledger_trail import an_entry
 from sqlalchemy import Connection, select, text
 
 from ledger_svc.domain.errors import Standby
@@ -25,6 +26,7 @@ from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.tables import ORG, WRITER_EPOCH
+from ledger_svc.store.trail import Trail
 from ledger_svc.store.writer import Writer
 from meshkit.channels import Dialer
 from meshkit.errors import MeshError, mesh_errors
@@ -73,34 +75,34 @@ async def test_a_second_replica_answers_reads_refuses_writes_and_takes_over(
         async with Writer(database, SEALER, takeover_poll_s=POLL_S).running() as writer:
             await stack.enter_async_context(standby.running())
             assert (writer.is_leading, standby.is_leading) == (True, False)
-            await Directory(database, writer).create_organization("org_a", "Acme", 1)
+            await Directory(database, writer, Trail()).create_organization("org_a", "Acme", an_entry())
             assert (await Records(second).balance("org_a")).posted_nano_usd == 0
             with pytest.raises(Standby) as refused:
-                await Directory(second, standby).create_organization("org_b", "Acme", 1)
+                await Directory(second, standby, Trail()).create_organization("org_b", "Acme", an_entry())
             assert refused.value.metadata == {"role": "standby"}
             epoch = await epoch_of(database)
         await until(lambda: standby.is_leading)
         assert await epoch_of(database) == epoch + 1
-        await Directory(second, standby).create_organization("org_c", "Acme", 1)
+        await Directory(second, standby, Trail()).create_organization("org_c", "Acme", an_entry())
     assert await organisations(database) == ["org_a", "org_c"]
 
 
 async def test_a_writer_that_lost_its_epoch_writes_nothing_more(database: Database, second: Database) -> None:
     """As if it had hung, its lock had been taken for left, and it had come back: only the epoch tells."""
     async with Writer(database, SEALER, takeover_poll_s=POLL_S).running() as writer:
-        directory = Directory(database, writer)
-        await directory.create_organization("org_a", "Acme", 1)
+        directory = Directory(database, writer, Trail())
+        await directory.create_organization("org_a", "Acme", an_entry())
         await second.write(lambda connection: connection.execute(text("UPDATE writer_epoch SET epoch = epoch + 1")))
         epoch = await epoch_of(second)
         found = await asyncio.gather(
-            *(directory.create_organization(f"org_{n}", "Acme", 1) for n in range(5)), return_exceptions=True
+            *(directory.create_organization(f"org_{n}", "Acme", an_entry()) for n in range(5)), return_exceptions=True
         )
         assert [type(result) for result in found] == [Standby] * 5
         assert await organisations(second) == ["org_a"]
         # Nobody has the lock now, so it may become the writer again, under an epoch of its own.
         await until(lambda: writer.is_leading)
         assert await epoch_of(second) == epoch + 1
-        await directory.create_organization("org_b", "Acme", 1)
+        await directory.create_organization("org_b", "Acme", an_entry())
     assert await organisations(second) == ["org_a", "org_b"]
 
 

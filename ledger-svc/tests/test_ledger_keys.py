@@ -15,6 +15,7 @@ from sqlalchemy import select, text
 
 from ledger_svc.domain.errors import ApiKeyRevoked, InvalidApiKey, InvalidRequest, NotFound
 from ledger_svc.domain.keys import Peppers, is_well_formed, mint_secret, model_allowed
+from ledger_svc.domain.policies import KeyScope
 from ledger_svc.service.keys import KeyService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.store.database import Database
@@ -106,7 +107,8 @@ async def test_a_key_is_shown_once_and_never_stored_in_clear(
 async def test_who_holds_a_secret(keys: KeyService, new_payer: NewPayer) -> None:
     payer = await new_payer()
     key, secret = await keys.create_key(payer.org_id, payer.project_id, "mine", allowed_models=["gpt-*", "o3"])
-    principal, valid_for_ms = await keys.authenticate(secret)
+    principal, policy, valid_for_ms = await keys.authenticate(secret)
+    assert (policy.scope, policy.requests_per_minute, policy.tokens_per_minute) == (KeyScope.INFERENCE, 60, 0)
     assert principal == Principal(payer.org_id, payer.project_id, key.key_id, ("gpt-*", "o3"))
     assert valid_for_ms == 5_000
     for wrong in ("", "tg-nonsense", mint_secret(secrets.randbelow), secret + "0", secret.lower()):
@@ -135,9 +137,9 @@ async def test_a_key_ends_at_its_time_and_is_not_believed_beyond_it(
 ) -> None:
     payer = await new_payer()
     _, secret = await keys.create_key(payer.org_id, payer.project_id, "mine", expires_at_ms=clock.now_ms() + 6_000)
-    assert (await keys.authenticate(secret))[1] == 5_000
+    assert (await keys.authenticate(secret))[2] == 5_000
     clock.advance(5_999)
-    assert (await keys.authenticate(secret))[1] == 1
+    assert (await keys.authenticate(secret))[2] == 1
     clock.advance(1)
     with pytest.raises(ApiKeyRevoked, match="expired"):
         await keys.authenticate(secret)

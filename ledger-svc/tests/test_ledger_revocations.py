@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from ledger_trail import an_entry_at
 
 from ledger_svc.domain.errors import LedgerUnavailable
 from ledger_svc.domain.keys import ApiKey, KeyDigest
@@ -51,11 +52,11 @@ async def test_a_revocation_by_another_replica_is_told_once_after_a_poll(
     async with aclosing(revocations.watch()) as watch:
         await told(watch, 1)
         clock.advance(2_000)
-        await directory.revoke_key(payer.key_id, "", clock.now_ms())
+        await directory.revoke_key(payer.key_id, "", an_entry_at(clock.now_ms()))
         await revocations.poll()
         clock.advance(2_000)
         # Its clock is behind, or its commit was slow: the time it carries is before that of the last poll.
-        await directory.revoke_key(later.key_id, "", clock.now_ms() - 3_000)
+        await directory.revoke_key(later.key_id, "", an_entry_at(clock.now_ms() - 3_000))
         await revocations.poll()
         await revocations.poll()
         assert await told(watch, 2) == [payer.key_id, later.key_id]

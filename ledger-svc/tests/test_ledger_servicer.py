@@ -17,8 +17,8 @@ import grpc
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from ledger_svc import servicer
 from ledger_svc.domain import errors
+from ledger_svc.servicer.refusals import ERRORS
 from ledger_svc.settings import LedgerSettings
 from ledger_svc.store.opening import open_database
 from ledger_svc.wiring import build
@@ -243,11 +243,11 @@ def test_every_refusal_of_the_domain_has_its_own_reason() -> None:
         for value in vars(errors).values()
         if inspect.isclass(value) and issubclass(value, errors.LedgerError) and value is not errors.LedgerError
     }
-    assert set(servicer.ERRORS) == refusals
+    assert set(ERRORS) == refusals
     kinds = {refusal for refusal in refusals if errors.LedgerError in refusal.__bases__}
-    assert len({servicer.ERRORS[kind][1] for kind in kinds}) == len(kinds)
+    assert len({ERRORS[kind][1] for kind in kinds}) == len(kinds)
     for refusal in refusals - kinds:
-        assert servicer.ERRORS[refusal] == servicer.ERRORS[refusal.__mro__[1]]
+        assert ERRORS[refusal] == ERRORS[refusal.__mro__[1]]
 
 
 @pytest.mark.parametrize("peppers", [{}, {1: "short"}, {0: "sixteen characters"}])

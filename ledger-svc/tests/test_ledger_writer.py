@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
+from ledger_trail import an_entry
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
@@ -27,6 +28,7 @@ from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.tables import ORG, RECEIPT, RESERVATION
+from ledger_svc.store.trail import Trail
 from ledger_svc.store.writer import CommitSeam, Writer
 from meshkit.principal import Principal
 
@@ -253,10 +255,10 @@ async def test_a_caller_that_has_gone_before_its_turn_is_left_out(
 
 async def test_what_waits_when_the_writer_ends_is_still_done(database: Database) -> None:
     async with Writer(database, SEALER).running() as writer:
-        directory = Directory(database, writer)
-        waiting = [asyncio.create_task(directory.create_organization(f"org_{n}", "Acme", 1)) for n in range(5)]
+        directory = Directory(database, writer, Trail())
+        waiting = [asyncio.create_task(directory.create_organization(f"org_{n}", "Acme", an_entry())) for n in range(5)]
         await asyncio.sleep(0)
     await asyncio.gather(*waiting)
     assert await count_of(database, ORG) == 5
     with pytest.raises(LedgerUnavailable):
-        await directory.create_organization("org_late", "Acme", 1)
+        await directory.create_organization("org_late", "Acme", an_entry())

@@ -27,6 +27,7 @@ from ledger_svc.store.migrate import migrate
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
+from ledger_svc.store.trail import Trail
 from ledger_svc.store.writer import Writer
 from meshkit import codec
 from meshkit.clock import SystemClock
@@ -113,7 +114,7 @@ async def _opened(url: str) -> AsyncIterator[tuple[Database, Writer]]:
 
 
 async def _spending(database: Database, writer: Writer, ledger: Ledger) -> Spend:
-    clock, directory = SystemClock(), Directory(database, writer)
+    clock, directory = SystemClock(), Directory(database, writer, Trail())
     keys = KeyService(
         directory=directory,
         revocations=Revocations(directory, clock),

@@ -8,19 +8,22 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edge.account import Account
 from edge.admission import Admission
 from edge.auth import Authenticator
 from edge.catalog import CatalogView
-from edge.errors import code_of, error_response, refusal
+from edge.errors import code_of, error_response, invalid, refusal
 from edge.exchange import Exchange
 from edge.idempotency import Idempotency
 from edge.mesh import Mesh
 from edge.observe import Observe
+from edge.routes.account import account_routers
 from edge.routes.chat import ChatCompletions
 from edge.routes.health import Health
 from edge.routes.log import Log
@@ -41,9 +44,18 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(
-    mesh: Mesh, settings: EdgeSettings, telemetry: Telemetry, *, clock: Clock, make_id: MakeId, new_salt: NewSalt
+    mesh: Mesh,
+    account: Account,
+    settings: EdgeSettings,
+    telemetry: Telemetry,
+    *,
+    clock: Clock,
+    make_id: MakeId,
+    new_salt: NewSalt,
 ) -> FastAPI:
-    """The application over the clients of ``mesh``. Its lifespan holds the watches of catalog and revocations."""
+    """The application over the clients of ``mesh``, and of ``account`` for the routes that manage one. Its lifespan
+    holds the watches of catalog and revocations.
+    """
     authenticator = Authenticator(mesh.ledger, clock, max_entries=settings.auth_entries)
     catalog = CatalogView(mesh.catalog)
 
@@ -67,7 +79,11 @@ def create_app(
             Middleware(Observe, telemetry=telemetry, clock=clock, make_id=make_id),
             Middleware(Admission, max_inflight=settings.max_inflight),
         ],
-        exception_handlers={MeshError: _refused, HTTPException: _not_routed},
+        exception_handlers={
+            MeshError: _refused,
+            HTTPException: _not_routed,
+            RequestValidationError: _not_valid,
+        },
         redirect_slashes=False,
         # Handlers take the bare request, so there is no schema to show.
         openapi_url=None,
@@ -76,22 +92,26 @@ def create_app(
     )
     idempotency = Idempotency(mesh.flights, mesh.ledger, settings, clock=clock, make_id=make_id)
     chat = ChatCompletions(mesh, authenticator, catalog, idempotency, settings, clock=clock, new_salt=new_salt)
-    models = Models(authenticator, catalog)
-    receipts = Receipts(authenticator, mesh.ledger)
-    log = Log(mesh.ledger)
-    health = Health(mesh, catalog, version("tallygate-edge"))
+    log, health = Log(mesh.ledger), Health(mesh, catalog, version("tallygate-edge"))
     for prefix in PREFIXES:
         _route(app, "POST", f"{prefix}/chat/completions", chat.create)
-        _route(app, "GET", f"{prefix}/models", models.list)
-        _route(app, "GET", f"{prefix}/models/{{model_id:path}}", models.retrieve)
-        _route(app, "GET", f"{prefix}/receipts/{{receipt_id}}", receipts.retrieve)
-        _route(app, "GET", f"{prefix}/receipts/{{receipt_id}}/proof", receipts.prove)
-        _route(app, "GET", f"{prefix}/log/checkpoint", log.checkpoint)
-        _route(app, "GET", f"{prefix}/log/consistency", log.consistency)
+        _route_reading(app, prefix, Models(authenticator, catalog), Receipts(authenticator, mesh.ledger), log)
+        for router in account_routers(account, authenticator):
+            app.include_router(router, prefix=prefix)
     _route(app, "GET", "/.well-known/jwks.json", log.keys)
     _route(app, "GET", "/api/health", health.live)
     _route(app, "GET", "/readyz", health.ready)
     return app
+
+
+def _route_reading(app: FastAPI, prefix: str, models: Models, receipts: Receipts, log: Log) -> None:
+    """What any key may read, and the log, which anyone may."""
+    _route(app, "GET", f"{prefix}/models", models.list)
+    _route(app, "GET", f"{prefix}/models/{{model_id:path}}", models.retrieve)
+    _route(app, "GET", f"{prefix}/receipts/{{receipt_id}}", receipts.retrieve)
+    _route(app, "GET", f"{prefix}/receipts/{{receipt_id}}/proof", receipts.prove)
+    _route(app, "GET", f"{prefix}/log/checkpoint", log.checkpoint)
+    _route(app, "GET", f"{prefix}/log/consistency", log.consistency)
 
 
 def _route(app: FastAPI, method: str, path: str, endpoint: Endpoint) -> None:
@@ -102,6 +122,15 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, MeshError)
     Exchange.of(request.scope).error_code = code_of(error)
     return error_response(error)
+
+
+async def _not_valid(request: Request, error: Exception) -> Response:
+    """What FastAPI refuses of a request to the account: the first thing that is wrong with it."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"][1:]]
+    message = f"`{'.'.join(place)}`: {first['msg']}." if place else f"The request body: {first['msg']}."
+    return await _refused(request, invalid(message, ".".join(place) or None))
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:

@@ -98,6 +98,9 @@ TABLE: Mapping[ErrorReason.ValueType, OpenAIError] = {
         advice="Use a model on the key's list, or a key that allows this one.",
         param="model",
     ),
+    _R.ERROR_REASON_PERMISSION_DENIED: OpenAIError(
+        403, "permission_error", "permission_denied", "This API key may not do that.", advice="Use a key that may."
+    ),
     _R.ERROR_REASON_PRICE_UNKNOWN: OpenAIError(
         400,
         _INVALID,

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp
 
+from edge.account import Account
 from edge.app import create_app
 from edge.clients import dial_mesh
 from edge.settings import EdgeSettings
@@ -21,4 +22,5 @@ from meshkit.telemetry import Telemetry
 async def build(settings: EdgeSettings, dial: Dial, telemetry: Telemetry) -> AsyncIterator[ASGIApp]:
     """The edge as an ASGI application, to be served by ``edge.serving``. It runs its watches in the ASGI lifespan."""
     mesh = dial_mesh(settings, dial)
-    yield create_app(mesh, settings, telemetry, clock=SystemClock(), make_id=new_id, new_salt=new_salt)
+    account = Account(dial(settings.ledger_addr), timeout_s=settings.rpc_timeout_s)
+    yield create_app(mesh, account, settings, telemetry, clock=SystemClock(), make_id=new_id, new_salt=new_salt)

@@ -73,6 +73,12 @@ class LedgerSettings(BaseSettings):
     checkpoint_interval_s: float = Field(2.0, gt=0)
     """Seconds between two looks whether the log has grown; if so, a checkpoint is signed."""
 
+    requests_per_minute: int = Field(60, ge=0)
+    """The most requests in a minute of a key that has no limit of its own; 0: no limit."""
+
+    tokens_per_minute: int = Field(0, ge=0)
+    """The most tokens in a minute of a key that has no limit of its own; 0: no limit."""
+
     valid_for_ms: int = Field(5_000, ge=0, le=60_000)
     """Milliseconds for which an answer of Authenticate may be kept."""
 

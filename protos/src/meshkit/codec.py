@@ -4,9 +4,16 @@ it."""
 from __future__ import annotations
 
 from meshkit.money import USAGE_CLASSES, BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
-from meshkit.principal import Principal
-from tallygate.common.v1 import money_pb2, principal_pb2
+from meshkit.principal import Actor, ActorKind, Principal
+from tallygate.common.v1 import actor_pb2, money_pb2, principal_pb2
 
+_ACTOR_KINDS = {
+    actor_pb2.ACTOR_KIND_UNSPECIFIED: ActorKind.OPERATOR,
+    actor_pb2.ACTOR_KIND_OPERATOR: ActorKind.OPERATOR,
+    actor_pb2.ACTOR_KIND_API_KEY: ActorKind.API_KEY,
+    actor_pb2.ACTOR_KIND_SYSTEM: ActorKind.SYSTEM,
+}
+_ACTOR_NUMBERS = {kind: number for number, kind in _ACTOR_KINDS.items()}
 _RATE_FIELDS = tuple(Rates.__dataclass_fields__)
 
 
@@ -83,3 +90,19 @@ def principal_to_proto(principal: Principal) -> principal_pb2.Principal:
 def principal_from_proto(message: principal_pb2.Principal) -> Principal:
     """Decode a principal."""
     return Principal(message.org_id, message.project_id, message.key_id, tuple(message.allowed_models))
+
+
+def actor_to_proto(actor: Actor) -> actor_pb2.Actor:
+    """Encode an actor."""
+    return actor_pb2.Actor(kind=_ACTOR_NUMBERS[actor.kind], id=actor.id, address=actor.address, trace_id=actor.trace_id)
+
+
+def actor_from_proto(message: actor_pb2.Actor) -> Actor:
+    """Decode an actor; one that was not given is the operator.
+
+    Raises:
+        ValueError: its kind is not one that this build knows.
+    """
+    if message.kind not in _ACTOR_KINDS:
+        raise ValueError(f"actor kind {message.kind} is not known")
+    return Actor(_ACTOR_KINDS[message.kind], message.id, message.address, message.trace_id)

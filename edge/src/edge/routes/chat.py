@@ -121,7 +121,7 @@ class ChatCompletions:
 
     async def _admit(self, request: Request) -> Admitted:
         exchange = Exchange.of(request.scope)
-        principal = await self._authenticator.authenticate(request)
+        caller = await self._authenticator.for_inference(request)
         key = idempotency_key(request.headers)
         settings = self._settings
         body = await read_body(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
@@ -131,7 +131,7 @@ class ChatCompletions:
         controls = parse_controls(request.headers)
         model = self._catalog.resolve(call.model)
         exchange.model = model.id
-        return Admitted(exchange, principal, body, call, model, controls, key)
+        return Admitted(exchange, caller.principal, body, call, model, controls, key)
 
     async def _look_up(self, admitted: Admitted) -> cache_pb2.LookupResponse:
         """What the cache has. A cache that is away counts as a miss without leave to store."""

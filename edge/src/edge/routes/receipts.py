@@ -26,7 +26,7 @@ class Receipts:
 
     async def retrieve(self, request: Request) -> Response:
         """One receipt of the caller's organisation, with its signed form."""
-        principal = await self._authenticator.authenticate(request)
+        principal = (await self._authenticator.authenticate(request)).principal
         receipt_id = request.path_params["receipt_id"]
         try:
             found = await self._ledger.receipt(principal.org_id, receipt_id)
@@ -39,7 +39,7 @@ class Receipts:
         """What proves a receipt to anyone. ``tree_size``: in an older checkpoint; ``since``: and that the log only grew
         since the checkpoint of that size.
         """
-        principal = await self._authenticator.authenticate(request)
+        principal = (await self._authenticator.authenticate(request)).principal
         receipt_id = request.path_params["receipt_id"]
         tree_size, since = size_of(request, "tree_size", default=0), size_of(request, "since", default=-1)
         try:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ledger_svc.domain.errors import ApiKeyRevoked, InvalidApiKey, ModelNotAllowed
+from ledger_svc.domain.policies import DEFAULT_POLICY, KeyPolicy
+from ledger_svc.domain.trail import State
 from meshkit.principal import Principal
 
 SECRET_PREFIX = "tg-"  # noqa: S105 - the public prefix of every secret
@@ -42,11 +44,23 @@ class ApiKey:
     created_at_ms: int
     expires_at_ms: int = 0
     revoked_at_ms: int = 0
+    policy: KeyPolicy = DEFAULT_POLICY
 
     @property
     def principal(self) -> Principal:
         """Who holds it."""
         return Principal(self.org_id, self.project_id, self.key_id, self.allowed_models)
+
+    def shown(self) -> State:
+        """What the audit trail says of it."""
+        return {
+            "project_id": self.project_id,
+            "name": self.name,
+            "prefix": self.prefix,
+            "allowed_models": list(self.allowed_models),
+            "expires_at_ms": self.expires_at_ms,
+            **self.policy.shown(),
+        }
 
     def check_live(self, now_ms: int) -> None:
         """Raises:

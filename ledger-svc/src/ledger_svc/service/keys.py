@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from ledger_svc.domain.errors import InvalidApiKey
 from ledger_svc.domain.keys import SHOWN_CHARS, ApiKey, Peppers, is_well_formed, mint_secret
 from ledger_svc.domain.limits import MAX_TIME_MS, check_name, check_patterns, check_range, check_text
+from ledger_svc.domain.policies import DEFAULT_LIMITS, DEFAULT_POLICY, DefaultLimits, KeyPolicy, checked
+from ledger_svc.domain.projects import Project
+from ledger_svc.domain.trail import TrailEntry
 from ledger_svc.service.ports import Directory
 from ledger_svc.service.revocations import Revocations
+from ledger_svc.service.telling import Telling
 from meshkit.clock import Clock
 from meshkit.ids import MakeId
-from meshkit.principal import Principal
+from meshkit.principal import OPERATOR, Actor, Principal
 
 
 class KeyService:
@@ -31,22 +35,28 @@ class KeyService:
         make_id: MakeId,
         random_below: Callable[[int], int],
         valid_for_ms: int,
+        limits: DefaultLimits = DEFAULT_LIMITS,
     ) -> None:
         self._directory = directory
         self._revocations = revocations
         self._peppers = peppers
         self._clock = clock
         self._make_id = make_id
+        self._telling = Telling(clock, make_id)
         self._random_below = random_below
         self._valid_for_ms = valid_for_ms
+        self._limits = limits
 
-    async def create_organization(self, name: str) -> str:
+    async def create_organization(self, name: str, *, actor: Actor = OPERATOR) -> str:
         """Makes an organisation with its accounts; gives its id."""
         org_id = self._make_id("org")
-        await self._directory.create_organization(org_id, check_name("name", name), self._clock.now_ms())
+        entry = self._telling.entry(
+            org_id, actor, "organization.created", org_id, after={"name": check_name("name", name)}
+        )
+        await self._directory.create_organization(org_id, name, entry)
         return org_id
 
-    async def create_project(self, org_id: str, name: str) -> str:
+    async def create_project(self, org_id: str, name: str, *, actor: Actor = OPERATOR) -> str:
         """Makes a project; gives its id.
 
         Raises:
@@ -54,13 +64,26 @@ class KeyService:
             InvalidRequest: also where the organisation has a project of this name.
         """
         project_id = self._make_id("prj")
-        await self._directory.create_project(
-            project_id, check_text("org_id", org_id), check_name("name", name), self._clock.now_ms()
+        entry = self._telling.entry(
+            check_text("org_id", org_id),
+            actor,
+            "project.created",
+            project_id,
+            after={"name": check_name("name", name)},
         )
+        await self._directory.create_project(Project(project_id, org_id, name, entry.created_at_ms), entry)
         return project_id
 
     async def create_key(
-        self, org_id: str, project_id: str, name: str, *, allowed_models: Sequence[str] = (), expires_at_ms: int = 0
+        self,
+        org_id: str,
+        project_id: str,
+        name: str,
+        *,
+        allowed_models: Sequence[str] = (),
+        expires_at_ms: int = 0,
+        policy: KeyPolicy = DEFAULT_POLICY,
+        actor: Actor = OPERATOR,
     ) -> tuple[ApiKey, str]:
         """Makes a key; gives what is known of it, and its secret, which is not stored.
 
@@ -80,28 +103,35 @@ class KeyService:
             allowed_models=check_patterns("allowed_models", allowed_models),
             created_at_ms=now_ms,
             expires_at_ms=expires_at_ms,
+            policy=checked(policy),
         )
-        await self._directory.create_key(key, self._peppers.digest(secret))
+        entry = self._telling.entry(key.org_id, actor, "key.created", key.key_id, after=key.shown())
+        await self._directory.create_key(key, self._peppers.digest(secret), entry)
         return key, secret
 
     async def list_keys(self, org_id: str) -> list[ApiKey]:
         """The keys of an organisation, or of all for "", newest first."""
         return await self._directory.list_keys(check_text("org_id", org_id, empty=True))
 
-    async def revoke_key(self, key_id: str, org_id: str) -> ApiKey:
+    async def revoke_key(self, key_id: str, org_id: str, *, actor: Actor = OPERATOR) -> ApiKey:
         """Ends a key and tells the watchers. Again: the same answer, and nothing changes.
 
         Raises:
             NotFound: no such key in the organisation ("": in any).
         """
+
+        def entry_of(before: ApiKey) -> TrailEntry:
+            return self._telling.entry(before.org_id, actor, "key.revoked", before.key_id, before=before.shown())
+
         key = await self._directory.revoke_key(
-            check_text("key_id", key_id), check_text("org_id", org_id, empty=True), self._clock.now_ms()
+            check_text("key_id", key_id), check_text("org_id", org_id, empty=True), entry_of
         )
         self._revocations.announce(key.key_id, key.revoked_at_ms)
         return key
 
-    async def authenticate(self, secret: str) -> tuple[Principal, int]:
-        """Who holds this secret, and for how many milliseconds that may be believed.
+    async def authenticate(self, secret: str) -> tuple[Principal, KeyPolicy, int]:
+        """Who holds this secret, what its key may do (no limit is left open), and for how many milliseconds that may be
+        believed.
 
         Raises:
             InvalidApiKey, ApiKeyRevoked.
@@ -114,4 +144,4 @@ class KeyService:
         valid_for_ms = self._valid_for_ms
         if key.expires_at_ms:
             valid_for_ms = min(valid_for_ms, key.expires_at_ms - now_ms)
-        return key.principal, valid_for_ms
+        return key.principal, key.policy.with_defaults(self._limits), valid_for_ms

@@ -15,9 +15,12 @@ from ledger_svc.domain.command import Command
 from ledger_svc.domain.keys import ApiKey, KeyDigest
 from ledger_svc.domain.lots import CreditLot
 from ledger_svc.domain.merkle import Range
+from ledger_svc.domain.projects import Project
 from ledger_svc.domain.receipts import Receipt
+from ledger_svc.domain.trail import TrailEntry
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +59,17 @@ class Ledger(Protocol):
         """
 
 
-class Directory(Protocol):
-    """Organisations, projects and keys."""
+EntryOf = Callable[[T], TrailEntry]
+"""What to tell of a change, by what the changed thing was before: known only in the transaction that changes it."""
 
-    async def create_organization(self, org_id: str, name: str, now_ms: int) -> None:
+
+class Directory(Protocol):
+    """Organisations, projects and keys. Each change is told in the audit trail, in its own transaction."""
+
+    async def create_organization(self, org_id: str, name: str, entry: TrailEntry) -> None:
         """Makes an organisation with its accounts."""
 
-    async def create_project(self, project_id: str, org_id: str, name: str, now_ms: int) -> None:
+    async def create_project(self, project: Project, entry: TrailEntry) -> None:
         """Makes a project.
 
         Raises:
@@ -70,7 +77,15 @@ class Directory(Protocol):
             InvalidRequest: the organisation has a project of this name.
         """
 
-    async def create_key(self, key: ApiKey, digest: KeyDigest) -> None:
+    async def projects(self, org_id: str, *, limit: int, after: tuple[int, str] | None) -> list[Project]:
+        """At most ``limit`` projects, oldest first; ``after``: those younger than this (created_at_ms, project_id)."""
+
+    async def project(self, org_id: str, project_id: str) -> Project:
+        """Raises:
+        NotFound: also where it is another organisation's.
+        """
+
+    async def create_key(self, key: ApiKey, digest: KeyDigest, entry: TrailEntry) -> None:
         """Stores a key.
 
         Raises:
@@ -80,7 +95,7 @@ class Directory(Protocol):
     async def list_keys(self, org_id: str) -> list[ApiKey]:
         """The keys of an organisation, or of all for "", newest first."""
 
-    async def revoke_key(self, key_id: str, org_id: str, now_ms: int) -> ApiKey:
+    async def revoke_key(self, key_id: str, org_id: str, entry_of: EntryOf[ApiKey]) -> ApiKey:
         """Ends a key; from the commit on no command of its is admitted. ``org_id`` "": whosever it is.
 
         Raises:

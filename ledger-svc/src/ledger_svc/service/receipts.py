@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-
-from ledger_svc.domain.errors import InvalidRequest
-from ledger_svc.domain.limits import check_range, check_text
+from ledger_svc.domain.limits import check_text
 from ledger_svc.domain.receipts import Receipt
+from ledger_svc.service.paging import check_page_size, page_of, position_of_token
 from ledger_svc.service.ports import LoggedReceipt, ReceiptLog, Records
-
-DEFAULT_PAGE_SIZE = 100
-MAX_PAGE_SIZE = 1_000
 
 
 class ReceiptService:
@@ -38,24 +31,6 @@ class ReceiptService:
     async def page(self, org_id: str, *, page_size: int, page_token: str) -> tuple[list[Receipt], str]:
         """Receipts of an organisation, newest first, and the token of the next page ("": there is none)."""
         check_text("org_id", org_id)
-        size = check_range("page_size", page_size, 0, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
-        before = _decode_token(page_token) if page_token else None
-        found = await self._records.receipts(org_id, limit=size + 1, before=before)
-        if len(found) <= size:
-            return found, ""
-        last = found[size - 1]
-        return found[:size], _encode_token(last.created_at_ms, last.receipt_id)
-
-
-def _encode_token(created_at_ms: int, receipt_id: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([created_at_ms, receipt_id]).encode()).decode()
-
-
-def _decode_token(token: str) -> tuple[int, str]:
-    try:
-        created_at_ms, receipt_id = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, TypeError):
-        raise InvalidRequest("page_token", "is not one that this ledger gave") from None
-    if type(created_at_ms) is not int or type(receipt_id) is not str:
-        raise InvalidRequest("page_token", "is not one that this ledger gave")
-    return created_at_ms, receipt_id
+        size = check_page_size(page_size)
+        found = await self._records.receipts(org_id, limit=size + 1, before=position_of_token(page_token))
+        return page_of(found, size, lambda receipt: (receipt.created_at_ms, receipt.receipt_id))

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from grpc import StatusCode
-
-from ledger_svc.domain import errors
 from ledger_svc.domain.caps import UNLIMITED
 from ledger_svc.domain.lots import DEFAULT_PRIORITY
 from ledger_svc.service.budgets import BudgetService
@@ -17,11 +14,13 @@ from ledger_svc.service.keys import KeyService
 from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
+from ledger_svc.servicer.refusals import ERRORS
 from ledger_svc.servicer.wire import (
     CAP_PERIODS,
     CAP_SCOPES,
     CAP_UNITS,
     CREDIT_KINDS,
+    actor_of,
     attempts_from_proto,
     balance_to_proto,
     cap_to_proto,
@@ -29,11 +28,12 @@ from ledger_svc.servicer.wire import (
     key_to_proto,
     known,
     lot_to_proto,
+    policy_from_proto,
+    policy_to_proto,
     receipt_to_proto,
 )
 from meshkit import codec
-from meshkit.errors import ErrorTable, maps_errors
-from tallygate.common.v1.errors_pb2 import ErrorReason
+from meshkit.errors import maps_errors
 from tallygate.ledger.v1 import ledger_pb2 as pb
 from tallygate.ledger.v1.ledger_pb2_grpc import LedgerServiceServicer
 
@@ -41,22 +41,6 @@ if TYPE_CHECKING:
     import grpc
 
     Context = grpc.aio.ServicerContext[Any, Any]
-
-ERRORS: ErrorTable = {
-    errors.InvalidRequest: (StatusCode.INVALID_ARGUMENT, ErrorReason.ERROR_REASON_INVALID_REQUEST),
-    errors.NotFound: (StatusCode.NOT_FOUND, ErrorReason.ERROR_REASON_NOT_FOUND),
-    errors.InvalidApiKey: (StatusCode.UNAUTHENTICATED, ErrorReason.ERROR_REASON_INVALID_API_KEY),
-    errors.ApiKeyRevoked: (StatusCode.UNAUTHENTICATED, ErrorReason.ERROR_REASON_API_KEY_REVOKED),
-    errors.ModelNotAllowed: (StatusCode.PERMISSION_DENIED, ErrorReason.ERROR_REASON_MODEL_NOT_ALLOWED),
-    errors.InsufficientBalance: (StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_INSUFFICIENT_BALANCE),
-    errors.BudgetExceeded: (StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_BUDGET_EXCEEDED),
-    errors.IdempotencyConflict: (StatusCode.ALREADY_EXISTS, ErrorReason.ERROR_REASON_IDEMPOTENCY_CONFLICT),
-    errors.HoldClosed: (StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_HOLD_CLOSED),
-    errors.LedgerUnavailable: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
-    errors.Standby: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
-    errors.QueueFull: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
-}
-"""Every refusal of the domain, as callers see it."""
 
 
 @maps_errors(ERRORS)
@@ -86,11 +70,15 @@ class LedgerServicer(LedgerServiceServicer):
         self, request: pb.CreateOrganizationRequest, context: Context
     ) -> pb.CreateOrganizationResponse:
         """See ledger.proto."""
-        return pb.CreateOrganizationResponse(org_id=await self._keys.create_organization(request.name))
+        return pb.CreateOrganizationResponse(
+            org_id=await self._keys.create_organization(request.name, actor=actor_of(request))
+        )
 
     async def CreateProject(self, request: pb.CreateProjectRequest, context: Context) -> pb.CreateProjectResponse:
         """See ledger.proto."""
-        return pb.CreateProjectResponse(project_id=await self._keys.create_project(request.org_id, request.name))
+        return pb.CreateProjectResponse(
+            project_id=await self._keys.create_project(request.org_id, request.name, actor=actor_of(request))
+        )
 
     async def CreateKey(self, request: pb.CreateKeyRequest, context: Context) -> pb.CreateKeyResponse:
         """See ledger.proto."""
@@ -100,6 +88,8 @@ class LedgerServicer(LedgerServiceServicer):
             request.name,
             allowed_models=request.allowed_models,
             expires_at_ms=request.expires_at_ms,
+            policy=policy_from_proto(request.policy),
+            actor=actor_of(request),
         )
         return pb.CreateKeyResponse(key=key_to_proto(key), secret=secret)
 
@@ -109,12 +99,15 @@ class LedgerServicer(LedgerServiceServicer):
 
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Context) -> pb.RevokeKeyResponse:
         """See ledger.proto."""
-        return pb.RevokeKeyResponse(key=key_to_proto(await self._keys.revoke_key(request.key_id, request.org_id)))
+        key = await self._keys.revoke_key(request.key_id, request.org_id, actor=actor_of(request))
+        return pb.RevokeKeyResponse(key=key_to_proto(key))
 
     async def Authenticate(self, request: pb.AuthenticateRequest, context: Context) -> pb.AuthenticateResponse:
         """See ledger.proto."""
-        principal, valid_for_ms = await self._keys.authenticate(request.secret)
-        return pb.AuthenticateResponse(principal=codec.principal_to_proto(principal), valid_for_ms=valid_for_ms)
+        principal, policy, valid_for_ms = await self._keys.authenticate(request.secret)
+        return pb.AuthenticateResponse(
+            principal=codec.principal_to_proto(principal), policy=policy_to_proto(policy), valid_for_ms=valid_for_ms
+        )
 
     async def WatchRevocations(
         self, request: pb.WatchRevocationsRequest, context: Context

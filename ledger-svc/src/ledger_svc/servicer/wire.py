@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ledger_svc.domain.accounts import AccountKind, Balance, CreditKind
 from ledger_svc.domain.caps import Bucket, Cap, CapPeriod, CapScope, CapUnit
 from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode
 from ledger_svc.domain.errors import InvalidRequest
 from ledger_svc.domain.keys import ApiKey
+from ledger_svc.domain.limits import check_text
 from ledger_svc.domain.lots import CreditLot
+from ledger_svc.domain.policies import CacheDefault, KeyPolicy, KeyScope, RegionPolicy
+from ledger_svc.domain.projects import Project
 from ledger_svc.domain.receipts import Receipt
 from meshkit import codec
 from meshkit.money import PriceSnapshot
-from tallygate.common.v1 import money_pb2
+from meshkit.principal import Actor
+from tallygate.common.v1 import actor_pb2, money_pb2
+from tallygate.ledger.v1 import account_pb2
 from tallygate.ledger.v1 import ledger_pb2 as pb
 
 T = TypeVar("T")
@@ -50,6 +55,25 @@ CAP_UNITS = {pb.CAP_UNIT_NANO_USD: CapUnit.USD, pb.CAP_UNIT_TOKENS: CapUnit.TOKE
 _SCOPE_NUMBERS = {scope: number for number, scope in CAP_SCOPES.items()}
 _PERIOD_NUMBERS = {period: number for number, period in CAP_PERIODS.items()}
 _UNIT_NUMBERS = {unit: number for number, unit in CAP_UNITS.items()}
+KEY_SCOPES = {
+    pb.KEY_SCOPE_UNSPECIFIED: KeyScope.INFERENCE,
+    pb.KEY_SCOPE_INFERENCE: KeyScope.INFERENCE,
+    pb.KEY_SCOPE_ACCOUNT: KeyScope.ACCOUNT,
+}
+REGIONS = {
+    pb.REGION_POLICY_UNSPECIFIED: RegionPolicy.ANY,
+    pb.REGION_POLICY_ANY: RegionPolicy.ANY,
+    pb.REGION_POLICY_CN_ONLY: RegionPolicy.CN_ONLY,
+    pb.REGION_POLICY_OVERSEAS_ONLY: RegionPolicy.OVERSEAS_ONLY,
+}
+CACHE_DEFAULTS = {
+    pb.CACHE_DEFAULT_UNSPECIFIED: CacheDefault.ON,
+    pb.CACHE_DEFAULT_ON: CacheDefault.ON,
+    pb.CACHE_DEFAULT_OFF: CacheDefault.OFF,
+}
+_KEY_SCOPE_NUMBERS = {scope: number for number, scope in KEY_SCOPES.items()}
+_REGION_NUMBERS = {region: number for number, region in REGIONS.items()}
+_CACHE_NUMBERS = {default: number for number, default in CACHE_DEFAULTS.items()}
 _LOT_KINDS = {
     AccountKind.CUSTOMER_CREDIT: pb.CREDIT_KIND_PAID,
     AccountKind.PROMO: pb.CREDIT_KIND_PROMOTIONAL,
@@ -162,6 +186,37 @@ def key_to_proto(key: ApiKey) -> pb.Key:
         created_at_ms=key.created_at_ms,
         expires_at_ms=key.expires_at_ms,
         revoked_at_ms=key.revoked_at_ms,
+        policy=policy_to_proto(key.policy),
+    )
+
+
+def policy_to_proto(policy: KeyPolicy) -> pb.KeyPolicy:
+    """What a key may do."""
+    return pb.KeyPolicy(
+        scope=_KEY_SCOPE_NUMBERS[policy.scope],
+        read_only=policy.read_only,
+        allowed_cidrs=policy.allowed_cidrs,
+        region=_REGION_NUMBERS[policy.region],
+        requests_per_minute=policy.requests_per_minute,
+        tokens_per_minute=policy.tokens_per_minute,
+        cache_default=_CACHE_NUMBERS[policy.cache_default],
+    )
+
+
+def policy_from_proto(message: pb.KeyPolicy) -> KeyPolicy:
+    """Decode a policy.
+
+    Raises:
+        InvalidRequest: a number that this build does not know.
+    """
+    return KeyPolicy(
+        scope=known("policy.scope", KEY_SCOPES, message.scope),
+        read_only=message.read_only,
+        allowed_cidrs=tuple(message.allowed_cidrs),
+        region=known("policy.region", REGIONS, message.region),
+        cache_default=known("policy.cache_default", CACHE_DEFAULTS, message.cache_default),
+        requests_per_minute=message.requests_per_minute if message.HasField("requests_per_minute") else None,
+        tokens_per_minute=message.tokens_per_minute if message.HasField("tokens_per_minute") else None,
     )
 
 
@@ -201,4 +256,34 @@ def lot_to_proto(lot: CreditLot) -> pb.CreditLot:
         remaining_nano_usd=lot.remaining_nano_usd,
         created_at_ms=lot.created_at_ms,
         expires_at_ms=lot.expires_at_ms,
+    )
+
+
+class Changing(Protocol):
+    """A request that changes something."""
+
+    @property
+    def actor(self) -> actor_pb2.Actor:
+        """Who sends it."""
+
+
+def actor_of(request: Changing) -> Actor:
+    """Who changes something.
+
+    Raises:
+        InvalidRequest: a kind of actor that this build does not know, or texts that are too long.
+    """
+    actor: Actor = decoded("actor", codec.actor_from_proto, request.actor)
+    for name in ("id", "address", "trace_id"):
+        check_text(f"actor.{name}", getattr(actor, name), empty=True)
+    return actor
+
+
+def project_to_proto(project: Project) -> account_pb2.Project:
+    """Encode a project."""
+    return account_pb2.Project(
+        project_id=project.project_id,
+        org_id=project.org_id,
+        name=project.name,
+        created_at_ms=project.created_at_ms,
     )

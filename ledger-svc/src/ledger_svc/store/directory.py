@@ -5,38 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select, tuple_, update
 
 from ledger_svc.domain.accounts import SPENDABLE, Account, AccountKind, account_id
 from ledger_svc.domain.caps import CapScope
 from ledger_svc.domain.errors import InvalidRequest, NotFound
 from ledger_svc.domain.keys import ApiKey, KeyDigest
+from ledger_svc.domain.projects import Project
+from ledger_svc.domain.trail import TrailEntry
+from ledger_svc.service.ports import EntryOf
 from ledger_svc.store import rows
 from ledger_svc.store.database import Database
 from ledger_svc.store.tables import ACCOUNT, API_KEY, ORG, PROJECT
+from ledger_svc.store.trail import Trail
 from ledger_svc.store.writer import Writer
 
 
 class Directory:
     """Implements ``ports.Directory``. What changes goes through the one writer."""
 
-    def __init__(self, database: Database, writer: Writer) -> None:
+    def __init__(self, database: Database, writer: Writer, trail: Trail) -> None:
         self._database = database
         self._writer = writer
+        self._trail = trail
 
-    async def create_organization(self, org_id: str, name: str, now_ms: int) -> None:
+    async def create_organization(self, org_id: str, name: str, entry: TrailEntry) -> None:
         """Makes an organisation with its accounts."""
         accounts = [rows.account_values(Account(account_id(org_id, kind), org_id, kind)) for kind in AccountKind]
 
         def create(connection: Connection) -> None:
             if connection.execute(select(ORG.c.org_id).where(ORG.c.org_id == org_id)).first():
                 return  # a COMMIT in doubt did go through
-            connection.execute(insert(ORG).values(org_id=org_id, name=name, created_at_ms=now_ms))
+            connection.execute(insert(ORG).values(org_id=org_id, name=name, created_at_ms=entry.created_at_ms))
             connection.execute(insert(ACCOUNT), accounts)
+            self._trail.record(connection, entry)
 
         await self._writer.write(create)
 
-    async def create_project(self, project_id: str, org_id: str, name: str, now_ms: int) -> None:
+    async def create_project(self, project: Project, entry: TrailEntry) -> None:
         """Makes a project.
 
         Raises:
@@ -45,19 +51,39 @@ class Directory:
         """
 
         def create(connection: Connection) -> None:
-            _lock_org(connection, org_id)
-            same_name = select(PROJECT.c.project_id).where(PROJECT.c.org_id == org_id, PROJECT.c.name == name)
-            if found := connection.execute(same_name).first():
-                if found.project_id == project_id:
-                    return  # a COMMIT in doubt did go through
-                raise InvalidRequest("name", f"the organisation has a project named {name!r} already")
-            connection.execute(
-                insert(PROJECT).values(project_id=project_id, org_id=org_id, name=name, created_at_ms=now_ms)
+            _lock_org(connection, project.org_id)
+            same_name = select(PROJECT.c.project_id).where(
+                PROJECT.c.org_id == project.org_id, PROJECT.c.name == project.name
             )
+            if found := connection.execute(same_name).first():
+                if found.project_id == project.project_id:
+                    return  # a COMMIT in doubt did go through
+                raise InvalidRequest("name", f"the organisation has a project named {project.name!r} already")
+            connection.execute(insert(PROJECT).values(rows.values(project)))
+            self._trail.record(connection, entry)
 
         await self._writer.write(create)
 
-    async def create_key(self, key: ApiKey, digest: KeyDigest) -> None:
+    async def projects(self, org_id: str, *, limit: int, after: tuple[int, str] | None) -> list[Project]:
+        """At most ``limit`` projects, oldest first; ``after``: those younger than this (created_at_ms, project_id)."""
+        order = (PROJECT.c.created_at_ms, PROJECT.c.project_id)
+        query = select(PROJECT).where(PROJECT.c.org_id == org_id).order_by(*order).limit(limit)
+        if after:
+            query = query.where(tuple_(*order) > after)
+        found = await self._database.read(lambda connection: connection.execute(query).all())
+        return [Project(*row) for row in found]
+
+    async def project(self, org_id: str, project_id: str) -> Project:
+        """Raises:
+        NotFound: also where it is another organisation's.
+        """
+        query = select(PROJECT).where(PROJECT.c.project_id == project_id, PROJECT.c.org_id == org_id)
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        if row is None:
+            raise NotFound(f"no project {project_id} in organisation {org_id}")
+        return Project(*row)
+
+    async def create_key(self, key: ApiKey, digest: KeyDigest, entry: TrailEntry) -> None:
         """Stores a key.
 
         Raises:
@@ -79,6 +105,7 @@ class Directory:
                     pepper_version=digest.pepper_version,
                 )
             )
+            self._trail.record(connection, entry)
 
         await self._writer.write(create)
 
@@ -90,7 +117,7 @@ class Directory:
         found = await self._database.read(lambda connection: connection.execute(query).all())
         return [rows.key_from_row(row) for row in found]
 
-    async def revoke_key(self, key_id: str, org_id: str, now_ms: int) -> ApiKey:
+    async def revoke_key(self, key_id: str, org_id: str, entry_of: EntryOf[ApiKey]) -> ApiKey:
         """Ends a key. It takes the organisation's lock, so that no command of that key is decided before and
         committed after.
 
@@ -107,8 +134,12 @@ class Directory:
             key = rows.key_from_row(connection.execute(query).one())
             if key.revoked_at_ms:
                 return key
-            connection.execute(update(API_KEY).where(API_KEY.c.key_id == key_id).values(revoked_at_ms=now_ms))
-            return replace(key, revoked_at_ms=now_ms)
+            entry = entry_of(key)
+            connection.execute(
+                update(API_KEY).where(API_KEY.c.key_id == key_id).values(revoked_at_ms=entry.created_at_ms)
+            )
+            self._trail.record(connection, entry)
+            return replace(key, revoked_at_ms=entry.created_at_ms)
 
         return await self._writer.write(revoke)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Row, Table
 
-from ledger_svc.domain import receipts
+from ledger_svc.domain import policies, receipts
 from ledger_svc.domain.accounts import Account, AccountKind
 from ledger_svc.domain.book import AttemptEntry, ReceiptEntry
 from ledger_svc.domain.caps import Bucket, Cap, CapPeriod, CapScope, CapUnit
@@ -110,7 +110,8 @@ posting_record = _record_of(Posting, POSTING)
 def key_from_row(row: Record) -> ApiKey:
     """Of ``KEY_COLUMNS``."""
     found = dict(zip(_KEY_NAMES, row, strict=True))
-    return ApiKey(**found | {"allowed_models": tuple(json.loads(found["allowed_models"]))})
+    policy = policies.decode(found["policy"])
+    return ApiKey(**found | {"allowed_models": tuple(json.loads(found["allowed_models"])), "policy": policy})
 
 
 _KEY_NAMES = [column.name for column in KEY_COLUMNS]
@@ -118,7 +119,7 @@ _KEY_NAMES = [column.name for column in KEY_COLUMNS]
 
 def key_values(key: ApiKey) -> Values:
     """For the columns of api_key that are not its digest."""
-    return values(key) | {"allowed_models": json.dumps(key.allowed_models)}
+    return values(key) | {"allowed_models": json.dumps(key.allowed_models), "policy": policies.encode(key.policy)}
 
 
 _attempt_record = attrgetter(*(field.name for field in fields(Attempt)))

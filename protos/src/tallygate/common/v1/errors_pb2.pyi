@@ -76,6 +76,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A request with the same idempotency key was answered and charged, and its answer is no longer kept. It is not charged
     again. ErrorInfo.metadata["receipt_id"] names the receipt.
     """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 26
+    """The key is known, but not for this: an inference key where an account key is needed, one that only reads, another address."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Travels as `google.rpc.ErrorInfo.reason` (the name without the prefix `ERROR_REASON_`, domain
@@ -137,4 +139,6 @@ ERROR_REASON_ANSWER_GONE: ErrorReason.ValueType  # 25
 """A request with the same idempotency key was answered and charged, and its answer is no longer kept. It is not charged
 again. ErrorInfo.metadata["receipt_id"] names the receipt.
 """
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 26
+"""The key is known, but not for this: an inference key where an account key is needed, one that only reads, another address."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tallygate.common.v1 import actor_pb2 as _actor_pb2
 from tallygate.common.v1 import money_pb2 as _money_pb2
 from tallygate.common.v1 import principal_pb2 as _principal_pb2
 import builtins as _builtins
@@ -20,6 +21,82 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _KeyScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_SCOPE_UNSPECIFIED: _KeyScope.ValueType  # 0
+    """As INFERENCE."""
+    KEY_SCOPE_INFERENCE: _KeyScope.ValueType  # 1
+    """Calls models; of the account it reads what it caused: receipts."""
+    KEY_SCOPE_ACCOUNT: _KeyScope.ValueType  # 2
+    """Manages the account: keys, caps, billing. It calls no model."""
+
+class KeyScope(_KeyScope, metaclass=_KeyScopeEnumTypeWrapper):
+    """What a key is for."""
+
+KEY_SCOPE_UNSPECIFIED: KeyScope.ValueType  # 0
+"""As INFERENCE."""
+KEY_SCOPE_INFERENCE: KeyScope.ValueType  # 1
+"""Calls models; of the account it reads what it caused: receipts."""
+KEY_SCOPE_ACCOUNT: KeyScope.ValueType  # 2
+"""Manages the account: keys, caps, billing. It calls no model."""
+Global___KeyScope: _TypeAlias = KeyScope  # noqa: Y015
+
+class _RegionPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RegionPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RegionPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REGION_POLICY_UNSPECIFIED: _RegionPolicy.ValueType  # 0
+    """As ANY."""
+    REGION_POLICY_ANY: _RegionPolicy.ValueType  # 1
+    """In any."""
+    REGION_POLICY_CN_ONLY: _RegionPolicy.ValueType  # 2
+    """By sources in mainland China."""
+    REGION_POLICY_OVERSEAS_ONLY: _RegionPolicy.ValueType  # 3
+    """By sources outside of it."""
+
+class RegionPolicy(_RegionPolicy, metaclass=_RegionPolicyEnumTypeWrapper):
+    """In which regions a request may be answered."""
+
+REGION_POLICY_UNSPECIFIED: RegionPolicy.ValueType  # 0
+"""As ANY."""
+REGION_POLICY_ANY: RegionPolicy.ValueType  # 1
+"""In any."""
+REGION_POLICY_CN_ONLY: RegionPolicy.ValueType  # 2
+"""By sources in mainland China."""
+REGION_POLICY_OVERSEAS_ONLY: RegionPolicy.ValueType  # 3
+"""By sources outside of it."""
+Global___RegionPolicy: _TypeAlias = RegionPolicy  # noqa: Y015
+
+class _CacheDefault:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheDefaultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheDefault.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_DEFAULT_UNSPECIFIED: _CacheDefault.ValueType  # 0
+    """As ON."""
+    CACHE_DEFAULT_ON: _CacheDefault.ValueType  # 1
+    """Replays and stores."""
+    CACHE_DEFAULT_OFF: _CacheDefault.ValueType  # 2
+    """Neither."""
+
+class CacheDefault(_CacheDefault, metaclass=_CacheDefaultEnumTypeWrapper):
+    """What a key does with the cache where a request does not say."""
+
+CACHE_DEFAULT_UNSPECIFIED: CacheDefault.ValueType  # 0
+"""As ON."""
+CACHE_DEFAULT_ON: CacheDefault.ValueType  # 1
+"""Replays and stores."""
+CACHE_DEFAULT_OFF: CacheDefault.ValueType  # 2
+"""Neither."""
+Global___CacheDefault: _TypeAlias = CacheDefault  # noqa: Y015
 
 class _CreditKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -188,16 +265,22 @@ class CreateOrganizationRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A name for people, 1 to 100 characters."""
+    @_builtins.property
+    def actor(self) -> _actor_pb2.Actor:
+        """Who does it, for the audit trail; not given: the operator."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        actor: _actor_pb2.Actor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -233,19 +316,25 @@ class CreateProjectRequest(_message.Message):
 
     ORG_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
     name: _builtins.str
     """A name for people, 1 to 100 characters, unique in the organisation."""
+    @_builtins.property
+    def actor(self) -> _actor_pb2.Actor:
+        """Who does it, for the audit trail; not given: the operator."""
+
     def __init__(
         self,
         *,
         org_id: _builtins.str = ...,
         name: _builtins.str = ...,
+        actor: _actor_pb2.Actor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "org_id", b"org_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "name", b"name", "org_id", b"org_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,6 +363,61 @@ class CreateProjectResponse(_message.Message):
 Global___CreateProjectResponse: _TypeAlias = CreateProjectResponse  # noqa: Y015
 
 @_typing.final
+class KeyPolicy(_message.Message):
+    """What a key may do, beyond its models and its time. All of it is checked by the edge, from an answer that a change ends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CIDRS_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    CACHE_DEFAULT_FIELD_NUMBER: _builtins.int
+    scope: Global___KeyScope.ValueType
+    """What it is for."""
+    read_only: _builtins.bool
+    """It changes nothing and spends nothing: it only reads."""
+    region: Global___RegionPolicy.ValueType
+    """Where its requests may be answered."""
+    requests_per_minute: _builtins.int
+    """The most requests in a minute; 0: no limit. Not given where a key is made or changed: the installation's default."""
+    tokens_per_minute: _builtins.int
+    """The most tokens in a minute; 0: no limit. Not given: the installation's default."""
+    cache_default: Global___CacheDefault.ValueType
+    """What it does with the cache."""
+    @_builtins.property
+    def allowed_cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses that it may be used from, as CIDR ("10.0.0.0/8", "2001:db8::/32"); empty: from any."""
+
+    def __init__(
+        self,
+        *,
+        scope: Global___KeyScope.ValueType = ...,
+        read_only: _builtins.bool = ...,
+        allowed_cidrs: _abc.Iterable[_builtins.str] | None = ...,
+        region: Global___RegionPolicy.ValueType = ...,
+        requests_per_minute: _builtins.int | None = ...,
+        tokens_per_minute: _builtins.int | None = ...,
+        cache_default: Global___CacheDefault.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute", "_tokens_per_minute", b"_tokens_per_minute", "requests_per_minute", b"requests_per_minute", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute", "_tokens_per_minute", b"_tokens_per_minute", "allowed_cidrs", b"allowed_cidrs", "cache_default", b"cache_default", "read_only", b"read_only", "region", b"region", "requests_per_minute", b"requests_per_minute", "scope", b"scope", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_minute: _TypeAlias = _typing.Literal["tokens_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_minute: _TypeAlias = _typing.Literal["_tokens_per_minute", b"_tokens_per_minute"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_minute) -> _WhichOneofReturnType__tokens_per_minute | None: ...
+
+Global___KeyPolicy: _TypeAlias = KeyPolicy  # noqa: Y015
+
+@_typing.final
 class Key(_message.Message):
     """What is known of a key, without its secret."""
 
@@ -288,6 +432,7 @@ class Key(_message.Message):
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     REVOKED_AT_MS_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """"key_..." """
     org_id: _builtins.str
@@ -308,6 +453,10 @@ class Key(_message.Message):
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Model ids or globs that it may use; empty: any."""
 
+    @_builtins.property
+    def policy(self) -> Global___KeyPolicy:
+        """What it may do."""
+
     def __init__(
         self,
         *,
@@ -320,10 +469,11 @@ class Key(_message.Message):
         created_at_ms: _builtins.int = ...,
         expires_at_ms: _builtins.int = ...,
         revoked_at_ms: _builtins.int = ...,
+        policy: Global___KeyPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "created_at_ms", b"created_at_ms", "expires_at_ms", b"expires_at_ms", "key_id", b"key_id", "name", b"name", "org_id", b"org_id", "prefix", b"prefix", "project_id", b"project_id", "revoked_at_ms", b"revoked_at_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "created_at_ms", b"created_at_ms", "expires_at_ms", b"expires_at_ms", "key_id", b"key_id", "name", b"name", "org_id", b"org_id", "policy", b"policy", "prefix", b"prefix", "project_id", b"project_id", "revoked_at_ms", b"revoked_at_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,6 +490,8 @@ class CreateKeyRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ALLOWED_MODELS_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
     project_id: _builtins.str
@@ -352,6 +504,14 @@ class CreateKeyRequest(_message.Message):
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Model ids or globs that it may use; empty: any."""
 
+    @_builtins.property
+    def policy(self) -> Global___KeyPolicy:
+        """What it may do; not given: call models, with the installation's default limits."""
+
+    @_builtins.property
+    def actor(self) -> _actor_pb2.Actor:
+        """Who does it, for the audit trail; not given: the operator."""
+
     def __init__(
         self,
         *,
@@ -360,10 +520,12 @@ class CreateKeyRequest(_message.Message):
         name: _builtins.str = ...,
         allowed_models: _abc.Iterable[_builtins.str] | None = ...,
         expires_at_ms: _builtins.int = ...,
+        policy: Global___KeyPolicy | None = ...,
+        actor: _actor_pb2.Actor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "expires_at_ms", b"expires_at_ms", "name", b"name", "org_id", b"org_id", "project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "allowed_models", b"allowed_models", "expires_at_ms", b"expires_at_ms", "name", b"name", "org_id", b"org_id", "policy", b"policy", "project_id", b"project_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -451,19 +613,25 @@ class RevokeKeyRequest(_message.Message):
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     ORG_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """The key."""
     org_id: _builtins.str
     """The organisation; empty: any (for the operator's command line)."""
+    @_builtins.property
+    def actor(self) -> _actor_pb2.Actor:
+        """Who does it, for the audit trail; not given: the operator."""
+
     def __init__(
         self,
         *,
         key_id: _builtins.str = ...,
         org_id: _builtins.str = ...,
+        actor: _actor_pb2.Actor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "org_id", b"org_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "key_id", b"key_id", "org_id", b"org_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -523,21 +691,27 @@ class AuthenticateResponse(_message.Message):
 
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     VALID_FOR_MS_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     valid_for_ms: _builtins.int
     """The answer may be kept this long, in milliseconds, at most."""
     @_builtins.property
     def principal(self) -> _principal_pb2.Principal:
         """The principal."""
 
+    @_builtins.property
+    def policy(self) -> Global___KeyPolicy:
+        """What the key may do, with every default filled in."""
+
     def __init__(
         self,
         *,
         principal: _principal_pb2.Principal | None = ...,
         valid_for_ms: _builtins.int = ...,
+        policy: Global___KeyPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "principal", b"principal", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -596,6 +770,7 @@ class AddCreditRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
     amount_nano_usd: _builtins.int
@@ -610,6 +785,10 @@ class AddCreditRequest(_message.Message):
     """
     expires_at_ms: _builtins.int
     """What is left of it then, and not held, is taken back; Unix time in milliseconds. Promotional credit only. 0: never."""
+    @_builtins.property
+    def actor(self) -> _actor_pb2.Actor:
+        """Who does it, for the audit trail; not given: the operator."""
+
     def __init__(
         self,
         *,
@@ -619,10 +798,11 @@ class AddCreditRequest(_message.Message):
         kind: Global___CreditKind.ValueType = ...,
         priority: _builtins.int | None = ...,
         expires_at_ms: _builtins.int = ...,
+        actor: _actor_pb2.Actor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "priority", b"priority"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "actor", b"actor", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "amount_nano_usd", b"amount_nano_usd", "expires_at_ms", b"expires_at_ms", "idempotency_key", b"idempotency_key", "kind", b"kind", "org_id", b"org_id", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "actor", b"actor", "amount_nano_usd", b"amount_nano_usd", "expires_at_ms", b"expires_at_ms", "idempotency_key", b"idempotency_key", "kind", b"kind", "org_id", b"org_id", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -664,6 +844,7 @@ class RefundCreditRequest(_message.Message):
     AMOUNT_NANO_USD_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
     amount_nano_usd: _builtins.int
@@ -672,6 +853,10 @@ class RefundCreditRequest(_message.Message):
     """Why, in words; at most 500 characters."""
     idempotency_key: _builtins.str
     """Names this refund: sent twice it is made once. 1 to 200 characters."""
+    @_builtins.property
+    def actor(self) -> _actor_pb2.Actor:
+        """Who does it, for the audit trail; not given: the operator."""
+
     def __init__(
         self,
         *,
@@ -679,10 +864,11 @@ class RefundCreditRequest(_message.Message):
         amount_nano_usd: _builtins.int = ...,
         reason: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
+        actor: _actor_pb2.Actor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "idempotency_key", b"idempotency_key", "org_id", b"org_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "amount_nano_usd", b"amount_nano_usd", "idempotency_key", b"idempotency_key", "org_id", b"org_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -723,6 +909,7 @@ class CorrectChargeRequest(_message.Message):
     AMOUNT_NANO_USD_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
     receipt_id: _builtins.str
@@ -733,6 +920,10 @@ class CorrectChargeRequest(_message.Message):
     """Why, in words; at most 500 characters."""
     idempotency_key: _builtins.str
     """Names this correction: sent twice it is made once. 1 to 200 characters."""
+    @_builtins.property
+    def actor(self) -> _actor_pb2.Actor:
+        """Who does it, for the audit trail; not given: the operator."""
+
     def __init__(
         self,
         *,
@@ -741,10 +932,11 @@ class CorrectChargeRequest(_message.Message):
         amount_nano_usd: _builtins.int = ...,
         reason: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
+        actor: _actor_pb2.Actor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "idempotency_key", b"idempotency_key", "org_id", b"org_id", "reason", b"reason", "receipt_id", b"receipt_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "amount_nano_usd", b"amount_nano_usd", "idempotency_key", b"idempotency_key", "org_id", b"org_id", "reason", b"reason", "receipt_id", b"receipt_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -940,6 +1132,7 @@ class SetCapRequest(_message.Message):
     PERIOD_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
     scope: Global___CapScope.ValueType
@@ -952,6 +1145,10 @@ class SetCapRequest(_message.Message):
     """What it counts."""
     limit: _builtins.int
     """The most, in its unit, 0 or more; not given: the cap is cleared."""
+    @_builtins.property
+    def actor(self) -> _actor_pb2.Actor:
+        """Who does it, for the audit trail; not given: the operator."""
+
     def __init__(
         self,
         *,
@@ -961,10 +1158,11 @@ class SetCapRequest(_message.Message):
         period: Global___CapPeriod.ValueType = ...,
         unit: Global___CapUnit.ValueType = ...,
         limit: _builtins.int | None = ...,
+        actor: _actor_pb2.Actor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "actor", b"actor", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "org_id", b"org_id", "period", b"period", "scope", b"scope", "scope_id", b"scope_id", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "actor", b"actor", "limit", b"limit", "org_id", b"org_id", "period", b"period", "scope", b"scope", "scope_id", b"scope_id", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015

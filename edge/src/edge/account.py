@@ -1,0 +1,33 @@
+"""The ledger's account services over gRPC, for the routes that manage an account."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import grpc
+
+from meshkit.errors import mesh_errors
+from tallygate.ledger.v1 import account_pb2_grpc, ledger_pb2_grpc
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+class Account:
+    """Stubs of what an account is managed by. Whoever asks names the organisation of the caller, never an empty one:
+    that is the operator's.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
+        self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
+        self.accounts = account_pb2_grpc.AccountServiceStub(channel)
+        self._timeout_s = timeout_s
+
+    async def ask(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
+        """What a method of one of the stubs answers.
+
+        Raises:
+            MeshError: refused, or the ledger is away.
+        """
+        with mesh_errors():
+            return await method(request, timeout=self._timeout_s)

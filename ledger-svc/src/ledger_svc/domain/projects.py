@@ -1,0 +1,15 @@
+"""Projects: what an organisation divides its keys and its spending into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project. ``name`` is unique in the organisation; times in Unix milliseconds."""
+
+    project_id: str
+    org_id: str
+    name: str
+    created_at_ms: int

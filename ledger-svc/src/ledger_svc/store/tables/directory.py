@@ -1,0 +1,84 @@
+"""Organisations, projects, keys, and the audit trail of their changes."""
+
+from __future__ import annotations
+
+from sqlalchemy import Index, UniqueConstraint, text
+
+from ledger_svc.store.tables.row import Row, bigint_column, table_of, text_column
+
+
+class OrgRow(Row, table=True):
+    """An organisation."""
+
+    __tablename__ = "org"
+
+    org_id: str = text_column(primary_key=True)
+    name: str = text_column()
+    created_at_ms: int = bigint_column()
+
+
+class ProjectRow(Row, table=True):
+    """A project of an organisation."""
+
+    __tablename__ = "project"
+    __table_args__ = (UniqueConstraint("org_id", "name"),)
+
+    project_id: str = text_column(primary_key=True)
+    org_id: str = text_column(foreign_key="org.org_id")
+    name: str = text_column()
+    created_at_ms: int = bigint_column()
+
+
+class ApiKeyRow(Row, table=True):
+    """An API key: a keyed hash of its secret, never the secret. ``allowed_models`` is a JSON
+    array, ``policy`` a JSON object (see ``domain.policies``).
+    """
+
+    __tablename__ = "api_key"
+    __table_args__ = (
+        UniqueConstraint("hmac_sha256_hex"),
+        Index("ix_api_key_org_id_created_at_ms", "org_id", "created_at_ms"),
+        Index(
+            "ix_api_key_revoked_at_ms",
+            "revoked_at_ms",
+            postgresql_where=text("revoked_at_ms > 0"),
+            sqlite_where=text("revoked_at_ms > 0"),
+        ),
+    )
+
+    key_id: str = text_column(primary_key=True)
+    org_id: str = text_column(foreign_key="org.org_id")
+    project_id: str = text_column(foreign_key="project.project_id")
+    name: str = text_column()
+    prefix: str = text_column()
+    hmac_sha256_hex: str = text_column()
+    pepper_version: int = bigint_column()
+    allowed_models: str = text_column()
+    created_at_ms: int = bigint_column()
+    expires_at_ms: int = bigint_column()
+    revoked_at_ms: int = bigint_column()
+    policy: str = text_column(sa_column_kwargs={"server_default": "{}"})
+
+
+class AuditLogRow(Row, table=True):
+    """An entry of the audit trail: its document (RFC 8785 JSON) and the columns to find it by. Immutable. ``org_id``
+    is empty where the whole installation was changed.
+    """
+
+    __tablename__ = "audit_log"
+    __table_args__ = (Index("ix_audit_log_org_id_created_at_ms_entry_id", "org_id", "created_at_ms", "entry_id"),)
+
+    entry_id: str = text_column(primary_key=True)
+    org_id: str = text_column()
+    created_at_ms: int = bigint_column()
+    actor_kind: str = text_column()
+    actor_id: str = text_column()
+    action: str = text_column()
+    subject: str = text_column()
+    document: str = text_column()
+
+
+ORG = table_of(OrgRow)
+PROJECT = table_of(ProjectRow)
+API_KEY = table_of(ApiKeyRow)
+AUDIT_LOG = table_of(AuditLogRow)

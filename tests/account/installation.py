@@ -1,0 +1,140 @@
+"""The whole of Tallygate in this process, on SQLite, asked over HTTP as a client asks."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from starlette.applications import Starlette
+
+import edge.wiring
+from cache_svc.settings import CacheSettings
+from catalog_svc.settings import CatalogSettings
+from edge.settings import EdgeSettings
+from ledger_svc.settings import LedgerSettings
+from meshkit.money import NANO_PER_USD
+from meshkit.telemetry import Telemetry
+from router_svc.settings import RouterSettings
+from tallygate.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from tallygate_deploy.composition import Addresses, Composition, ServiceSettings
+from tests.upstream.overlay import API_KEYS
+from tests.upstream.server import ScriptedUpstream, scripted_upstream
+
+TIMEOUT_S = 20.0
+MODEL = "test/ok"
+"""A model of the scripted upstream that answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """An organisation with 1,000 USD, and clients of its own."""
+
+    org_id: str
+    project_id: str
+    inference_key: str
+    """The id of a key that calls models."""
+    http: httpx.AsyncClient
+    """With an account key that may change all."""
+    reading: httpx.AsyncClient
+    """With an account key that only reads."""
+    chatting: httpx.AsyncClient
+    """With the inference key."""
+
+    async def chat(self, text: str = "hello", **fields: Any) -> httpx.Response:
+        """One completion; ``temperature`` 0, so that it is replayed the second time."""
+        body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 16}
+        return await self.chatting.post("/v1/chat/completions", json=body | fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A running gateway, and its ledger as the operator reaches it."""
+
+    ledger: ledger_pb2_grpc.LedgerServiceAsyncStub
+    ledger_channel: Any
+    upstream: ScriptedUpstream
+    app: Any
+    stack: AsyncExitStack
+
+    async def tenant(self, name: str = "Acme") -> Tenant:
+        """A new organisation."""
+        org = await self.ledger.CreateOrganization(ledger_pb2.CreateOrganizationRequest(name=name), timeout=TIMEOUT_S)
+        project = await self.ledger.CreateProject(
+            ledger_pb2.CreateProjectRequest(org_id=org.org_id, name="default"), timeout=TIMEOUT_S
+        )
+        credit = ledger_pb2.AddCreditRequest(
+            org_id=org.org_id,
+            amount_nano_usd=1_000 * NANO_PER_USD,
+            idempotency_key="tenant",
+            kind=ledger_pb2.CREDIT_KIND_PAID,
+        )
+        await self.ledger.AddCredit(credit, timeout=TIMEOUT_S)
+        account = ledger_pb2.KeyPolicy(scope=ledger_pb2.KEY_SCOPE_ACCOUNT)
+        reader = ledger_pb2.KeyPolicy(scope=ledger_pb2.KEY_SCOPE_ACCOUNT, read_only=True)
+        keys = [
+            await self.ledger.CreateKey(
+                ledger_pb2.CreateKeyRequest(org_id=org.org_id, project_id=project.project_id, name=name, policy=policy),
+                timeout=TIMEOUT_S,
+            )
+            for name, policy in (("chat", ledger_pb2.KeyPolicy()), ("admin", account), ("reader", reader))
+        ]
+        chatting, http, reading = [await self.client(key.secret) for key in keys]
+        return Tenant(org.org_id, project.project_id, keys[0].key.key_id, http, reading, chatting)
+
+    async def client(self, secret: str = "") -> httpx.AsyncClient:
+        """A client of its own, with a key or without."""
+        headers = {"authorization": f"Bearer {secret}"} if secret else {}
+        transport = httpx.ASGITransport(self.app)
+        return await self.stack.enter_async_context(
+            httpx.AsyncClient(transport=transport, base_url="http://edge", headers=headers, timeout=TIMEOUT_S)
+        )
+
+
+@asynccontextmanager
+async def installed(**edge_settings: Any) -> AsyncIterator[Installation]:
+    """A gateway of its own, inside the block. ``edge_settings``: of the edge, beside addresses."""
+    async with AsyncExitStack() as stack:
+        patched = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, secret in API_KEYS.items():
+            patched.setenv(name, secret)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tg-")))
+        upstream = await stack.enter_async_context(scripted_upstream())
+        settings = ServiceSettings(
+            catalog=CatalogSettings(overlays=[upstream.write_overlay(folder / "overlay.yaml")]),
+            ledger=LedgerSettings(
+                database_url=f"sqlite+aiosqlite:///{folder}/ledger.db",
+                peppers={1: SecretStr("a pepper for account tests")},
+                signing_keys={"account": SecretStr("b25l" * 10 + "b24")},
+            ),
+            cache=CacheSettings(url="memory://"),
+            router=RouterSettings(),
+        )
+        composition = await stack.enter_async_context(Composition(Telemetry.off))
+        found = await composition.serve_four(settings, Addresses())
+        dial, telemetry = await composition.node("edge")
+        addresses: dict[str, Any] = {
+            "ledger_addr": found.ledger,
+            "cache_addr": found.cache,
+            "router_addr": found.router,
+            "catalog_addr": found.catalog,
+        }
+        made = EdgeSettings(**addresses | edge_settings)
+        app = await stack.enter_async_context(edge.wiring.build(made, dial, telemetry))
+        assert isinstance(app, Starlette)
+        await stack.enter_async_context(app.router.lifespan_context(app))
+        channel = dial(found.ledger)
+        await _until_ready(app)
+        yield Installation(ledger_pb2_grpc.LedgerServiceStub(channel), channel, upstream, app, stack)
+
+
+async def _until_ready(app: Starlette) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as client:
+        while (await client.get("/readyz")).status_code != 200:
+            pass
