@@ -60,6 +60,15 @@ class Tenants:
 
         return self._ask(make)
 
+    def account_key(self, tenant: NewKey, *, read_only: bool = False) -> str:
+        """The secret of a new key that manages the tenant's account."""
+        policy = ledger_pb2.KeyPolicy(scope=ledger_pb2.KEY_SCOPE_ACCOUNT, read_only=read_only)
+        request = ledger_pb2.CreateKeyRequest(
+            org_id=tenant.org_id, project_id=tenant.project_id, name="account", policy=policy
+        )
+        made: ledger_pb2.CreateKeyResponse = self._ask(lambda ledger: _result(ledger.CreateKey(request)))
+        return made.secret
+
     def cap(self, key: NewKey, limit: int, unit: ledger_pb2.CapUnit.ValueType = ledger_pb2.CAP_UNIT_NANO_USD) -> None:
         """Bounds what the key may spend in a day."""
         request = ledger_pb2.SetCapRequest(

@@ -12,8 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
+from edge import openapi
 from edge.account import Account
 from edge.admission import Admission
 from edge.auth import Authenticator
@@ -23,6 +24,7 @@ from edge.exchange import Exchange
 from edge.idempotency import Idempotency
 from edge.mesh import Mesh
 from edge.observe import Observe
+from edge.openapi import Described
 from edge.routes.account import account_routers
 from edge.routes.chat import ChatCompletions
 from edge.routes.health import Health
@@ -85,8 +87,8 @@ def create_app(
             RequestValidationError: _not_valid,
         },
         redirect_slashes=False,
-        # Handlers take the bare request, so there is no schema to show.
-        openapi_url=None,
+        version=version("tallygate-edge"),
+        openapi_url=None,  # see ``edge.openapi``
         # Spans are made by Observe, from this service's own telemetry and not the process's.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
@@ -94,28 +96,40 @@ def create_app(
     chat = ChatCompletions(mesh, authenticator, catalog, idempotency, settings, clock=clock, new_salt=new_salt)
     log, health = Log(mesh.ledger), Health(mesh, catalog, version("tallygate-edge"))
     for prefix in PREFIXES:
-        _route(app, "POST", f"{prefix}/chat/completions", chat.create)
+        _route(app, "POST", f"{prefix}/chat/completions", chat.create, openapi.CHAT)
         _route_reading(app, prefix, Models(authenticator, catalog), Receipts(authenticator, mesh.ledger), log)
         for router in account_routers(account, authenticator):
-            app.include_router(router, prefix=prefix)
-    _route(app, "GET", "/.well-known/jwks.json", log.keys)
-    _route(app, "GET", "/api/health", health.live)
-    _route(app, "GET", "/readyz", health.ready)
+            app.include_router(router, prefix=prefix, include_in_schema=prefix == openapi.SHOWN_PREFIX)
+    _route(app, "GET", "/.well-known/jwks.json", log.keys, openapi.SIGNING_KEYS)
+    _route(app, "GET", "/api/health", health.live, openapi.LIVE)
+    _route(app, "GET", "/readyz", health.ready, openapi.READY)
+    app.add_route("/openapi.json", _describe, include_in_schema=False)
     return app
 
 
 def _route_reading(app: FastAPI, prefix: str, models: Models, receipts: Receipts, log: Log) -> None:
     """What any key may read, and the log, which anyone may."""
-    _route(app, "GET", f"{prefix}/models", models.list)
-    _route(app, "GET", f"{prefix}/models/{{model_id:path}}", models.retrieve)
-    _route(app, "GET", f"{prefix}/receipts/{{receipt_id}}", receipts.retrieve)
-    _route(app, "GET", f"{prefix}/receipts/{{receipt_id}}/proof", receipts.prove)
-    _route(app, "GET", f"{prefix}/log/checkpoint", log.checkpoint)
-    _route(app, "GET", f"{prefix}/log/consistency", log.consistency)
+    _route(app, "GET", f"{prefix}/models", models.list, openapi.MODELS)
+    _route(app, "GET", f"{prefix}/models/{{model_id:path}}", models.retrieve, openapi.ONE_MODEL)
+    _route(app, "GET", f"{prefix}/receipts/{{receipt_id}}", receipts.retrieve, openapi.ONE_RECEIPT)
+    _route(app, "GET", f"{prefix}/receipts/{{receipt_id}}/proof", receipts.prove, openapi.RECEIPT_PROOF)
+    _route(app, "GET", f"{prefix}/log/checkpoint", log.checkpoint, openapi.CHECKPOINT)
+    _route(app, "GET", f"{prefix}/log/consistency", log.consistency, openapi.LOG_CONSISTENCY)
 
 
-def _route(app: FastAPI, method: str, path: str, endpoint: Endpoint) -> None:
-    app.add_api_route(path, endpoint, methods=[method], response_model=None)
+def _route(app: FastAPI, method: str, path: str, endpoint: Endpoint, described: Described) -> None:
+    app.add_api_route(
+        path,
+        endpoint,
+        methods=[method],
+        response_model=None,
+        include_in_schema=not path.startswith("/api/v1"),
+        **described.arguments(),
+    )
+
+
+async def _describe(request: Request) -> Response:
+    return JSONResponse(openapi.describe(request.app))
 
 
 async def _refused(request: Request, error: Exception) -> Response:
