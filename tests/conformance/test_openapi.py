@@ -82,7 +82,7 @@ def test_the_api_is_as_it_is_described(
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(case=operation.as_strategy(generation_mode=mode))
-    def asked(case: schemathesis.Case) -> None:
+    def asked(case: schemathesis.Case[Any]) -> None:
         if "Chat" in tags and isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
             case.body["model"] = case.body["model"] and "test/ok"
         case.call_and_validate(base_url=origin(running), headers=headers, checks=CHECKS, timeout=20)
