@@ -22,14 +22,17 @@ export UV_LINK_MODE := copy
 export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help setup demo up mesh test faults bench-ledger check format protos protos-baseline lock catalog-seed clean
+.PHONY: help setup demo account-demo up mesh test faults bench-ledger check format protos protos-baseline lock catalog-seed clean
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 # --- set-up ----------------------------------------------------------------------------------------------------------------
 
-setup: .make/python  ## install everything that the other targets need (they do it themselves)
+setaccount-demo: .make/python  ## projects, keys, caps, alerts, payments and exports over HTTP, in both modes
+	$(BIN)/tallygate account-demo
+
+up: .make/python  ## install everything that the other targets need (they do it themselves)
 
 $(UV): deploy/requirements/bootstrap.txt
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -51,6 +54,9 @@ $(UV): deploy/requirements/bootstrap.txt
 
 demo: .make/python  ## a real model answers through the mesh, its answer is replayed, both receipts are read
 	$(BIN)/tallygate demo
+
+account-demo: .make/python  ## projects, keys, caps, alerts, payments and exports over HTTP, in both modes
+	$(BIN)/tallygate account-demo
 
 up: .make/python  ## all services in one process, on $(DATA); stays up
 	$(BIN)/tallygate up --data $(DATA)

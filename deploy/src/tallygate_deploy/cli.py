@@ -92,6 +92,17 @@ def demo_command(
         _fail(error)
 
 
+@app.command("account-demo")
+def account_demo_command() -> None:
+    """Projects, keys, caps, alerts, payments and exports, over HTTP in both modes. Ends with one line of JSON."""
+    from tallygate_deploy.account_demo import stage, telling  # noqa: PLC0415 - as above
+
+    try:
+        asyncio.run(telling.run())
+    except (stage.NotShownError, ServiceDiedError, TimeoutError) as error:
+        _fail(error)
+
+
 def _run_installation(mode: str, run: RunInstallation, options: StartOptions) -> None:
     try:
         with options.data.locked():
