@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -19,6 +19,7 @@ from ledger_svc.domain.receipts import Receipt
 from ledger_svc.domain.signing import Keyring, load_private_key
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.credit import CreditService
+from ledger_svc.store.bulk import Part
 from ledger_svc.store.database import Database, WriteSession
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.records import Records
@@ -76,6 +77,15 @@ class Dying(WriteSession):
         if death == "after":
             raise ConnectionResetError("connection lost")
         return answer
+
+    async def append(self, epoch: int, parts: Sequence[Part], before_commit: Callable[[], None]) -> bool:
+        death = self._deaths.pop(0) if self._deaths else ""
+        if death == "before":
+            raise ConnectionResetError("connection lost")
+        is_done = await self._session.append(epoch, parts, before_commit)
+        if death == "after":
+            raise ConnectionResetError("connection lost")
+        return is_done
 
     async def close(self) -> None:
         await self._session.close()

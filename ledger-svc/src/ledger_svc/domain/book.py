@@ -87,13 +87,15 @@ class Book:
     transfers: dict[Name, Transfer] = field(default_factory=dict)
     keys: dict[str, ApiKey] = field(default_factory=dict)
     caps: dict[str, list[Cap]] = field(default_factory=dict)
-    """By scope id."""
+    """By scope id; a scope without caps may be missing, or have none."""
     buckets: dict[BucketName, Bucket] = field(default_factory=dict)
     lots: dict[str, CreditLot] = field(default_factory=dict)
     settled: dict[str, SettledReceipt] = field(default_factory=dict)
     """By receipt id."""
     log_size: int | None = None
     """Leaves that the log has; None: nobody keeps others from taking the next one meanwhile."""
+    capped: set[str] = field(default_factory=set)
+    """Organisations that have caps, by id."""
 
     changed_accounts: set[str] = field(default_factory=set)
     new_holds: set[Name] = field(default_factory=set)

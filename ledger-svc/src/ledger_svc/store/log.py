@@ -67,6 +67,8 @@ class ReceiptLog:
         others that do. Only the writer can.
         """
         total, after = 0, ""
+        if self._writer.is_leading and not await self._database.read(_unlogged):
+            return total
         while True:
 
             def page(connection: Connection, after: str = after) -> tuple[int, str]:
@@ -138,7 +140,7 @@ class ReceiptLog:
             self._seam.in_checkpoint()
             connection.execute(_INSERT_ONCE[dialect, CHECKPOINT.name], rows.checkpoint_values(checkpoint))
 
-        await self._writer.write(write)
+        await self._writer.write(write, beside_books=True)
         return checkpoint
 
     async def proof(self, ranges: Sequence[Range]) -> list[bytes]:
@@ -150,6 +152,11 @@ class ReceiptLog:
             return []
         hashes = await self._database.read(lambda connection: _subtree_hashes(connection, nodes))
         return proof(ranges, hashes)
+
+
+def _unlogged(connection: Connection) -> int:
+    unlogged: int = connection.execute(select(LOG_HEAD.c.unlogged)).scalar_one()
+    return unlogged
 
 
 def _newest(connection: Connection) -> Checkpoint | None:

@@ -28,28 +28,27 @@ class Sealer:
     def __init__(self, keys: Keyring) -> None:
         self._keys = keys
 
-    def leaves(self, connection: Connection, entries: Sequence[ReceiptEntry], *, size: int | None = None) -> list[Part]:
+    def leaves(self, entries: Sequence[ReceiptEntry], size: int) -> list[Part]:
         """What is to be written of the receipts that a transaction writes, in their order: their leaves, with the next
-        indices. ``size``: what the log has, read by whom nobody else can write beside; None: it is taken under a lock,
-        and from here to its COMMIT nobody else can take any.
+        indices. ``size``: what the log has, as the writer knows it.
         """
+        if not entries:
+            return []
         documents = [(entry.receipt.receipt_id, entry.document) for entry in entries]
-        return self.leaves_of(connection, documents, size=size)
+        return [(_UPDATE_HEAD, [(1, size + len(entries))]), self._sealed(documents, size)]
 
-    def leaves_of(
-        self, connection: Connection, documents: Sequence[tuple[str, str]], *, size: int | None = None
-    ) -> list[Part]:
-        """The same, of (receipt id, document)."""
+    def leaves_of(self, connection: Connection, documents: Sequence[tuple[str, str]]) -> list[Part]:
+        """The same, of (receipt id, document), where others may write: the indices are taken under a lock, and from
+        here to its COMMIT nobody else can take any.
+        """
         if not documents:
             return []
+        size: int = connection.execute(_TAKE_INDICES, {"count": len(documents)}).scalar_one()
+        return [self._sealed(documents, size - len(documents))]
+
+    def _sealed(self, documents: Sequence[tuple[str, str]], size: int) -> Part:
         seals = [(receipt_id, self._keys.seal(document.encode())) for receipt_id, document in documents]
-        heads: list[tuple[int, int]] = []
-        if size is None:
-            size = connection.execute(_TAKE_INDICES, {"count": len(seals)}).scalar_one() - len(seals)
-        else:
-            heads = [(1, size + len(seals))]
-        leaves = [
+        return _INSERT_LEAVES, [
             (index, receipt_id, seal.kid, seal.signature, seal.leaf_hash)
             for index, (receipt_id, seal) in enumerate(seals, size)
         ]
-        return [(_UPDATE_HEAD, heads), (_INSERT_LEAVES, leaves)]
