@@ -202,7 +202,7 @@ class LedgerServicer(LedgerServiceServicer):
         receipt = await self._charging.settle(
             request.org_id, request.request_id, facts=facts, attempts=attempts_from_proto(request.attempts)
         )
-        return pb.SettleResponse(receipt=receipt_to_proto(receipt, (facts, request.facts)))
+        return pb.SettleResponse(receipt=receipt_to_proto(receipt, facts, request))
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
         """See ledger.proto."""
@@ -217,7 +217,7 @@ class LedgerServicer(LedgerServiceServicer):
         receipt = await self._charging.charge(
             codec.principal_from_proto(request.principal), request.request_id, facts=facts
         )
-        return pb.ChargeResponse(receipt=receipt_to_proto(receipt, (facts, request.facts)))
+        return pb.ChargeResponse(receipt=receipt_to_proto(receipt, facts, request))
 
     async def GetReceipt(self, request: pb.GetReceiptRequest, context: Context) -> pb.GetReceiptResponse:
         """See ledger.proto."""

@@ -153,23 +153,29 @@ def attempt_to_proto(attempt: Attempt) -> pb.Attempt:
     )
 
 
-def receipt_to_proto(receipt: Receipt, sent: tuple[ChargeFacts, pb.ChargeFacts] | None = None) -> pb.Receipt:
-    """A receipt. ``sent``: the facts of the request that it answers, and their message, which is not encoded anew
-    where the receipt was written just now of those very facts.
+def receipt_to_proto(
+    receipt: Receipt, facts: ChargeFacts | None = None, sent: pb.SettleRequest | pb.ChargeRequest | None = None
+) -> pb.Receipt:
+    """A receipt. ``facts``, ``sent``: the facts of the request that it answers, and that request. What it has is not
+    encoded anew where the receipt was written just now of those very facts.
     """
-    facts = sent[1] if sent is not None and receipt.facts is sent[0] else facts_to_proto(receipt.facts)
+    attempts: Iterable[pb.Attempt]
+    if sent is not None and receipt.facts is facts:
+        encoded, attempts = sent.facts, sent.attempts if isinstance(sent, pb.SettleRequest) else ()
+    else:
+        encoded, attempts = facts_to_proto(receipt.facts), map(attempt_to_proto, receipt.attempts)
     return pb.Receipt(
         receipt_id=receipt.receipt_id,
         request_id=receipt.request_id,
         org_id=receipt.org_id,
         project_id=receipt.project_id,
         key_id=receipt.key_id,
-        facts=facts,
+        facts=encoded,
         held_nano_usd=receipt.held_nano_usd,
         charged_nano_usd=receipt.charged_nano_usd,
         saved_nano_usd=receipt.saved_nano_usd,
         absorbed_nano_usd=receipt.absorbed_nano_usd,
-        attempts=map(attempt_to_proto, receipt.attempts),
+        attempts=attempts,
         created_at_ms=receipt.created_at_ms,
     )
 

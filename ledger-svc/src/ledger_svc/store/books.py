@@ -1,5 +1,5 @@
-"""Loads a book with what commands need, and writes what they changed. In few statements: a read, a read of caps where
-there are some, and a write.
+"""Loads a book with what commands need, in a read and, where there are caps, some more, and says what is to be written
+of what they changed. What the writer remembers of one book for the next is in ``store.memory``.
 """
 
 from __future__ import annotations

@@ -88,7 +88,9 @@ class Memory:
 
     def forget(self) -> None:
         """Everything."""
-        self.__init__()  # type: ignore[misc] # it is as new
+        for kept in (self._orgs, self._keys, self._holds, self._caps, self._buckets):
+            kept.clear()
+        self._log_size = None
 
     def _put(self, need: Needs, book: Book) -> bool:
         """Puts into the book what a command needs; False where not all of it is remembered."""
