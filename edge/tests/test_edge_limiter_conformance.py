@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -21,8 +22,13 @@ from meshkit.testing import FakeClock
 MakeLimiter = Callable[[], RateLimiter]
 
 
-def redis_client(valkey: ValkeyServer) -> Redis:
-    return connect(f"unix://{valkey.unix_socket_path}", timeout_s=5)
+@asynccontextmanager
+async def emptied(valkey: ValkeyServer) -> AsyncIterator[str]:
+    """The server's URL."""
+    url = f"unix://{valkey.unix_socket_path}"
+    async with Redis.from_url(url) as client:
+        await client.flushall()
+    yield url
 
 
 @pytest.fixture
@@ -36,11 +42,10 @@ async def limiter(request: pytest.FixtureRequest, clock: FakeClock) -> AsyncIter
     if request.param == "memory":
         yield own
         return
-    client = redis_client(request.getfixturevalue("valkey"))
-    await client.flushall()
-    shared = RedisLimiter(client, timeout_s=5, now_us=lambda: clock.now_ms() * 1_000)
-    yield shared if request.param == "redis" else GuardedLimiter(shared, own, clock, retry_after_s=1)
-    await shared.aclose()
+    async with emptied(request.getfixturevalue("valkey")) as url:
+        shared = RedisLimiter(connect(url), timeout_s=5, now_us=lambda: clock.now_ms() * 1_000)
+        yield shared if request.param == "redis" else GuardedLimiter(shared, own, clock, retry_after_s=1)
+        await shared.aclose()
 
 
 async def test_exactly_the_limit_passes_however_many_ask_at_once(limiter: RateLimiter) -> None:
@@ -135,12 +140,11 @@ def test_the_script_says_what_the_rule_says(valkey: ValkeyServer, plan: list[tup
     """The same, asked of both, at the same times; "back" is a clock that was set back."""
 
     async def compared() -> None:
-        client = redis_client(valkey)
-        await client.flushall()
         clock = FakeClock()
         memory = MemoryLimiter(clock, max_buckets=10)
         memory._now_us = lambda: clock.now_ms() * 1_000  # type: ignore[method-assign] # one that can be set back
-        server = RedisLimiter(client, timeout_s=5, now_us=lambda: clock.now_ms() * 1_000)
+        async with emptied(valkey) as url:
+            server = RedisLimiter(connect(url), timeout_s=5, now_us=lambda: clock.now_ms() * 1_000)
         taken: list[tuple[Verdict, Verdict]] = []
         for what, pause_ms, limit, weight in plan:
             if what == "back":

@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -21,16 +22,17 @@ from meshkit.testing import FakeClock
 
 @pytest.fixture
 async def client(valkey: ValkeyServer) -> AsyncIterator[Redis]:
-    client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5)
-    await client.flushall()
-    yield client
-    await client.config_set("maxmemory", 0)
-    await client.aclose()
+    async with Redis.from_url(f"unix://{valkey.unix_socket_path}") as client:
+        await client.flushall()
+        yield client
+        await client.config_set("maxmemory", 0)
 
 
 @pytest.fixture
-def limiter(client: Redis) -> RedisLimiter:
-    return RedisLimiter(client, timeout_s=5)
+async def limiter(client: Redis, valkey: ValkeyServer) -> AsyncIterator[RedisLimiter]:
+    limiter = RedisLimiter(connect(f"unix://{valkey.unix_socket_path}"), timeout_s=5)
+    yield limiter
+    await limiter.aclose()
 
 
 @pytest.fixture
@@ -49,10 +51,10 @@ async def test_one_round_trip_a_request_and_one_for_all_that_come_meanwhile(
     calls, sent = await commands(client), 0
     answers = limiter._answers
 
-    async def counted(batch: list[object]) -> list[object]:
+    async def counted(commands: Any) -> list[Any]:
         nonlocal sent
         sent += 1
-        return await answers(batch)  # type: ignore[arg-type]
+        return await answers(commands)
 
     monkeypatch.setattr(limiter, "_answers", counted)
     await limiter.take("a", 60)
@@ -119,7 +121,7 @@ async def test_whoever_waits_for_a_server_that_hangs_waits_no_longer_than_told()
 
     with tempfile.TemporaryDirectory(prefix="hung-") as folder:
         server = await asyncio.start_unix_server(accept, f"{folder}/s")
-        limiter = RedisLimiter(connect(f"unix://{folder}/s", timeout_s=0.05), timeout_s=0.05)
+        limiter = RedisLimiter(connect(f"unix://{folder}/s"), timeout_s=0.05)
         async with asyncio.timeout(5):
             answers = await asyncio.gather(*(limiter.take("a", 60) for _ in range(20)), return_exceptions=True)
         assert {type(answer) for answer in answers} == {LimiterAway}
@@ -129,8 +131,7 @@ async def test_whoever_waits_for_a_server_that_hangs_waits_no_longer_than_told()
         await server.wait_closed()
 
 
-async def test_closing_lets_nobody_wait_for_ever(client: Redis) -> None:
-    limiter = RedisLimiter(client, timeout_s=5)
+async def test_closing_lets_nobody_wait_for_ever(limiter: RedisLimiter, client: Redis) -> None:
     await client.client_pause(300)
     waiting = asyncio.create_task(limiter.take("a", 60))
     await asyncio.sleep(0.01)
@@ -148,7 +149,7 @@ async def test_two_edges_through_an_outage() -> None:
         server = ValkeyServer(port=0, unix_socket_path=Path(folder) / "s", data_dir=Path(folder) / "data", save="")
         server.start()
         shared = [
-            RedisLimiter(connect(f"unix://{folder}/s", timeout_s=5), timeout_s=5, now_us=lambda: clock.now_ms() * 1_000)
+            RedisLimiter(connect(f"unix://{folder}/s"), timeout_s=5, now_us=lambda: clock.now_ms() * 1_000)
             for _ in range(2)
         ]
         edges = [GuardedLimiter(one, MemoryLimiter(clock, max_buckets=10), clock, retry_after_s=1) for one in shared]

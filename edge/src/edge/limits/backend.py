@@ -35,8 +35,7 @@ async def _limiter(settings: EdgeSettings, clock: Clock) -> AsyncIterator[RateLi
     if settings.limits_url == "memory://":
         yield own
         return
-    timeout_s = settings.limits_timeout_s
-    shared = RedisLimiter(connect(settings.limits_url, timeout_s=timeout_s), timeout_s=timeout_s)
+    shared = RedisLimiter(connect(settings.limits_url), timeout_s=settings.limits_timeout_s)
     try:
         yield GuardedLimiter(shared, own, clock, retry_after_s=settings.limits_retry_after_s)
     finally:
