@@ -78,12 +78,13 @@ class Installation:
         await self.ledger.AddCredit(credit, timeout=TIMEOUT_S)
         account = ledger_pb2.KeyPolicy(scope=ledger_pb2.KEY_SCOPE_ACCOUNT)
         reader = ledger_pb2.KeyPolicy(scope=ledger_pb2.KEY_SCOPE_ACCOUNT, read_only=True)
+        calling = ledger_pb2.KeyPolicy(requests_per_minute=0)  # a test sends more than the default lets through
         keys = [
             await self.ledger.CreateKey(
                 ledger_pb2.CreateKeyRequest(org_id=org.org_id, project_id=project.project_id, name=name, policy=policy),
                 timeout=TIMEOUT_S,
             )
-            for name, policy in (("chat", ledger_pb2.KeyPolicy()), ("admin", account), ("reader", reader))
+            for name, policy in (("chat", calling), ("admin", account), ("reader", reader))
         ]
         chatting, http, reading = [await self.client(key.secret) for key in keys]
         return Tenant(org.org_id, project.project_id, keys[0].key.key_id, http, reading, chatting)
@@ -124,6 +125,7 @@ async def installed(**edge_settings: Any) -> AsyncIterator[Installation]:
             "cache_addr": found.cache,
             "router_addr": found.router,
             "catalog_addr": found.catalog,
+            "account_requests_per_minute": 0,
         }
         made = EdgeSettings(**addresses | edge_settings)
         app = await stack.enter_async_context(edge.wiring.build(made, dial, telemetry))

@@ -93,6 +93,7 @@ def service_environments(
     environments["ledger"]["TALLYGATE_LEDGER_PEPPERS"] = json.dumps({"1": data.pepper()})
     environments["ledger"]["TALLYGATE_LEDGER_SIGNING_KEYS"] = json.dumps(data.signing_keys())
     environments["cache"]["TALLYGATE_CACHE_URL"] = cache_url
+    environments["edge"]["TALLYGATE_EDGE_LIMITS_URL"] = cache_url
     return environments
 
 

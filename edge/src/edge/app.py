@@ -22,6 +22,7 @@ from edge.catalog import CatalogView
 from edge.errors import code_of, error_response, invalid, refusal
 from edge.exchange import Exchange
 from edge.idempotency import Idempotency
+from edge.limits import RateLimits
 from edge.mesh import Mesh
 from edge.observe import Observe
 from edge.openapi import Described
@@ -48,6 +49,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def create_app(
     mesh: Mesh,
     account: Account,
+    limits: RateLimits,
     settings: EdgeSettings,
     telemetry: Telemetry,
     *,
@@ -58,7 +60,7 @@ def create_app(
     """The application over the clients of ``mesh``, and of ``account`` for the routes that manage one. Its lifespan
     holds the watches of catalog and revocations.
     """
-    authenticator = Authenticator(mesh.ledger, clock, max_entries=settings.auth_entries)
+    authenticator = Authenticator(mesh.ledger, limits, clock, max_entries=settings.auth_entries)
     catalog = CatalogView(mesh.catalog)
 
     @asynccontextmanager
@@ -93,7 +95,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     idempotency = Idempotency(mesh.flights, mesh.ledger, settings, clock=clock, make_id=make_id)
-    chat = ChatCompletions(mesh, authenticator, catalog, idempotency, settings, clock=clock, new_salt=new_salt)
+    chat = ChatCompletions(mesh, authenticator, limits, catalog, idempotency, settings, clock=clock, new_salt=new_salt)
     log, health = Log(mesh.ledger), Health(mesh, catalog, version("tallygate-edge"))
     for prefix in PREFIXES:
         _route(app, "POST", f"{prefix}/chat/completions", chat.create, openapi.CHAT)

@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from edge.errors import refusal
 from edge.exchange import Exchange
+from edge.limits import NOT_VALID, RateLimits
 from edge.mesh import Ledger
 from meshkit.clock import Clock
 from meshkit.errors import MeshError
@@ -41,24 +42,24 @@ class _Kept:
 
 
 class Authenticator:
-    """Turns the ``Authorization`` header into a principal."""
+    """Turns the ``Authorization`` header into a principal, and counts the request for the limits of its key."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, *, max_entries: int) -> None:
+    def __init__(self, ledger: Ledger, limits: RateLimits, clock: Clock, *, max_entries: int) -> None:
         self._ledger = ledger
+        self._limits = limits
         self._clock = clock
         self._max_entries = max_entries
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._revocations = 0
 
     async def authenticate(self, request: Request) -> Caller:
-        """Who sent the request, whatever its key is for; noted in its exchange.
+        """Who sent a request that reads, whatever its key is for.
 
         Raises:
-            MeshError: INVALID_API_KEY, API_KEY_REVOKED, or the ledger is away.
+            MeshError: INVALID_API_KEY, API_KEY_REVOKED, RATE_LIMIT_EXCEEDED, or the ledger is away.
         """
-        caller = await self._holder(_bearer(request.headers.get("authorization")))
-        exchange = Exchange.of(request.scope)
-        exchange.org_id, exchange.key_id = caller.principal.org_id, caller.principal.key_id
+        caller = await self._known(request)
+        await self._limits.count_account(Exchange.of(request.scope), caller.principal.key_id)
         return caller
 
     async def for_inference(self, request: Request) -> Caller:
@@ -67,7 +68,9 @@ class Authenticator:
         Raises:
             MeshError: as ``authenticate``; PERMISSION_DENIED for a key that is not for that.
         """
-        caller = await self.authenticate(request)
+        caller = await self._known(request)
+        key_id, per_minute = caller.principal.key_id, caller.policy.requests_per_minute
+        await self._limits.count_call(Exchange.of(request.scope), key_id, per_minute)
         if caller.policy.scope == ledger_pb2.KEY_SCOPE_ACCOUNT:
             raise _denied("This is an account key: it manages the account and calls no model. Use an inference key.")
         if caller.policy.read_only:
@@ -87,13 +90,30 @@ class Authenticator:
             raise _denied("This account key only reads. Use one that may change the account.")
         return caller
 
-    async def _holder(self, secret: str) -> Caller:
+    async def _known(self, request: Request) -> Caller:
+        """Noted in the exchange of the request."""
+        address = request.client.host if request.client else ""
+        caller = await self._holder(_bearer(request.headers.get("authorization")), address)
+        exchange = Exchange.of(request.scope)
+        exchange.org_id, exchange.key_id = caller.principal.org_id, caller.principal.key_id
+        return caller
+
+    async def _holder(self, secret: str, address: str) -> Caller:
         digest = hashlib.sha256(secret.encode()).digest()
         kept = self._kept.get(digest)
         if kept is not None and self._clock.monotonic_s() < kept.until_s:
             self._kept.move_to_end(digest)
             return kept.caller
-        return await self._ask(secret, digest)
+        if kept is None:
+            async with self._limits.attempting(address):
+                return await self._ask(secret, digest)
+        # It was valid a moment ago and is no guess: whoever guesses from the same address must not shut it out.
+        try:
+            return await self._ask(secret, digest)
+        except MeshError as error:
+            if error.reason in NOT_VALID:
+                self._kept.pop(digest, None)
+            raise
 
     async def _ask(self, secret: str, digest: bytes) -> Caller:
         asked_at_s, revocations = self._clock.monotonic_s(), self._revocations

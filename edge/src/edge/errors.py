@@ -34,7 +34,8 @@ class OpenAIError:
     advice: str = ""
     """Added to what the service said: what to do about it."""
     retry: bool | None = None
-    """False: sent again it would fail again, and clients that retry by status are told so."""
+    """False: sent again it would fail again, and clients that retry by status are told so. A refusal may say so of
+    itself (``metadata["retry"]`` "false")."""
     retry_after_s: int | None = None
     """When to try again, unless the refusal knows better (``metadata["retry_after_s"]``)."""
     param: str | None = None
@@ -225,7 +226,7 @@ def error_response(error: MeshError) -> Response:
     retry_after_s = error.metadata.get("retry_after_s") or shape.retry_after_s
     if retry_after_s is not None:
         headers["retry-after"] = str(retry_after_s)
-    if shape.retry is False:
+    if shape.retry is False or error.metadata.get("retry") == "false":
         headers["x-should-retry"] = "false"
     if shape.status == 401:
         headers["www-authenticate"] = "Bearer"

@@ -31,6 +31,8 @@ class Exchange:
     """The answer is that of an earlier request with the same Idempotency-Key."""
     error_code: str = ""
     """The code of the OpenAI error sent, also of one that came after the answer had begun."""
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Headers of the answer whatever it is, an error too."""
     span_attributes: dict[str, Any] = field(default_factory=dict)
     """Attributes for the span, OpenTelemetry's names."""
 

@@ -55,7 +55,7 @@ class Observe:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
                 ids = ((b"x-trace-id", exchange.trace_id.encode()), (b"x-request-id", exchange.request_id.encode()))
-                message["headers"] = [*message["headers"], *ids]
+                message["headers"] = [*message["headers"], *exchange.headers, *ids]
             await send(message)
 
         try:

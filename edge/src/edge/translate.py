@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from edge.exchange import Exchange
+from edge.limits import Tokens
 from edge.wire.cache_control import Controls, Mode, status_forward
 from edge.wire.checks import ChatCall
 from edge.wire.receipts import served_mode
@@ -56,6 +57,8 @@ class Admitted:
     controls: Controls
     idempotency_key: str | None = None
     """One answer and one charge for all requests that have it."""
+    tokens: Tokens = field(default_factory=Tokens)
+    """What it has taken of its key's tokens by the minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,13 @@ def settled_headers(settled: Settled) -> dict[str, str]:
         "x-usage-input-tokens": str(prompt_tokens(usage)),
         "x-usage-output-tokens": str(answer_tokens(usage)),
     }
+
+
+def estimated_tokens(body: bytes, call: ChatCall) -> int:
+    """What a request may use, before it is known: a token for four bytes of it, and the answer that it allows. OpenAI
+    reckons alike: https://platform.openai.com/docs/guides/rate-limits
+    """
+    return -(-len(body) // 4) + call.max_answer_tokens
 
 
 def prompt_tokens(usage: money_pb2.Usage) -> int:

@@ -27,6 +27,8 @@ class ChatCall:
     stream: bool
     include_usage: bool
     """The client asked for the usage chunk at the end of its stream."""
+    max_answer_tokens: int = 0
+    """The most tokens that the client allows, over all choices; 0: it does not say."""
 
 
 def parse_chat(body: bytes) -> ChatCall:
@@ -57,7 +59,14 @@ def parse_chat(body: bytes) -> ChatCall:
     if include_usage is not None:
         _boolean("stream_options.include_usage", include_usage)
     stream = bool(parsed.get("stream"))
-    return ChatCall(model=model, stream=stream, include_usage=stream and bool(include_usage))
+    # The newer name counts where both are given, as at OpenAI.
+    bound = parsed.get("max_completion_tokens") or parsed.get("max_tokens") or 0
+    return ChatCall(
+        model=model,
+        stream=stream,
+        include_usage=stream and bool(include_usage),
+        max_answer_tokens=bound * (parsed.get("n") or 1),
+    )
 
 
 def _kind(value: object) -> str:
