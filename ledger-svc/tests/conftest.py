@@ -187,7 +187,7 @@ def make_id() -> MakeId:
 
 @pytest.fixture
 def directory(database: Database, writer: Writer) -> Directory:
-    return Directory(database, writer, Trail())
+    return Directory(database, writer, Trail(Sealer(KEYRING)))
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ async def test_a_connection_that_postgresql_ends_at_commit_is_replaced(
     name = await database.read(lambda connection: connection.execute(text("SELECT current_database()")).scalar_one())
     seam = Killing(request.getfixturevalue("postgresql"), name)
     async with Writer(database, SEALER, seam=seam).running() as writer:
-        await Directory(database, writer, Trail()).create_organization("org_a", "Acme", an_entry())
+        await Directory(database, writer, Trail(SEALER)).create_organization("org_a", "Acme", an_entry())
         credit = CreditService(ledger=writer, records=records, clock=clock, make_id=make_id)
         balance = await credit.add("org_a", amount_nano_usd=5, idempotency_key="one", kind=CreditKind.PAID)
         assert (seam.kills, balance.posted_nano_usd) == (1, 5)

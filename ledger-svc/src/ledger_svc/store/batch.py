@@ -52,7 +52,7 @@ def decide(
     """
     book = load(connection, [command.needs for command in commands], fenced=fenced)
     answers = [_decide(book, command, place) for place, command in enumerate(commands)]
-    flush(connection, book, *sealer.leaves(connection, book.new_receipts, size=book.log_size))
+    flush(connection, book, *sealer.leaves(connection, book.new_receipts, book.new_entries, size=book.log_size))
     return answers
 
 
