@@ -30,7 +30,7 @@ from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.store.audit import audit
-from ledger_svc.store.database import Database
+from ledger_svc.store.database import Database, WriteSession
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import migrate
@@ -187,7 +187,7 @@ def make_id() -> MakeId:
 
 @pytest.fixture
 def directory(database: Database, writer: Writer) -> Directory:
-    return Directory(database, writer, Trail())
+    return Directory(database, writer, Trail(Sealer(KEYRING)))
 
 
 @pytest.fixture
@@ -303,3 +303,19 @@ def new_facts() -> NewFacts:
         )
 
     return make
+
+
+@pytest.fixture
+def deaths(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens to the next transactions of the writer; the first of each session takes the lease."""
+    from ledger_dying import Dying
+
+    deaths: list[str] = []
+    take = database.write_session
+
+    async def write_session() -> WriteSession | None:
+        session = await take()
+        return session and Dying(session, deaths)
+
+    monkeypatch.setattr(database, "write_session", write_session)
+    return deaths

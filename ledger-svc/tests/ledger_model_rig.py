@@ -89,7 +89,7 @@ class Rig:
         self.seam = CrashingSeam()
         self.database = MortalDatabase(self._url)
         self.writer = Writer(self.database, Sealer(KEYRING), max_batch=BATCH, takeover_poll_s=0.005, seam=self.seam)
-        directory, records = Directory(self.database, self.writer, Trail()), Records(self.database)
+        directory, records = Directory(self.database, self.writer, Trail(Sealer(KEYRING))), Records(self.database)
         self.keys = KeyService(
             directory=directory,
             revocations=Revocations(directory, self.clock),

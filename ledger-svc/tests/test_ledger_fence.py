@@ -75,22 +75,22 @@ async def test_a_second_replica_answers_reads_refuses_writes_and_takes_over(
         async with Writer(database, SEALER, takeover_poll_s=POLL_S).running() as writer:
             await stack.enter_async_context(standby.running())
             assert (writer.is_leading, standby.is_leading) == (True, False)
-            await Directory(database, writer, Trail()).create_organization("org_a", "Acme", an_entry())
+            await Directory(database, writer, Trail(SEALER)).create_organization("org_a", "Acme", an_entry())
             assert (await Records(second).balance("org_a")).posted_nano_usd == 0
             with pytest.raises(Standby) as refused:
-                await Directory(second, standby, Trail()).create_organization("org_b", "Acme", an_entry())
+                await Directory(second, standby, Trail(SEALER)).create_organization("org_b", "Acme", an_entry())
             assert refused.value.metadata == {"role": "standby"}
             epoch = await epoch_of(database)
         await until(lambda: standby.is_leading)
         assert await epoch_of(database) == epoch + 1
-        await Directory(second, standby, Trail()).create_organization("org_c", "Acme", an_entry())
+        await Directory(second, standby, Trail(SEALER)).create_organization("org_c", "Acme", an_entry())
     assert await organisations(database) == ["org_a", "org_c"]
 
 
 async def test_a_writer_that_lost_its_epoch_writes_nothing_more(database: Database, second: Database) -> None:
     """As if it had hung, its lock had been taken for left, and it had come back: only the epoch tells."""
     async with Writer(database, SEALER, takeover_poll_s=POLL_S).running() as writer:
-        directory = Directory(database, writer, Trail())
+        directory = Directory(database, writer, Trail(SEALER))
         await directory.create_organization("org_a", "Acme", an_entry())
         await second.write(lambda connection: connection.execute(text("UPDATE writer_epoch SET epoch = epoch + 1")))
         epoch = await epoch_of(second)

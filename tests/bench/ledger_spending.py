@@ -114,7 +114,7 @@ async def _opened(url: str) -> AsyncIterator[tuple[Database, Writer]]:
 
 
 async def _spending(database: Database, writer: Writer, ledger: Ledger) -> Spend:
-    clock, directory = SystemClock(), Directory(database, writer, Trail())
+    clock, directory = SystemClock(), Directory(database, writer, Trail(SEALER))
     keys = KeyService(
         directory=directory,
         revocations=Revocations(directory, clock),

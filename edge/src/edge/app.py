@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -65,16 +66,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watches = [
-            asyncio.create_task(Watch("catalog", catalog.changes, catalog.take).run()),
-            asyncio.create_task(Watch("revocations", mesh.ledger.revocations, authenticator.forget).run()),
-        ]
-        try:
+        async with _running(
+            Watch("catalog", catalog.changes, catalog.take).run(),
+            Watch("revocations", mesh.ledger.revocations, authenticator.forget).run(),
+        ):
             yield
-        finally:
-            for watch in watches:
-                watch.cancel()
-            await asyncio.gather(*watches, return_exceptions=True)
 
     app = FastAPI(
         title="Tallygate",
@@ -107,6 +103,17 @@ def create_app(
     _route(app, "GET", "/readyz", health.ready, openapi.READY)
     app.add_route("/openapi.json", _describe, include_in_schema=False)
     return app
+
+
+@asynccontextmanager
+async def _running(*coroutines: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _route_reading(app: FastAPI, prefix: str, models: Models, receipts: Receipts, log: Log) -> None:

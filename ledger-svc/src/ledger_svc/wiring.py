@@ -24,8 +24,10 @@ from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
+from ledger_svc.service.trail import TrailService
 from ledger_svc.servicer import LedgerServicer
 from ledger_svc.servicer.account import AccountServicer
+from ledger_svc.servicer.audit import AuditServicer
 from ledger_svc.settings import LedgerSettings
 from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
@@ -35,6 +37,7 @@ from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.trail import Trail
+from ledger_svc.store.trail_records import TrailRecords
 from ledger_svc.store.writer import CommitSeam, Writer
 from meshkit.channels import Dial
 from meshkit.clock import Clock, SystemClock
@@ -42,6 +45,7 @@ from meshkit.ids import MakeId, new_id
 from meshkit.serve import Register
 from meshkit.telemetry import Telemetry
 from tallygate.ledger.v1.account_pb2_grpc import add_AccountServiceServicer_to_server
+from tallygate.ledger.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from tallygate.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 
 
@@ -69,25 +73,28 @@ async def build(
     try:
         await migrate(database)
         keyring = settings.keyring()
-        writer = _writer(settings, database, Sealer(keyring), seam)
+        sealer = Sealer(keyring)
+        writer = _writer(settings, database, sealer, seam)
         parts = _Parts(
             settings=settings,
             clock=clock,
             make_id=make_id,
             database=database,
             writer=writer,
-            trail=Trail(),
+            trail=Trail(sealer),
             log=ReceiptLog(database, writer, keyring, settings.log_origin, seam=seam),
             keyring=keyring,
         )
         log_service = LogService(log=parts.log, keys=keyring, origin=settings.log_origin, clock=clock)
         revocations = Revocations(parts.directory, clock, max_pending=settings.revocation_queue)
         sweeper = Sweeper(ledger=writer, records=parts.records, clock=clock, batch_limit=settings.sweep_batch_limit)
+        trail = TrailService(TrailRecords(database, writer, parts.trail), log_service, clock=clock, make_id=make_id)
         servicer = _ledger_servicer(parts, log_service, revocations)
 
         def register(server: grpc.aio.Server) -> None:
             add_LedgerServiceServicer_to_server(servicer, server)
             add_AccountServiceServicer_to_server(AccountServicer(AccountService(parts.directory)), server)
+            add_AuditServiceServicer_to_server(AuditServicer(trail), server)
 
         async with (
             writer.running(),

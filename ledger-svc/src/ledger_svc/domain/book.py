@@ -31,6 +31,7 @@ from ledger_svc.domain.journal import Posting, Transfer
 from ledger_svc.domain.keys import ApiKey
 from ledger_svc.domain.lots import CreditLot, take
 from ledger_svc.domain.receipts import Receipt, encode
+from ledger_svc.domain.trail import TrailEntry
 
 Name = tuple[str, str]
 """(org_id, request_id), or (org_id, idem_key)."""
@@ -110,6 +111,7 @@ class Book:
     new_lots: set[str] = field(default_factory=set)
     changed_lots: set[str] = field(default_factory=set)
     new_corrections: list[Correction] = field(default_factory=list)
+    new_entries: list[TrailEntry] = field(default_factory=list)
 
     def account(self, org_id: str, kind: AccountKind) -> Account:
         """Raises:
@@ -237,6 +239,10 @@ class Book:
         self.new_corrections.append(correction)
         settled = self.settled[correction.receipt_id]
         self.settled[correction.receipt_id] = replace(settled, corrections=(*settled.corrections, correction))
+
+    def tell(self, entry: TrailEntry) -> None:
+        """Tells the audit trail of a change. Whoever decides that there is one calls it, so not when it comes again."""
+        self.new_entries.append(entry)
 
     def bucket_names(self, need: Needs) -> Iterator[tuple[Cap, BucketName]]:
         """The buckets that a command may change, by its needs and by the caps and holds that were read."""

@@ -11,6 +11,9 @@ from ledger_svc.domain.command import Command, check_same, fingerprint_of
 from ledger_svc.domain.errors import InvalidRequest
 from ledger_svc.domain.journal import Transfer, TransferKind
 from ledger_svc.domain.lots import DEFAULT_PRIORITY, CreditLot
+from ledger_svc.domain.trail import told
+from meshkit.money import format_usd
+from meshkit.principal import OPERATOR, Actor
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class AddCredit(Command[None]):
     now_ms: int
     priority: int = DEFAULT_PRIORITY
     expires_at_ms: int = 0
+    actor: Actor = OPERATOR
 
     @property
     def needs(self) -> Needs:
@@ -77,5 +81,29 @@ class AddCredit(Command[None]):
                 remaining_nano_usd=self.amount_nano_usd,
                 created_at_ms=self.now_ms,
                 expires_at_ms=self.expires_at_ms,
+            )
+        )
+        self._tell(book, posted)
+
+    def _tell(self, book: Book, posted_before_nano_usd: int) -> None:
+        after = {
+            "posted_usd": format_usd(posted_before_nano_usd + self.amount_nano_usd),
+            "amount_usd": format_usd(self.amount_nano_usd),
+            "priority": self.priority,
+            "expires_at_ms": self.expires_at_ms,
+            "idempotency_key": self.idempotency_key,
+        }
+        kind = {"kind": self.kind.value}
+        before = {"posted_usd": format_usd(posted_before_nano_usd)}
+        book.tell(
+            told(
+                self.actor,
+                self.org_id,
+                self.now_ms,
+                "credit.added",
+                self.transfer_id,
+                self.transfer_id,
+                before=kind | before,
+                after=kind | after,
             )
         )

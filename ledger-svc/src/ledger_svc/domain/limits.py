@@ -9,7 +9,7 @@ from operator import attrgetter
 
 from ledger_svc.domain.charges import Attempt, ChargeFacts
 from ledger_svc.domain.errors import InvalidRequest
-from meshkit.money import USAGE_CLASSES, Rates
+from meshkit.money import USAGE_CLASSES, PriceSnapshot, Rates
 
 _RATE_NAMES = tuple(rate.name for rate in fields(Rates))
 _rate_values, _usage_values = attrgetter(*_RATE_NAMES), attrgetter(*USAGE_CLASSES)
@@ -77,16 +77,21 @@ def check_facts(facts: ChargeFacts) -> ChargeFacts:
         if not _DIGEST.fullmatch(getattr(facts, name)):
             raise InvalidRequest(f"facts.{name}", "is not a salt and a SHA-256 in lower-case hex, as SALT:DIGEST")
     _check_all("facts.usage", USAGE_CLASSES, _usage_values(facts.usage), MAX_UNITS)
-    price = facts.price
-    check_text("facts.price.offer_id", price.offer_id)
-    for name in ("price_source", "price_version", "price_date", "catalog_revision"):
-        check_text(f"facts.price.{name}", getattr(price, name), empty=True)
-    check_range("facts.price.markup_bps", price.markup_bps, 0, MAX_MARKUP_BPS)
-    check_range("facts.price.rate_tiers (entries)", len(price.rate_tiers), 0, MAX_RATE_TIERS)
-    for tier in price.rate_tiers:
-        check_range("facts.price.rate_tiers.above_input_tokens", tier.above_input_tokens, 0, MAX_UNITS)
-        _check_all("facts.price.rate_tiers", _RATE_NAMES, _rate_values(tier.rates), MAX_RATE_PICO_USD)
+    check_price("facts.price", facts.price)
     return facts
+
+
+def check_price(param: str, price: PriceSnapshot) -> PriceSnapshot:
+    """Bounds every number and text of a price."""
+    check_text(f"{param}.offer_id", price.offer_id)
+    for name in ("price_source", "price_version", "price_date", "catalog_revision"):
+        check_text(f"{param}.{name}", getattr(price, name), empty=True)
+    check_range(f"{param}.markup_bps", price.markup_bps, 0, MAX_MARKUP_BPS)
+    check_range(f"{param}.rate_tiers (entries)", len(price.rate_tiers), 0, MAX_RATE_TIERS)
+    for tier in price.rate_tiers:
+        check_range(f"{param}.rate_tiers.above_input_tokens", tier.above_input_tokens, 0, MAX_UNITS)
+        _check_all(f"{param}.rate_tiers", _RATE_NAMES, _rate_values(tier.rates), MAX_RATE_PICO_USD)
+    return price
 
 
 def _check_all(param: str, names: Sequence[str], values: Sequence[int], high: int) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from ledger_svc.domain.accounts import SPENDABLE, AccountKind, Spend
+from ledger_svc.domain.accounts import SPENDABLE, AccountKind, CreditKind, Spend
 from ledger_svc.domain.book import Book, Needs
 from ledger_svc.domain.command import Command, check_same, fingerprint_of
 from ledger_svc.domain.corrections import Correction
 from ledger_svc.domain.errors import InsufficientBalance, InvalidRequest, NotFound
 from ledger_svc.domain.journal import Transfer, TransferKind
 from ledger_svc.domain.lots import DEFAULT_PRIORITY, CreditLot
+from ledger_svc.domain.trail import told
+from meshkit.money import format_usd
+from meshkit.principal import OPERATOR, Actor
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Refund(Command[None]):
     idempotency_key: str
     transfer_id: str
     now_ms: int
+    actor: Actor = OPERATOR
 
     @property
     def needs(self) -> Needs:
@@ -63,6 +67,29 @@ class Refund(Command[None]):
         book.post(
             transfer, {AccountKind.CUSTOMER_CREDIT: -self.amount_nano_usd, AccountKind.REFUNDS: self.amount_nano_usd}
         )
+        self._tell(book, paid.posted_nano_usd)
+
+    def _tell(self, book: Book, posted_before_nano_usd: int) -> None:
+        after = {
+            "posted_usd": format_usd(posted_before_nano_usd - self.amount_nano_usd),
+            "amount_usd": format_usd(self.amount_nano_usd),
+            "reason": self.reason,
+            "idempotency_key": self.idempotency_key,
+        }
+        kind = {"kind": CreditKind.PAID.value}
+        before = {"posted_usd": format_usd(posted_before_nano_usd)}
+        book.tell(
+            told(
+                self.actor,
+                self.org_id,
+                self.now_ms,
+                "credit.refunded",
+                self.transfer_id,
+                self.transfer_id,
+                before=kind | before,
+                after=kind | after,
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -79,6 +106,7 @@ class Correct(Command[Correction]):
     idempotency_key: str
     transfer_id: str
     now_ms: int
+    actor: Actor = OPERATOR
 
     @property
     def needs(self) -> Needs:
@@ -143,5 +171,30 @@ class Correct(Command[Correction]):
             self.reason,
             self.now_ms,
         )
+        given_before = sum(made.amount_nano_usd for made in book.settled[self.receipt_id].corrections)
         book.add_correction(correction)
+        self._tell(book, correction, given_before)
         return correction
+
+    def _tell(self, book: Book, made: Correction, given_before_nano_usd: int) -> None:
+        after = {
+            "corrected_usd": format_usd(given_before_nano_usd + made.amount_nano_usd),
+            "paid_usd": format_usd(made.paid_nano_usd),
+            "promotional_usd": format_usd(made.promo_nano_usd),
+            "reason": self.reason,
+            "transfer_id": self.transfer_id,
+            "idempotency_key": self.idempotency_key,
+        }
+        before = {"corrected_usd": format_usd(given_before_nano_usd)}
+        book.tell(
+            told(
+                self.actor,
+                self.org_id,
+                self.now_ms,
+                "charge.corrected",
+                self.receipt_id,
+                self.transfer_id,
+                before=before,
+                after=after,
+            )
+        )

@@ -8,6 +8,7 @@ from ledger_svc.domain.errors import NotFound
 from ledger_svc.domain.limits import check_range, check_text
 from ledger_svc.service.ports import Directory, Ledger, Records
 from meshkit.clock import Clock
+from meshkit.principal import OPERATOR, Actor
 
 
 class BudgetService:
@@ -20,7 +21,15 @@ class BudgetService:
         self._clock = clock
 
     async def set_cap(
-        self, org_id: str, scope: CapScope, scope_id: str, *, period: CapPeriod, unit: CapUnit, limit: int
+        self,
+        org_id: str,
+        scope: CapScope,
+        scope_id: str,
+        *,
+        period: CapPeriod,
+        unit: CapUnit,
+        limit: int,
+        actor: Actor = OPERATOR,
     ) -> tuple[Cap, Bucket]:
         """Sets a cap in nano-USD or tokens, from the next hold on; ``UNLIMITED`` clears it. Gives it with what
         counts for it now: what was spent in the period before counts, too.
@@ -36,7 +45,16 @@ class BudgetService:
             raise NotFound(f"no {scope.value} {scope_id} in organisation {org_id}")
         now_ms = self._clock.now_ms()
         cap = await self._ledger.execute(
-            SetCap(org_id=org_id, scope=scope, scope_id=scope_id, period=period, unit=unit, limit=limit, now_ms=now_ms)
+            SetCap(
+                org_id=org_id,
+                scope=scope,
+                scope_id=scope_id,
+                period=period,
+                unit=unit,
+                limit=limit,
+                now_ms=now_ms,
+                actor=actor,
+            )
         )
         return cap, await self._records.bucket(cap, now_ms)
 

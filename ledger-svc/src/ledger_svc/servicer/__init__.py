@@ -125,6 +125,7 @@ class LedgerServicer(LedgerServiceServicer):
             kind=known("kind", CREDIT_KINDS, request.kind),
             priority=request.priority if request.HasField("priority") else DEFAULT_PRIORITY,
             expires_at_ms=request.expires_at_ms,
+            actor=actor_of(request),
         )
         return pb.AddCreditResponse(balance=balance_to_proto(balance))
 
@@ -135,6 +136,7 @@ class LedgerServicer(LedgerServiceServicer):
             amount_nano_usd=request.amount_nano_usd,
             reason=request.reason,
             idempotency_key=request.idempotency_key,
+            actor=actor_of(request),
         )
         return pb.RefundCreditResponse(balance=balance_to_proto(balance))
 
@@ -146,6 +148,7 @@ class LedgerServicer(LedgerServiceServicer):
             amount_nano_usd=request.amount_nano_usd,
             reason=request.reason,
             idempotency_key=request.idempotency_key,
+            actor=actor_of(request),
         )
         return pb.CorrectChargeResponse(
             paid_nano_usd=made.paid_nano_usd,
@@ -170,6 +173,7 @@ class LedgerServicer(LedgerServiceServicer):
             period=known("period", CAP_PERIODS, request.period),
             unit=known("unit", CAP_UNITS, request.unit),
             limit=request.limit if request.HasField("limit") else UNLIMITED,
+            actor=actor_of(request),
         )
         return pb.SetCapResponse(cap=cap_to_proto(cap, bucket) if cap.is_set else None)
 

@@ -23,7 +23,7 @@ from ledger_svc.store.books import changes, load
 from ledger_svc.store.bulk import Part, write_all
 from ledger_svc.store.failures import is_passing
 from ledger_svc.store.fence import Lease
-from ledger_svc.store.sealing import Sealer
+from ledger_svc.store.sealing import Sealer, documents_of
 
 T = TypeVar("T")
 
@@ -108,14 +108,14 @@ def _read_and_decide(
 
 def _written(book: Book, sealer: Sealer) -> list[Part]:
     assert book.log_size is not None, "the writer knows the log's size"
-    return [*changes(book), *sealer.leaves(book.new_receipts, book.log_size)]
+    return [*changes(book), *sealer.leaves(book.new_receipts, book.new_entries, book.log_size)]
 
 
 def decide_beside_others(connection: Connection, commands: Sequence[Command[Any]], sealer: Sealer) -> list[Answer]:
     """The same in the transaction of anyone, under locks of what the commands need. No COMMIT."""
     book = load(connection, [command.needs for command in commands], fenced=False)
     answers = decide_on(book, commands)
-    documents = [(entry.receipt.receipt_id, entry.document) for entry in book.new_receipts]
+    documents = documents_of(book.new_receipts, book.new_entries)
     write_all(connection, *changes(book), *sealer.leaves_of(connection, documents))
     return answers
 

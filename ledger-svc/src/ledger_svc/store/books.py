@@ -19,6 +19,7 @@ from ledger_svc.store.tables import (
     ACCOUNT,
     API_KEY,
     ATTEMPT,
+    AUDIT_LOG,
     CAP,
     CAP_BUCKET,
     CORRECTION,
@@ -66,6 +67,7 @@ _INSERT_HOLDS, _INSERT_TRANSFERS, _INSERT_POSTINGS = map(insert_into, (RESERVATI
 _INSERT_ATTEMPTS, _INSERT_RECEIPTS = map(insert_into, (ATTEMPT, RECEIPT))
 _INSERT_CAPS, _INSERT_BUCKETS = map(insert_into, (CAP, CAP_BUCKET))
 _INSERT_LOTS, _INSERT_CORRECTIONS = map(insert_into, (CREDIT_LOT, CORRECTION))
+_INSERT_ENTRIES = insert_into(AUDIT_LOG)
 _UPDATE_ACCOUNTS = update_by(ACCOUNT, "account_id", "posted_nano_usd", "reserved_nano_usd", "version")
 _UPDATE_HOLDS = update_by(
     RESERVATION, "hold_id", "state", "closed_at_ms", "released_at_ms", "release_reason", "expires_at_ms"
@@ -164,4 +166,5 @@ def changes(book: Book) -> list[Part]:
         (_INSERT_CAPS, [rows.cap_record(cap) for cap in book.new_caps]),
         (_INSERT_BUCKETS, [rows.bucket_record(book.buckets[name]) for name in sorted(book.new_buckets)]),
         (_UPDATE_BUCKETS, [rows.bucket_change(book.buckets[name]) for name in sorted(book.changed_buckets)]),
+        (_INSERT_ENTRIES, [rows.entry_record(entry) for entry in book.new_entries]),
     ]

@@ -84,7 +84,7 @@ class Memory:
             else:
                 self._holds.pop(name, None)
         assert book.log_size is not None, "only the writer keeps what it has read"
-        self._log_size = book.log_size + len(book.new_receipts)
+        self._log_size = book.log_size + len(book.new_receipts) + len(book.new_entries)
 
     def forget(self) -> None:
         """Everything."""

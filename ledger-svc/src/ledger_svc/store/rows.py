@@ -22,6 +22,7 @@ from ledger_svc.domain.journal import Posting, Transfer, TransferKind
 from ledger_svc.domain.keys import ApiKey
 from ledger_svc.domain.lots import CreditLot
 from ledger_svc.domain.merkle import Frontier
+from ledger_svc.domain.trail import TrailEntry
 from ledger_svc.store.tables import API_KEY, CORRECTION, CREDIT_LOT, POSTING, RESERVATION, TRANSFER
 
 Values = dict[str, Any]
@@ -219,6 +220,20 @@ def lot_record(lot: CreditLot) -> Record:
 
 correction_record = _record_of(Correction, CORRECTION)
 """For correction."""
+
+
+def entry_record(entry: TrailEntry) -> Record:
+    """For audit_log."""
+    return (
+        entry.entry_id,
+        entry.org_id,
+        entry.created_at_ms,
+        entry.actor.kind.value,
+        entry.actor.id,
+        entry.action,
+        entry.subject,
+        entry.document(),
+    )
 
 
 def checkpoint_values(checkpoint: Checkpoint) -> Values:

@@ -66,7 +66,10 @@ class AuditLogRow(Row, table=True):
     """
 
     __tablename__ = "audit_log"
-    __table_args__ = (Index("ix_audit_log_org_id_created_at_ms_entry_id", "org_id", "created_at_ms", "entry_id"),)
+    __table_args__ = (
+        Index("ix_audit_log_org_id_created_at_ms_entry_id", "org_id", "created_at_ms", "entry_id"),
+        Index("ix_audit_log_created_at_ms_entry_id", "created_at_ms", "entry_id"),
+    )
 
     entry_id: str = text_column(primary_key=True)
     org_id: str = text_column()
