@@ -113,6 +113,25 @@ async def test_all_given_back_is_whole_again(limiter: RateLimiter) -> None:
     assert (asked.passed, asked.remaining, asked.reset_us) == (True, 60, 0)
 
 
+async def test_whoever_takes_and_gives_back_does_not_fill_the_log(
+    limiter: RateLimiter, clock: FakeClock, valkey: ValkeyServer
+) -> None:
+    await limiter.take("t", 60, 7)
+    for _ in range(100):
+        clock.advance(1)
+        several = [await limiter.take("t", 60, 3) for _ in range(3)]
+        for taken in several:
+            await limiter.correct("t", taken, 0)
+    asked = await limiter.ask("t", 60)
+    assert (asked.remaining, asked.reset_us) == (53, 59_900_000)
+    if not isinstance(limiter, MemoryLimiter):
+        async with Redis.from_url(f"unix://{valkey.unix_socket_path}") as client:
+            assert await client.hlen("tallygate:limits:1:t") == 4 + 1
+    own = getattr(limiter, "_own", limiter)
+    if isinstance(own, MemoryLimiter):
+        assert len(own._buckets["t"]._entries) == 1
+
+
 async def test_a_limit_may_change_at_any_time(limiter: RateLimiter, clock: FakeClock) -> None:
     clock.advance(1)
     assert (await limiter.take("a", 60, 50)).passed

@@ -237,6 +237,10 @@ async def test_what_the_backend_refuses_is_not_counted_by_the_edge(clock: FakeCl
     refused = await guarded.take("a", 60, 3)
     assert (refused.passed, refused.remaining) == (False, 0)
     assert (await own.ask("a", 60)).remaining == 55
+    for _ in range(100):
+        clock.advance(10)
+        assert not (await guarded.take("a", 60)).passed
+    assert len(own._buckets["a"]._entries) == 1, "whoever hammers on does not fill the edge's memory"
 
 
 async def test_a_correction_reaches_both(clock: FakeClock) -> None:

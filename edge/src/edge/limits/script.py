@@ -57,6 +57,12 @@ if mode == 'give' then
         local less = math.min(weight, taken)
         write(number, at, taken - less)
         used = used - less
+        while head <= tail do -- else whoever takes and gives back all the time would fill the log
+            newest, taken = entry(tail)
+            if taken > 0 then break end
+            redis.call('HDEL', key, tail)
+            tail = tail - 1
+        end
     end
 end
 local passed = used + weight <= limit

@@ -91,6 +91,9 @@ class Window:
             less = min(weight, taken)
             self._entries[index] = (mark.leaves_at_us, taken - less)
             self._used -= less
+            # Else whoever takes and gives back all the time would fill the log with entries of nothing.
+            while self._entries and not self._entries[-1][1]:
+                self._entries.pop()
 
     def is_whole(self, now_us: int) -> bool:
         """Nothing of the last minute is on record: the bucket is as a new one."""
