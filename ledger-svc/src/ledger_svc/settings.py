@@ -95,10 +95,14 @@ class LedgerSettings(BaseSettings):
     """Holds that one sweep ends at most."""
 
     revocation_poll_s: float = Field(1.0, gt=0)
-    """Seconds between two looks for keys that another replica has revoked."""
+    """Seconds between two looks for keys that another replica has revoked, and provider keys that it has changed."""
 
     revocation_queue: int = Field(1_000, ge=1)
-    """Revocations that may wait for one watcher before it is told to start again."""
+    """Revocations, and changes of provider keys, that may wait for one watcher before it is told to start again."""
+
+    rewrap_interval_s: float = Field(60.0, gt=0)
+    """Seconds between two looks for data keys that are not under the newest of ``secrets_keys``; the first is at once.
+    """
 
     @field_validator("peppers")
     @classmethod

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from ledger_svc.domain.envelope import Envelope
 from ledger_svc.domain.keys import Peppers
 from ledger_svc.domain.policies import DefaultLimits
 from ledger_svc.domain.signing import Keyring
@@ -21,17 +22,22 @@ from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.credit import CreditService
 from ledger_svc.service.keys import KeyService
 from ledger_svc.service.log import LogService
+from ledger_svc.service.provider_key_changes import ProviderKeyChanges
+from ledger_svc.service.provider_keys import ProviderKeyService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
+from ledger_svc.service.rewrapping import Rewrapping
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.servicer import LedgerServicer
 from ledger_svc.servicer.account import AccountServicer
+from ledger_svc.servicer.provider_keys import ProviderKeyServicer
 from ledger_svc.settings import LedgerSettings
 from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import migrate
 from ledger_svc.store.opening import open_database
+from ledger_svc.store.provider_keys import ProviderKeys
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.trail import Trail
@@ -43,6 +49,7 @@ from meshkit.serve import Register
 from meshkit.telemetry import Telemetry
 from tallygate.ledger.v1.account_pb2_grpc import add_AccountServiceServicer_to_server
 from tallygate.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+from tallygate.ledger.v1.provider_keys_pb2_grpc import add_ProviderKeyServiceServicer_to_server
 
 
 @asynccontextmanager
@@ -83,17 +90,22 @@ async def build(
         log_service = LogService(log=parts.log, keys=keyring, origin=settings.log_origin, clock=clock)
         revocations = Revocations(parts.directory, clock, max_pending=settings.revocation_queue)
         sweeper = Sweeper(ledger=writer, records=parts.records, clock=clock, batch_limit=settings.sweep_batch_limit)
+        key_changes = ProviderKeyChanges(parts.provider_keys, clock, max_pending=settings.revocation_queue)
         servicer = _ledger_servicer(parts, log_service, revocations)
+        provider_keys = ProviderKeyService(parts.provider_keys, key_changes, clock, make_id)
 
         def register(server: grpc.aio.Server) -> None:
             add_LedgerServiceServicer_to_server(servicer, server)
             add_AccountServiceServicer_to_server(AccountServicer(AccountService(parts.directory)), server)
+            add_ProviderKeyServiceServicer_to_server(ProviderKeyServicer(provider_keys, key_changes), server)
 
         async with (
             writer.running(),
             _background(
                 sweeper.run(settings.sweep_interval_s),
                 revocations.run(settings.revocation_poll_s),
+                key_changes.run(settings.revocation_poll_s),
+                Rewrapping(parts.provider_keys).run(settings.rewrap_interval_s),
                 log_service.run(settings.checkpoint_interval_s),
             ),
         ):
@@ -118,6 +130,11 @@ class _Parts:
     @cached_property
     def directory(self) -> Directory:
         return Directory(self.database, self.writer, self.trail)
+
+    @cached_property
+    def provider_keys(self) -> ProviderKeys:
+        envelope = Envelope(self.settings.secrets_key_bytes(), secrets.token_bytes)
+        return ProviderKeys(self.database, self.writer, self.trail, envelope, self.make_id)
 
     @cached_property
     def records(self) -> Records:
