@@ -27,7 +27,7 @@ from router_svc.wiring import build
 from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tallygate.common.v1.errors_pb2 import ErrorReason
-from tallygate.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from tallygate.ledger.v1 import ledger_pb2, ledger_pb2_grpc, provider_keys_pb2, provider_keys_pb2_grpc
 from tallygate.router.v1 import router_pb2
 from tallygate.router.v1.router_pb2_grpc import RouterServiceStub
 
@@ -63,7 +63,10 @@ def snapshot_of(base_url: str, revision: str = "rev1", **source_fields: Any) -> 
 
 @dataclass
 class Neighbours(
-    catalog_pb2_grpc.CatalogServiceServicer, ledger_pb2_grpc.LedgerServiceServicer, cache_pb2_grpc.CacheServiceServicer
+    catalog_pb2_grpc.CatalogServiceServicer,
+    ledger_pb2_grpc.LedgerServiceServicer,
+    provider_keys_pb2_grpc.ProviderKeyServiceServicer,
+    cache_pb2_grpc.CacheServiceServicer,
 ):
     """Catalog, ledger and cache in one, as scripted."""
 
@@ -76,11 +79,39 @@ class Neighbours(
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     refuse_reserve: bool = False
     settle_failures: int = 0
+    secrets: dict[str, list[provider_keys_pb2.ProviderSecret]] = field(default_factory=dict)
+    """By organisation."""
+    secrets_asked: list[str] = field(default_factory=list)
+    secrets_away: bool = False
+    answering: asyncio.Event | None = None
+    """Secrets are read at once, and told when it is set."""
+    key_changes: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
+    """None ends the watch."""
 
     def register(self, server: grpc.aio.Server) -> None:
         catalog_pb2_grpc.add_CatalogServiceServicer_to_server(self, server)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(self, server)
+        provider_keys_pb2_grpc.add_ProviderKeyServiceServicer_to_server(self, server)
         cache_pb2_grpc.add_CacheServiceServicer_to_server(self, server)
+
+    async def ListProviderSecrets(
+        self, request: provider_keys_pb2.ListProviderSecretsRequest, context: Any
+    ) -> provider_keys_pb2.ListProviderSecretsResponse:
+        self.secrets_asked.append(request.org_id)
+        if self.secrets_away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
+        answer = provider_keys_pb2.ListProviderSecretsResponse(secrets=self.secrets.get(request.org_id, []))
+        if self.answering is not None:
+            await self.answering.wait()
+        return answer
+
+    async def WatchProviderKeys(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[provider_keys_pb2.WatchProviderKeysResponse]:
+        yield provider_keys_pb2.WatchProviderKeysResponse()
+        while (org_id := await self.key_changes.get()) is not None:
+            yield provider_keys_pb2.WatchProviderKeysResponse(org_id=org_id)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "going")
 
     async def WatchSnapshot(self, request: Any, context: Any) -> AsyncIterator[catalog_pb2.WatchSnapshotResponse]:
         self.watches.append(request.known_revision)
