@@ -4,10 +4,16 @@ price.
 
 from __future__ import annotations
 
+import asyncio
+
+import orjson
+
+from tallygate.common.v1 import principal_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.ledger.v1 import ledger_pb2
 from tallygate.ledger.v1 import provider_keys_pb2 as pb
-from tests.contract.cases import TIMEOUT_S, covers, refused
+from tallygate.router.v1 import router_pb2
+from tests.contract.cases import MODEL, TIMEOUT_S, covers, refused
 from tests.contract.world import World
 
 SECRET, OTHER = "sk-contract-0123456789", "sk-contract-9876543210"
@@ -27,6 +33,19 @@ async def secrets(world: World, org_id: str) -> list[tuple[str, str, bool]]:
     request = pb.ListProviderSecretsRequest(org_id=org_id)
     found = await world.provider_keys.ListProviderSecrets(request, timeout=TIMEOUT_S)
     return [(secret.source_id, secret.secret, secret.fallback) for secret in found.secrets]
+
+
+async def planned_with(world: World, org_id: str) -> str:
+    """The own key that the router would send a request of the organisation with."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
+    request = router_pb2.PlanRequest(
+        principal=principal_pb2.Principal(org_id=org_id),
+        endpoint="chat/completions",
+        model=MODEL,
+        openai_body=orjson.dumps(body),
+    )
+    (candidate,) = (await world.router.Plan(request, timeout=TIMEOUT_S)).candidates
+    return candidate.provider_key_id
 
 
 @covers("ProviderKeyService/CreateProviderKey")
@@ -75,11 +94,15 @@ async def rotate(world: World) -> None:
 async def revoke(world: World) -> None:
     org_id = await an_org(world)
     made = await a_key(world, org_id)
+    assert await planned_with(world, org_id) == made.provider_key_id
     request = pb.RevokeProviderKeyRequest(org_id=org_id, provider_key_id=made.provider_key_id)
     revoked = (await world.provider_keys.RevokeProviderKey(request, timeout=TIMEOUT_S)).provider_key
     assert revoked.revoked_at_ms
     assert (await world.provider_keys.RevokeProviderKey(request, timeout=TIMEOUT_S)).provider_key == revoked
     assert await secrets(world, org_id) == []
+    async with asyncio.timeout(1):  # the router is told, and asks again
+        while await planned_with(world, org_id):
+            pass
 
 
 @covers("ProviderKeyService/ListProviderSecrets")
