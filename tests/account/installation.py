@@ -23,7 +23,7 @@ from meshkit.money import NANO_PER_USD
 from meshkit.telemetry import Telemetry
 from router_svc.settings import RouterSettings
 from tallygate.ledger.v1 import ledger_pb2, ledger_pb2_grpc
-from tallygate_deploy.composition import Addresses, Composition, ServiceSettings
+from tallygate_deploy.composition import Addresses, Composition, MakeTelemetry, ServiceSettings
 from tests.upstream.overlay import API_KEYS
 from tests.upstream.server import ScriptedUpstream, scripted_upstream
 
@@ -62,6 +62,8 @@ class Installation:
     upstream: ScriptedUpstream
     app: Any
     stack: AsyncExitStack
+    folder: Path
+    """With the ledger's SQLite file."""
 
     async def tenant(self, name: str = "Acme") -> Tenant:
         """A new organisation."""
@@ -99,25 +101,34 @@ class Installation:
 
 
 @asynccontextmanager
-async def installed(**edge_settings: Any) -> AsyncIterator[Installation]:
-    """A gateway of its own, inside the block. ``edge_settings``: of the edge, beside addresses."""
+async def installed(
+    *, overlay: str = "", make_telemetry: MakeTelemetry = Telemetry.off, **edge_settings: Any
+) -> AsyncIterator[Installation]:
+    """A gateway of its own, inside the block. ``overlay``: of the catalog, on top of the scripted upstream's.
+    ``edge_settings``: of the edge, beside addresses.
+    """
     async with AsyncExitStack() as stack:
         patched = stack.enter_context(pytest.MonkeyPatch.context())
         for name, secret in API_KEYS.items():
             patched.setenv(name, secret)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tg-")))
         upstream = await stack.enter_async_context(scripted_upstream())
+        overlays = [upstream.write_overlay(folder / "overlay.yaml")]
+        if overlay:
+            overlays.append(folder / "more.yaml")
+            overlays[-1].write_text(overlay, encoding="utf-8")
         settings = ServiceSettings(
-            catalog=CatalogSettings(overlays=[upstream.write_overlay(folder / "overlay.yaml")]),
+            catalog=CatalogSettings(overlays=overlays),
             ledger=LedgerSettings(
                 database_url=f"sqlite+aiosqlite:///{folder}/ledger.db",
                 peppers={1: SecretStr("a pepper for account tests")},
                 signing_keys={"account": SecretStr("b25l" * 10 + "b24")},
+                secrets_keys={"2026-11": SecretStr("c2Vj" * 10 + "c2U")},
             ),
             cache=CacheSettings(url="memory://"),
             router=RouterSettings(),
         )
-        composition = await stack.enter_async_context(Composition(Telemetry.off))
+        composition = await stack.enter_async_context(Composition(make_telemetry))
         found = await composition.serve_four(settings, Addresses())
         dial, telemetry = await composition.node("edge")
         addresses: dict[str, Any] = {
@@ -133,7 +144,7 @@ async def installed(**edge_settings: Any) -> AsyncIterator[Installation]:
         await stack.enter_async_context(app.router.lifespan_context(app))
         channel = dial(found.ledger)
         await _until_ready(app)
-        yield Installation(ledger_pb2_grpc.LedgerServiceStub(channel), channel, upstream, app, stack)
+        yield Installation(ledger_pb2_grpc.LedgerServiceStub(channel), channel, upstream, app, stack, folder)
 
 
 async def _until_ready(app: Starlette) -> None:

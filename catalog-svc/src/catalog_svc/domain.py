@@ -93,7 +93,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model at a source. ``price`` is None where it is unknown; limits are 0 where they are the model's."""
+    """A model at a source. ``price`` is None where it is unknown; limits are 0 where they are the model's.
+
+    ``byok_price``: the operator's fee where an organisation's own key is used; None where it would be a share of a
+    price that is unknown.
+    """
 
     model_id: str
     source_id: str
@@ -101,6 +105,7 @@ class Offer:
     price: PriceSnapshot | None = None
     context_tokens: int = 0
     max_output_tokens: int = 0
+    byok_price: PriceSnapshot | None = None
 
     @property
     def id(self) -> str:
@@ -172,9 +177,9 @@ def make_snapshot(contents: Contents, *, created_at_ms: int) -> Snapshot:
 def policy_epoch(model: Model, offers: Iterable[Offer], sources: Mapping[str, Source]) -> str:
     """A digest over all that can alter an answer of ``model`` or its price, and over nothing else.
 
-    In: capabilities and limits, and for each offer its upstream name, limits, rates, markup and replay share, and
-    where and how its source is spoken to. Out: names, release dates, and which data set the same rates were read
-    from.
+    In: capabilities and limits, and for each offer its upstream name, limits, rates, markup, replay share and fee for
+    own keys, and where and how its source is spoken to. Out: names, release dates, and which data set the same rates
+    were read from.
     """
     return digest(
         {
@@ -194,7 +199,6 @@ def digest(value: Any) -> str:
 
 
 def _offer_facts(offer: Offer, source: Source) -> dict[str, Any]:
-    price = offer.price
     return {
         "id": offer.id,
         "upstream_model": offer.upstream_model,
@@ -202,10 +206,15 @@ def _offer_facts(offer: Offer, source: Source) -> dict[str, Any]:
         "base_url": source.base_url,
         "wire_format": source.wire_format.value,
         "cached_tokens": source.cached_tokens.value,
-        "price": None
-        if price is None
-        else [price.tier.value, [_plain(tier) for tier in price.rate_tiers], price.markup_bps, price.replay_bps],
+        "price": _price_facts(offer.price),
+        "byok_price": _price_facts(offer.byok_price),
     }
+
+
+def _price_facts(price: PriceSnapshot | None) -> Any:
+    if price is None:
+        return None
+    return [price.tier.value, [_plain(tier) for tier in price.rate_tiers], price.markup_bps, price.replay_bps]
 
 
 def _broken_references(contents: Contents) -> Iterable[str]:
@@ -231,7 +240,10 @@ def _broken_references(contents: Contents) -> Iterable[str]:
 
 
 def _stamped(offer: Offer, revision: str) -> Offer:
-    return offer if offer.price is None else replace(offer, price=replace(offer.price, catalog_revision=revision))
+    def stamped(price: PriceSnapshot | None) -> PriceSnapshot | None:
+        return None if price is None else replace(price, catalog_revision=revision)
+
+    return replace(offer, price=stamped(offer.price), byok_price=stamped(offer.byok_price))
 
 
 def _unstamped(offer: Offer) -> Offer:

@@ -103,6 +103,7 @@ def _offer(offer: Offer) -> catalog_pb2.Offer:
         source_id=offer.source_id,
         upstream_model=offer.upstream_model,
         price=None if offer.price is None else price_to_proto(offer.price),
+        byok_price=None if offer.byok_price is None else price_to_proto(offer.byok_price),
         context_tokens=offer.context_tokens,
         max_output_tokens=offer.max_output_tokens,
     )

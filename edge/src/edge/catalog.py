@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import orjson
 import structlog
 
-from edge.errors import refusal
+from edge.errors import invalid, refusal
 from edge.mesh import Catalog
 from edge.wire.models import model_json
 from tallygate.catalog.v1 import catalog_pb2
@@ -29,6 +29,8 @@ class _Index:
     objects: Mapping[str, bytes]
     """The JSON of each."""
     listing: bytes
+    keyed_sources: frozenset[str]
+    """Sources that can be called and need a key."""
 
 
 class CatalogView:
@@ -73,6 +75,20 @@ class CatalogView:
         """
         return self._current().listing
 
+    def check_takes_keys(self, source_id: str) -> None:
+        """That a provider key can be of use at this source.
+
+        Raises:
+            MeshError: INVALID_REQUEST, with the sources that there are; UNAVAILABLE before the first snapshot.
+        """
+        keyed = self._current().keyed_sources
+        if source_id not in keyed:
+            known = ", ".join(sorted(keyed)) or "none"
+            raise invalid(
+                f"There is no source `{source_id[:_MAX_SHOWN_CHARS]}` that takes a key. Those that do: {known}.",
+                "source",
+            )
+
     def changes(self) -> AsyncGenerator[catalog_pb2.Snapshot]:
         """The stream to watch."""
         return self._catalog.snapshots(self.revision)
@@ -93,6 +109,7 @@ class CatalogView:
             models=names,
             objects={name: orjson.dumps(entry) for name, entry in objects.items()},
             listing=orjson.dumps({"object": "list", "data": list(objects.values())}),
+            keyed_sources=frozenset(s.id for s in snapshot.sources if s.base_url and s.api_key_env),
         )
         _log.info("catalog_revision", revision=snapshot.revision, models=len(models), aliases=len(names) - len(models))
 

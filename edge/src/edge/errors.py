@@ -159,6 +159,15 @@ TABLE: Mapping[ErrorReason.ValueType, OpenAIError] = {
         "Every source of this model is being called too often. Try again in a moment, or use another model.",
         retry_after_s=1,
     ),
+    # Not 401 or 403: the caller's key is good, and SDKs would say that it is not.
+    _R.ERROR_REASON_UPSTREAM_KEY_REJECTED: OpenAIError(
+        424,
+        _UPSTREAM,
+        "provider_key_rejected",
+        "A source refused the provider key that your organisation brought for it.",
+        advice="Check the key with that source, then rotate or revoke it under /v1/provider-keys.",
+        retry=False,
+    ),
     _R.ERROR_REASON_CACHE_MISS: OpenAIError(
         404,
         _INVALID,

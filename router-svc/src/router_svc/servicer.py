@@ -38,6 +38,10 @@ ERRORS: ErrorTable = {
     errors.CacheUnavailable: (grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
     errors.UpstreamFailed: (grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UPSTREAM_ERROR),
     errors.UpstreamRejected: (grpc.StatusCode.INVALID_ARGUMENT, ErrorReason.ERROR_REASON_UPSTREAM_REJECTED),
+    errors.ProviderKeyRejected: (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_UPSTREAM_KEY_REJECTED,
+    ),
     errors.UpstreamRateLimited: (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         ErrorReason.ERROR_REASON_UPSTREAM_RATE_LIMITED,
@@ -74,7 +78,7 @@ class RouterServicer(RouterServiceServicer):
     async def Plan(self, request: router_pb2.PlanRequest, context: Context) -> router_pb2.PlanResponse:
         """What Complete would do."""
         _check_endpoint(request.endpoint)
-        plan = await self._service.plan(request.model, request.openai_body)
+        plan = await self._service.plan(request.principal.org_id, request.model, request.openai_body)
         return router_pb2.PlanResponse(
             candidates=[_candidate(candidate) for candidate in plan.candidates],
             rejections=[_rejection(rejection) for rejection in plan.rejections],
@@ -138,6 +142,7 @@ def _candidate(candidate: Candidate) -> router_pb2.Candidate:
         worst_case_nano_usd=candidate.worst_case_nano_usd,
         price=price_to_proto(candidate.price),
         upstream_model=candidate.offer.upstream_model,
+        provider_key_id=candidate.own_key.provider_key_id if candidate.own_key else "",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from router_svc.clients.cache import GrpcCache
 from router_svc.clients.catalog import WatchedCatalog
 from router_svc.clients.flights import GrpcFlights
 from router_svc.clients.ledger import GrpcLedger
+from router_svc.clients.provider_keys import WatchedProviderKeys
 from router_svc.clients.trail import GrpcPriceTrail
 from router_svc.domain.catalog import WireFormat
 from router_svc.service.repricing import PriceTeller
@@ -47,6 +47,13 @@ async def build(
     )
     cache, ledger = dial(settings.cache_addr), dial(settings.ledger_addr)
     teller = PriceTeller(catalog, GrpcPriceTrail(ledger, timeout_s=settings.ledger_timeout_s))
+    provider_keys = WatchedProviderKeys(
+        ledger,
+        SystemClock(),
+        timeout_s=settings.ledger_timeout_s,
+        kept_s=settings.provider_keys_kept_s,
+        most_orgs=settings.provider_keys_orgs,
+    )
     async with open_http(max_connections=settings.max_connections) as http:
         openai = OpenAISourceClient(
             http,
@@ -58,6 +65,7 @@ async def build(
         service = RouterService(
             catalog=catalog,
             ledger=GrpcLedger(ledger, timeout_s=settings.ledger_timeout_s),
+            provider_keys=provider_keys,
             cache=GrpcCache(cache, timeout_s=settings.cache_timeout_s),
             flights=GrpcFlights(cache, timeout_s=settings.cache_timeout_s),
             clients={WireFormat.OPENAI: openai},
@@ -75,6 +83,7 @@ async def build(
         tasks = [
             asyncio.create_task(catalog.watch(), name="router watches catalog"),
             asyncio.create_task(teller.run(), name="router tells of prices"),
+            asyncio.create_task(provider_keys.watch(), name="router watches provider keys"),
         ]
         try:
             yield register
@@ -83,9 +92,7 @@ async def build(
             await service.aclose(_AFTER_THE_CALLERS_S)
             for task in tasks:
                 task.cancel()
-            for task in tasks:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _limits(settings: RouterSettings) -> Limits:

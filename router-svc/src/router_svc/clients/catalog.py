@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from typing import Literal
 
 import grpc
 import structlog
@@ -142,17 +143,18 @@ def _offer(message: catalog_pb2.Offer) -> Offer:
         model_id=message.model_id,
         source_id=message.source_id,
         upstream_model=message.upstream_model,
-        price=_price(message),
+        price=_price(message, "price"),
+        byok_price=_price(message, "byok_price"),
         context_tokens=message.context_tokens,
         max_output_tokens=message.max_output_tokens,
     )
 
 
-def _price(message: catalog_pb2.Offer) -> PriceSnapshot | None:
-    if not message.HasField("price"):
+def _price(message: catalog_pb2.Offer, name: Literal["price", "byok_price"]) -> PriceSnapshot | None:
+    if not message.HasField(name):
         return None
     try:
-        return price_from_proto(message.price)
+        return price_from_proto(getattr(message, name))
     except ValueError as error:
         _log.warning("price_not_well_formed", offer_id=message.id, error=str(error))
         return None

@@ -58,7 +58,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model at a source. ``price`` None: unknown. A limit of 0 is the model's."""
+    """A model at a source. ``price`` None: unknown; ``byok_price``: likewise, where an organisation's own key is used.
+    A limit of 0 is the model's.
+    """
 
     offer_id: str
     model_id: str
@@ -67,6 +69,7 @@ class Offer:
     price: PriceSnapshot | None
     context_tokens: int = 0
     max_output_tokens: int = 0
+    byok_price: PriceSnapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)

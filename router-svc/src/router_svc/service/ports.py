@@ -13,6 +13,7 @@ from meshkit.principal import Principal
 from router_svc.domain.answer import Attempt, Outcome, PlainAnswer, StreamBatch
 from router_svc.domain.catalog import CatalogSnapshot
 from router_svc.domain.errors import RouterError
+from router_svc.domain.own_key import OwnKeys
 from router_svc.domain.plan import Candidate
 
 
@@ -134,6 +135,17 @@ class Catalog(Protocol):
 
         Raises:
             CatalogUnavailable: none came in time.
+        """
+
+
+class ProviderKeys(Protocol):
+    """The keys that organisations brought for sources."""
+
+    async def of(self, org_id: str) -> OwnKeys:
+        """Those in force, at most some seconds old.
+
+        Raises:
+            LedgerUnavailable: they can't be known, and nothing is to be called with another key in their place.
         """
 
 

@@ -8,11 +8,14 @@ from fastapi import APIRouter
 
 from edge.account import Account
 from edge.auth import Authenticator
+from edge.catalog import CatalogView
 from edge.routes.account.audit import audit_router
 from edge.routes.account.projects import projects_router
+from edge.routes.account.provider_keys import provider_keys_router
 
 
-def account_routers(account: Account, authenticator: Authenticator) -> Iterator[APIRouter]:
+def account_routers(account: Account, authenticator: Authenticator, catalog: CatalogView) -> Iterator[APIRouter]:
     """One for each resource, without the prefix of the API."""
     yield projects_router(account, authenticator)
     yield audit_router(account, authenticator)
+    yield provider_keys_router(account, authenticator, catalog)

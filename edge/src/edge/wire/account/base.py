@@ -85,6 +85,7 @@ _MEANINGS = {
     405: "The path does not take this method.",
     409: "It conflicts with what is there already.",
     413: "The body is too large.",
+    424: "A source refused the provider key that the organisation brought for it.",
     429: "Too many requests, or a cap is reached; `Retry-After` says when to try again.",
     500: "Something went wrong on our side.",
     502: "A service that was asked in turn failed.",

@@ -23,6 +23,7 @@ from ledger_svc.store.tables.books import (
 from ledger_svc.store.tables.directory import API_KEY, AUDIT_LOG, ORG, PROJECT
 from ledger_svc.store.tables.log import CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE
 from ledger_svc.store.tables.row import metadata
+from ledger_svc.store.tables.secrets import DATA_KEY, PROVIDER_KEY
 
 __all__ = [
     "ACCOUNT",
@@ -34,12 +35,14 @@ __all__ = [
     "CHECKPOINT",
     "CORRECTION",
     "CREDIT_LOT",
+    "DATA_KEY",
     "LOG_HEAD",
     "LOG_LEAF",
     "LOG_TILE",
     "ORG",
     "POSTING",
     "PROJECT",
+    "PROVIDER_KEY",
     "RECEIPT",
     "RESERVATION",
     "TRANSFER",

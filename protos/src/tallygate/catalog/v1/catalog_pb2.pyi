@@ -371,6 +371,7 @@ class Offer(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    BYOK_PRICE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """"SOURCE/MODEL" with the ids of both."""
     model_id: _builtins.str
@@ -387,6 +388,12 @@ class Offer(_message.Message):
     def price(self) -> _money_pb2.PriceSnapshot:
         """The price; absent: unknown, and requests for the offer are refused."""
 
+    @_builtins.property
+    def byok_price(self) -> _money_pb2.PriceSnapshot:
+        """The price where the organisation's own key is used: the operator's fee. Absent: unknown, as it would be a share of a
+        price that is unknown.
+        """
+
     def __init__(
         self,
         *,
@@ -397,10 +404,11 @@ class Offer(_message.Message):
         price: _money_pb2.PriceSnapshot | None = ...,
         context_tokens: _builtins.int = ...,
         max_output_tokens: _builtins.int = ...,
+        byok_price: _money_pb2.PriceSnapshot | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["byok_price", b"byok_price", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "id", b"id", "max_output_tokens", b"max_output_tokens", "model_id", b"model_id", "price", b"price", "source_id", b"source_id", "upstream_model", b"upstream_model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["byok_price", b"byok_price", "context_tokens", b"context_tokens", "id", b"id", "max_output_tokens", b"max_output_tokens", "model_id", b"model_id", "price", b"price", "source_id", b"source_id", "upstream_model", b"upstream_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -311,6 +311,7 @@ class Candidate(_message.Message):
     WORST_CASE_NANO_USD_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     UPSTREAM_MODEL_FIELD_NUMBER: _builtins.int
+    PROVIDER_KEY_ID_FIELD_NUMBER: _builtins.int
     offer_id: _builtins.str
     """The offer."""
     source_id: _builtins.str
@@ -319,6 +320,8 @@ class Candidate(_message.Message):
     """The worst case at this offer, in nano-USD."""
     upstream_model: _builtins.str
     """What the source calls the model."""
+    provider_key_id: _builtins.str
+    """The organisation's own key that it is called with, "pk_..."; empty: the operator's."""
     @_builtins.property
     def price(self) -> _money_pb2.PriceSnapshot:
         """Its price."""
@@ -331,10 +334,11 @@ class Candidate(_message.Message):
         worst_case_nano_usd: _builtins.int = ...,
         price: _money_pb2.PriceSnapshot | None = ...,
         upstream_model: _builtins.str = ...,
+        provider_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offer_id", b"offer_id", "price", b"price", "source_id", b"source_id", "upstream_model", b"upstream_model", "worst_case_nano_usd", b"worst_case_nano_usd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offer_id", b"offer_id", "price", b"price", "provider_key_id", b"provider_key_id", "source_id", b"source_id", "upstream_model", b"upstream_model", "worst_case_nano_usd", b"worst_case_nano_usd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,6 +368,8 @@ class Rejection(_message.Message):
         """The request does not fit the context."""
         REASON_WIRE_FORMAT: Rejection._Reason.ValueType  # 5
         """The source speaks a format that has no adapter yet."""
+        REASON_OWN_KEY_ONLY: Rejection._Reason.ValueType  # 6
+        """The organisation's own key can serve the request, and allows no other source than those that it has keys for."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Why."""
@@ -380,6 +386,8 @@ class Rejection(_message.Message):
     """The request does not fit the context."""
     REASON_WIRE_FORMAT: Rejection.Reason.ValueType  # 5
     """The source speaks a format that has no adapter yet."""
+    REASON_OWN_KEY_ONLY: Rejection.Reason.ValueType  # 6
+    """The organisation's own key can serve the request, and allows no other source than those that it has keys for."""
 
     OFFER_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
