@@ -29,6 +29,7 @@ from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
+from ledger_svc.service.trail import TrailService
 from ledger_svc.store.audit import audit
 from ledger_svc.store.database import Database, WriteSession
 from ledger_svc.store.directory import Directory
@@ -38,6 +39,7 @@ from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.trail import Trail
+from ledger_svc.store.trail_records import TrailRecords
 from ledger_svc.store.writer import Writer
 from meshkit.ids import MakeId
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
@@ -191,6 +193,12 @@ def directory(database: Database, writer: Writer) -> Directory:
 
 
 @pytest.fixture
+def changes_trail() -> Trail:
+    """Where stores tell of what they change."""
+    return Trail(Sealer(KEYRING))
+
+
+@pytest.fixture
 def records(database: Database) -> Records:
     return Records(database)
 
@@ -247,6 +255,14 @@ def log(database: Database, writer: Writer) -> ReceiptLog:
 @pytest.fixture
 def log_service(log: ReceiptLog, clock: FakeClock) -> LogService:
     return LogService(log=log, keys=KEYRING, origin=ORIGIN, clock=clock)
+
+
+@pytest.fixture
+def trail(
+    database: Database, writer: Writer, log_service: LogService, clock: FakeClock, make_id: MakeId
+) -> TrailService:
+    records = TrailRecords(database, writer, Trail(Sealer(KEYRING)))
+    return TrailService(records, log_service, clock=clock, make_id=make_id)
 
 
 @pytest.fixture

@@ -36,9 +36,9 @@ MakeStore = Callable[[dict[str, bytes]], ProviderKeys]
 
 
 @pytest.fixture
-def make_store(database: Database, writer: Writer, make_id: MakeId) -> MakeStore:
+def make_store(database: Database, writer: Writer, changes_trail: Trail, make_id: MakeId) -> MakeStore:
     """A store with other key-encryption keys."""
-    return lambda keys: ProviderKeys(database, writer, Trail(), Envelope(keys, secrets.token_bytes), make_id)
+    return lambda keys: ProviderKeys(database, writer, changes_trail, Envelope(keys, secrets.token_bytes), make_id)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from tallygate.common.v1.errors_pb2 import ErrorReason
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
+_REVISION_TIMEOUT_S = 30.0
 
 _log = structlog.get_logger(__name__)
 
@@ -28,7 +29,7 @@ _log = structlog.get_logger(__name__)
 class WatchedCatalog:
     """As the Protocols ``Catalog`` and ``Revisions``. ``watch`` is the task that feeds it.
 
-    ``wait_s``: how long a request waits for the first snapshot, and what a revision that is asked for may take.
+    ``wait_s``: how long a request waits for the first snapshot.
     ``watch_s``: how long one watch stands.
     """
 
@@ -61,8 +62,8 @@ class WatchedCatalog:
         """As Revisions.revision."""
         request = catalog_pb2.GetSnapshotRequest(revision=name)
         try:
-            with deadline(self._wait_s, detached=True), mesh_errors():
-                response = await self._stub.GetSnapshot(request, timeout=self._wait_s)
+            with deadline(_REVISION_TIMEOUT_S, detached=True), mesh_errors():
+                response = await self._stub.GetSnapshot(request, timeout=_REVISION_TIMEOUT_S)
         except MeshError as error:
             if error.reason == ErrorReason.ERROR_REASON_NOT_FOUND:
                 return None
