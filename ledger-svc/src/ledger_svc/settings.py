@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ledger_svc.domain.checkpoints import check_origin
-from ledger_svc.domain.signing import Keyring, load_private_key, load_public_key
+from ledger_svc.domain.signing import KEY_BYTES, Keyring, from_base64url, load_private_key, load_public_key
 
 
 class LedgerSettings(BaseSettings):
@@ -65,6 +65,12 @@ class LedgerSettings(BaseSettings):
     retired_keys: dict[str, str] = Field(default_factory=dict)
     """Public keys, by kid, whose private keys are gone: 32 bytes in base64url, as "x" of a JWK."""
 
+    secrets_keys: dict[str, SecretStr] = Field(default_factory=dict)
+    """Keys under which secrets that must be read again are stored encrypted (those of webhooks, provider keys), by kid,
+    as JSON: {"2026-11": "32 bytes in base64url"}. The greatest kid in the order of text encrypts, all decrypt: to
+    rotate, add one and keep the others. None: what needs them can't be made.
+    """
+
     log_origin: str = "localhost/tallygate"
     """Names the log in its checkpoints: a URL without a schema, such as example.com/tallygate. Never changed once the
     log is public: it would be another log.
@@ -103,6 +109,14 @@ class LedgerSettings(BaseSettings):
             raise ValueError("versions begin at 1 and a pepper has at least 16 characters")
         return peppers
 
+    @field_validator("secrets_keys")
+    @classmethod
+    def _has_whole_keys(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for kid, key in keys.items():
+            if not kid or len(from_base64url(key.get_secret_value().strip())) != KEY_BYTES:
+                raise ValueError(f"a key has a kid, and {KEY_BYTES} bytes in base64url")
+        return keys
+
     @field_validator("log_origin")
     @classmethod
     def _names_a_log(cls, origin: str) -> str:
@@ -120,3 +134,7 @@ class LedgerSettings(BaseSettings):
             {kid: load_public_key(key) for kid, key in self.retired_keys.items()},
             signing_kid=self.signing_kid,
         )
+
+    def secrets_key_bytes(self) -> dict[str, bytes]:
+        """``secrets_keys``, decoded."""
+        return {kid: from_base64url(key.get_secret_value().strip()) for kid, key in self.secrets_keys.items()}
