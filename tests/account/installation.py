@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +102,14 @@ class Installation:
 
 @asynccontextmanager
 async def installed(
-    *, overlay: str = "", make_telemetry: MakeTelemetry = Telemetry.off, **edge_settings: Any
+    ledger_settings: Mapping[str, Any] | None = None,
+    *,
+    overlay: str = "",
+    make_telemetry: MakeTelemetry = Telemetry.off,
+    **edge_settings: Any,
 ) -> AsyncIterator[Installation]:
     """A gateway of its own, inside the block. ``overlay``: of the catalog, on top of the scripted upstream's.
-    ``edge_settings``: of the edge, beside addresses.
+    ``edge_settings``: of the edge, beside addresses. ``ledger_settings``: of the ledger, beside what it needs.
     """
     async with AsyncExitStack() as stack:
         patched = stack.enter_context(pytest.MonkeyPatch.context())
@@ -123,7 +127,7 @@ async def installed(
                 database_url=f"sqlite+aiosqlite:///{folder}/ledger.db",
                 peppers={1: SecretStr("a pepper for account tests")},
                 signing_keys={"account": SecretStr("b25l" * 10 + "b24")},
-                secrets_keys={"2026-11": SecretStr("c2Vj" * 10 + "c2U")},
+                **{"secrets_keys": {"2026-11": SecretStr("c2Vj" * 10 + "c2U")}} | dict(ledger_settings or {}),
             ),
             cache=CacheSettings(url="memory://"),
             router=RouterSettings(),

@@ -7,7 +7,13 @@ from typing import TypeVar
 import grpc
 
 from meshkit.errors import mesh_errors
-from tallygate.ledger.v1 import account_pb2_grpc, audit_pb2_grpc, ledger_pb2_grpc, provider_keys_pb2_grpc
+from tallygate.ledger.v1 import (
+    account_pb2_grpc,
+    audit_pb2_grpc,
+    ledger_pb2_grpc,
+    provider_keys_pb2_grpc,
+    webhooks_pb2_grpc,
+)
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -23,6 +29,7 @@ class Account:
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(channel)
         self.provider_keys = provider_keys_pb2_grpc.ProviderKeyServiceStub(channel)
+        self.webhooks = webhooks_pb2_grpc.WebhookServiceStub(channel)
         self._timeout_s = timeout_s
 
     async def ask(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 
+from ledger_svc.clients.webhooks import SystemResolver, WebhookClient, tls_context
 from ledger_svc.domain.envelope import Envelope
+from ledger_svc.domain.lockbox import Lockbox
 from ledger_svc.service.accounts import AccountService
+from ledger_svc.service.alerts import AlertService
+from ledger_svc.service.courier import Courier, CourierLimits
 from ledger_svc.service.provider_key_changes import ProviderKeyChanges
 from ledger_svc.service.provider_keys import ProviderKeyService
 from ledger_svc.service.rewrapping import Rewrapping
 from ledger_svc.service.trail import TrailService
+from ledger_svc.service.webhooks import WebhookService
 from ledger_svc.servicer.account import AccountServicer
 from ledger_svc.servicer.audit import AuditServicer
 from ledger_svc.servicer.provider_keys import ProviderKeyServicer
+from ledger_svc.servicer.webhooks import WebhookServicer
+from ledger_svc.store.alerts import Alerts
+from ledger_svc.store.endpoints import Endpoints
+from ledger_svc.store.outbox import Outbox
 from ledger_svc.store.provider_keys import ProviderKeys
 from ledger_svc.store.trail_records import TrailRecords
 from ledger_svc.wiring.parts import Assembly, Parts
 from tallygate.ledger.v1.account_pb2_grpc import add_AccountServiceServicer_to_server
 from tallygate.ledger.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from tallygate.ledger.v1.provider_keys_pb2_grpc import add_ProviderKeyServiceServicer_to_server
+from tallygate.ledger.v1.webhooks_pb2_grpc import add_WebhookServiceServicer_to_server
 
 
 def add_account(assembly: Assembly, parts: Parts) -> None:
@@ -26,6 +37,7 @@ def add_account(assembly: Assembly, parts: Parts) -> None:
     assembly.serve(add_AccountServiceServicer_to_server, AccountServicer(AccountService(parts.directory)))
     _add_audit(assembly, parts)
     _add_provider_keys(assembly, parts)
+    _add_webhooks(assembly, parts)
 
 
 def _add_audit(assembly: Assembly, parts: Parts) -> None:
@@ -43,3 +55,50 @@ def _add_provider_keys(assembly: Assembly, parts: Parts) -> None:
     assembly.serve(add_ProviderKeyServiceServicer_to_server, ProviderKeyServicer(service, changes))
     assembly.run(lambda: changes.run(settings.revocation_poll_s))
     assembly.run(lambda: Rewrapping(store).run(settings.rewrap_interval_s))
+
+
+def _add_webhooks(assembly: Assembly, parts: Parts) -> None:
+    """Webhooks, their deliveries, and the alerts that they tell of."""
+    settings, clock, make_id, writer = parts.settings, parts.clock, parts.make_id, parts.writer
+    resolver = SystemResolver()
+    assembly.close(resolver.close)
+    carrier = WebhookClient(
+        settings.webhook_destinations(),
+        tls_context(settings.webhook_ca_file),
+        resolver,
+        timeout_s=settings.webhook_timeout_s,
+    )
+    lockbox = Lockbox(settings.secrets_key_bytes(), "webhook secrets", secrets.token_bytes)
+    outbox = Outbox(parts.database, writer, parts.trail)
+    courier = Courier(
+        outbox=outbox,
+        carrier=carrier,
+        lockbox=lockbox,
+        clock=clock,
+        make_id=make_id,
+        random=random.random,
+        is_leading=lambda: writer.is_leading,
+        limits=CourierLimits(
+            failing_days=settings.webhook_failing_days, retention_days=settings.webhook_retention_days
+        ),
+    )
+    webhooks = WebhookService(
+        endpoints=Endpoints(parts.database, writer, parts.trail),
+        outbox=outbox,
+        directory=parts.directory,
+        carrier=carrier,
+        lockbox=lockbox,
+        clock=clock,
+        make_id=make_id,
+        random_bytes=secrets.token_bytes,
+        queued=courier.nudge,
+    )
+    alerts = AlertService(
+        alerts=Alerts(parts.database, writer),
+        clock=clock,
+        is_leading=lambda: writer.is_leading,
+        told=courier.nudge,
+    )
+    assembly.serve(add_WebhookServiceServicer_to_server, WebhookServicer(webhooks, alerts))
+    assembly.run(lambda: alerts.run(settings.alert_interval_s))
+    assembly.run(lambda: courier.run(settings.webhook_poll_s))

@@ -70,6 +70,7 @@ class Assembly:
 
     _registers: list[Register] = field(default_factory=list)
     _background: list[Background] = field(default_factory=list)
+    _closing: list[Callable[[], None]] = field(default_factory=list)
 
     def serve(self, add_to_server: Callable[[S, grpc.aio.Server], None], servicer: S) -> None:
         """Adds a servicer by the function that was generated for its service."""
@@ -78,6 +79,10 @@ class Assembly:
     def run(self, background: Background) -> None:
         """Adds a task that runs as long as the ledger."""
         self._background.append(background)
+
+    def close(self, closing: Callable[[], None]) -> None:
+        """Adds what is closed once no task runs any more."""
+        self._closing.append(closing)
 
     def register(self, server: grpc.aio.Server) -> None:
         """Puts every servicer on a server."""
@@ -96,3 +101,5 @@ class Assembly:
             for task in tasks:
                 with suppress(asyncio.CancelledError):
                     await task
+            for closing in self._closing:
+                closing()

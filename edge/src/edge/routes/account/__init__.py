@@ -12,6 +12,7 @@ from edge.catalog import CatalogView
 from edge.routes.account.audit import audit_router
 from edge.routes.account.projects import projects_router
 from edge.routes.account.provider_keys import provider_keys_router
+from edge.routes.account.webhooks import webhooks_router
 
 
 def account_routers(account: Account, authenticator: Authenticator, catalog: CatalogView) -> Iterator[APIRouter]:
@@ -19,3 +20,4 @@ def account_routers(account: Account, authenticator: Authenticator, catalog: Cat
     yield projects_router(account, authenticator)
     yield audit_router(account, authenticator)
     yield provider_keys_router(account, authenticator, catalog)
+    yield webhooks_router(account, authenticator)
