@@ -73,6 +73,7 @@ async def test_a_right_ledger_holds_every_rule_and_says_against_how_much(
         ("account", 7),
         ("credit_lot", 2),
         ("correction", 0),
+        ("provider_key", 0),
         ("cap", 0),
         ("cap_bucket", 0),
         ("reservation", 4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -18,8 +18,10 @@ from ledger_svc.service.provider_key_changes import ProviderKeyChanges
 from ledger_svc.service.provider_key_ports import WrappingKey
 from ledger_svc.service.provider_keys import ProviderKeyService
 from ledger_svc.service.rewrapping import Rewrapping
+from ledger_svc.store.audit import audit
 from ledger_svc.store.database import Database
 from ledger_svc.store.provider_keys import ProviderKeys
+from ledger_svc.store.secret_audit import SEALED
 from ledger_svc.store.tables import AUDIT_LOG, DATA_KEY, PROVIDER_KEY
 from ledger_svc.store.trail import Trail
 from ledger_svc.store.writer import Writer
@@ -267,6 +269,54 @@ async def test_without_a_key_encryption_key_nothing_can_be_made(
         await service.create(org_id, "openai", "a", SECRET)
     assert await service.secrets(org_id) == []
     assert await service.wrapping_keys() == []
+
+
+class InDoubt:
+    """A writer whose COMMITs go through and are lost, so that everything is run again."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    async def write(self, work: Callable[[Connection], Any]) -> Any:
+        await self._writer.write(work)
+        return await self._writer.write(work)
+
+
+async def test_what_is_run_again_after_a_commit_in_doubt_is_done_and_told_once(
+    database: Database,
+    writer: Writer,
+    changes: ProviderKeyChanges,
+    clock: FakeClock,
+    make_id: MakeId,
+    org_id: str,
+) -> None:
+    envelope, doubtful = Envelope(OLD, secrets.token_bytes), cast(Writer, InDoubt(writer))
+    store = ProviderKeys(database, doubtful, Trail(), envelope, make_id)
+    service = ProviderKeyService(store, changes, clock, make_id)
+    made = await service.create(org_id, "openai", "a", SECRET)
+    rotated = await service.rotate(org_id, made.provider_key_id, OTHER)
+    assert (rotated.hint, await revealed(service, org_id)) == ("...wxyz", {"openai": OTHER})
+    assert await service.reseal(org_id) == 1
+    assert await revealed(service, org_id) == {"openai": OTHER}
+    assert (await service.revoke(org_id, made.provider_key_id)).revoked_at_ms == clock.now_ms()
+    assert [entry["action"] for entry in await trail(database, org_id, "provider_key")] == [
+        "provider_key.created",
+        "provider_key.rotated",
+        "provider_key.revoked",
+    ]
+    assert len(await trail(database, org_id, "data_key")) == 1
+
+
+async def test_the_audit_finds_what_is_sealed_under_another_data_key(
+    service: ProviderKeyService, unchecked: Database, writer: Writer, org_id: str
+) -> None:
+    await service.create(org_id, "openai", "a", SECRET)
+    assert await audit(unchecked) == []
+    change = "UPDATE data_key SET data_key_id = '{}' || data_key_id"
+    await unchecked.write(lambda connection: connection.execute(text(change.format("x"))))
+    assert [violation.rule for violation in await audit(unchecked)] == [SEALED]
+    undo = "UPDATE data_key SET data_key_id = substr(data_key_id, 2)"
+    await unchecked.write(lambda connection: connection.execute(text(undo)))
 
 
 async def next_of(watch: AsyncGenerator[str]) -> str:

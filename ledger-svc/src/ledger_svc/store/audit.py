@@ -22,6 +22,7 @@ from ledger_svc.store.database import Database
 from ledger_svc.store.hold_audit import HOLD_RULES
 from ledger_svc.store.log_audit import log_findings
 from ledger_svc.store.receipt_audit import decoded
+from ledger_svc.store.secret_audit import SECRET_RULES
 from ledger_svc.store.tables import ACCOUNT, LOG_LEAF, POSTING, RECEIPT, RESERVATION, TRANSFER
 from ledger_svc.store.trail_audit import TRAIL_RULES, entries_unlike_their_columns
 
@@ -183,6 +184,7 @@ RULES: dict[str, Select[*tuple[object, ...]]] = {
     **CREDIT_RULES,
     **CAP_RULES,
     **TRAIL_RULES,
+    **SECRET_RULES,
 }
 """By rule a query for the rows that break it. The first column names a row, the others say how."""
 

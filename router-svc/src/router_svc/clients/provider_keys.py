@@ -74,16 +74,20 @@ class WatchedProviderKeys:
 
     async def watch(self) -> None:
         """Hears of changes for ever."""
-        pause_s = _FIRST_PAUSE_S
+        pause_s, lost = _FIRST_PAUSE_S, False
         while True:
             try:
                 with deadline(_WATCH_S, detached=True):
                     request = provider_keys_pb2.WatchProviderKeysRequest()
                     async for change in self._stub.WatchProviderKeys(request, timeout=_WATCH_S):
                         self.forget(change.org_id)
-                        pause_s = _FIRST_PAUSE_S
+                        if lost:
+                            _log.info("provider_key_watch_regained")
+                        pause_s, lost = _FIRST_PAUSE_S, False
             except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                # Every watch has a deadline; passing it is how a quiet one ends.
+                if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED and not lost:
+                    lost = True
                     _log.warning("provider_key_watch_lost", code=str(error.code()))
             except Exception:  # noqa: BLE001 - one bad message must not end the watch for good
                 _log.exception("provider_key_watch_broke")
