@@ -12,26 +12,35 @@ from typing import Any
 
 import grpc
 
+from ledger_svc.clients.local_payments import LocalPayments
+from ledger_svc.clients.providers import payment_provider
 from ledger_svc.domain.keys import Peppers
 from ledger_svc.domain.policies import DefaultLimits
 from ledger_svc.domain.signing import Keyring
 from ledger_svc.service.accounts import AccountService
+from ledger_svc.service.bills import BillService
 from ledger_svc.service.budgets import BudgetService
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.credit import CreditService
 from ledger_svc.service.keys import KeyService
 from ledger_svc.service.log import LogService
+from ledger_svc.service.payment_ports import PaymentProvider
+from ledger_svc.service.payments import PaymentService
 from ledger_svc.service.receipts import ReceiptService
+from ledger_svc.service.refunds import RefundService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.servicer import LedgerServicer
 from ledger_svc.servicer.account import AccountServicer
+from ledger_svc.servicer.billing import BillingServicer
 from ledger_svc.settings import LedgerSettings
+from ledger_svc.store.charge_sums import ChargeSums
 from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import migrate
 from ledger_svc.store.opening import open_database
+from ledger_svc.store.payments import PaymentRecords
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.trail import Trail
@@ -42,6 +51,7 @@ from meshkit.ids import MakeId, new_id
 from meshkit.serve import Register
 from meshkit.telemetry import Telemetry
 from tallygate.ledger.v1.account_pb2_grpc import add_AccountServiceServicer_to_server
+from tallygate.ledger.v1.billing_pb2_grpc import add_BillingServiceServicer_to_server
 from tallygate.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 
 
@@ -85,11 +95,8 @@ async def build(
         sweeper = Sweeper(ledger=writer, records=parts.records, clock=clock, batch_limit=settings.sweep_batch_limit)
         servicer = _ledger_servicer(parts, log_service, revocations)
 
-        def register(server: grpc.aio.Server) -> None:
-            add_LedgerServiceServicer_to_server(servicer, server)
-            add_AccountServiceServicer_to_server(AccountServicer(AccountService(parts.directory)), server)
-
         async with (
+            payment_provider(settings, clock, make_id) as provider,
             writer.running(),
             _background(
                 sweeper.run(settings.sweep_interval_s),
@@ -97,6 +104,12 @@ async def build(
                 log_service.run(settings.checkpoint_interval_s),
             ),
         ):
+
+            def register(server: grpc.aio.Server) -> None:
+                add_LedgerServiceServicer_to_server(servicer, server)
+                add_AccountServiceServicer_to_server(AccountServicer(AccountService(parts.directory)), server)
+                add_BillingServiceServicer_to_server(_billing_servicer(parts, provider), server)
+
             yield register
     finally:
         await database.close()
@@ -144,6 +157,22 @@ def _ledger_servicer(parts: _Parts, log_service: LogService, revocations: Revoca
         receipts=ReceiptService(records, parts.log),
         log=log_service,
         revocations=revocations,
+    )
+
+
+def _billing_servicer(parts: _Parts, provider: PaymentProvider | None) -> BillingServicer:
+    payments = PaymentRecords(parts.database, parts.writer, parts.trail, Sealer(parts.keyring))
+    clock, make_id = parts.clock, parts.make_id
+    return BillingServicer(
+        payments=PaymentService(
+            payments=payments,
+            provider=provider,
+            clock=clock,
+            make_id=make_id,
+            till=provider if isinstance(provider, LocalPayments) else None,
+        ),
+        refunds=RefundService(payments=payments, provider=provider, clock=clock, make_id=make_id),
+        bills=BillService(ChargeSums(parts.database)),
     )
 
 

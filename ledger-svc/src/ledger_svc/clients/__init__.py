@@ -1,0 +1,1 @@
+"""What the ledger calls outside the mesh: payment providers."""
