@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -93,13 +95,35 @@ class Installation:
         headers = {"authorization": f"Bearer {secret}"} if secret else {}
         transport = httpx.ASGITransport(self.app)
         return await self.stack.enter_async_context(
-            httpx.AsyncClient(transport=transport, base_url="http://edge", headers=headers, timeout=TIMEOUT_S)
+            httpx.AsyncClient(
+                transport=transport,
+                base_url="http://edge",
+                headers=headers,
+                timeout=TIMEOUT_S,
+                event_hooks={"response": [refuse_floats]},
+            )
         )
 
 
+async def refuse_floats(response: httpx.Response) -> None:
+    """Fails a test whose gateway sends money, or anything else of an account, as a float."""
+    if response.headers.get("content-type") != "application/json" or _MAY_HAVE_FLOATS.search(response.url.path):
+        return
+
+    def refuse(number: str) -> float:
+        raise AssertionError(f"{response.request.method} {response.url.path} answers with the float {number}")
+
+    json.loads(await response.aread(), parse_float=refuse, parse_constant=refuse)
+
+
+_MAY_HAVE_FLOATS = re.compile("/(chat|embeddings|models|rerank)")
+
+
 @asynccontextmanager
-async def installed(**edge_settings: Any) -> AsyncIterator[Installation]:
-    """A gateway of its own, inside the block. ``edge_settings``: of the edge, beside addresses."""
+async def installed(ledger: dict[str, Any] | None = None, **edge_settings: Any) -> AsyncIterator[Installation]:
+    """A gateway of its own, inside the block. ``ledger``: settings of the ledger. ``edge_settings``: of the edge, but
+    for addresses.
+    """
     async with AsyncExitStack() as stack:
         patched = stack.enter_context(pytest.MonkeyPatch.context())
         for name, secret in API_KEYS.items():
@@ -112,6 +136,7 @@ async def installed(**edge_settings: Any) -> AsyncIterator[Installation]:
                 database_url=f"sqlite+aiosqlite:///{folder}/ledger.db",
                 peppers={1: SecretStr("a pepper for account tests")},
                 signing_keys={"account": SecretStr("b25l" * 10 + "b24")},
+                **(ledger or {}),
             ),
             cache=CacheSettings(url="memory://"),
             router=RouterSettings(),

@@ -22,7 +22,7 @@ from router_svc.settings import RouterSettings
 from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2_grpc
 from tallygate.common.v1 import principal_pb2
-from tallygate.ledger.v1 import account_pb2_grpc, ledger_pb2, ledger_pb2_grpc
+from tallygate.ledger.v1 import account_pb2_grpc, billing_pb2_grpc, ledger_pb2, ledger_pb2_grpc
 from tallygate.router.v1 import router_pb2_grpc
 from tallygate_deploy.composition import Addresses, Composition, ServiceSettings
 from tests.upstream.overlay import API_KEYS
@@ -35,6 +35,7 @@ class World:
 
     ledger: ledger_pb2_grpc.LedgerServiceAsyncStub
     accounts: account_pb2_grpc.AccountServiceAsyncStub
+    billing: billing_pb2_grpc.BillingServiceAsyncStub
     cache: cache_pb2_grpc.CacheServiceAsyncStub
     flights: flights_pb2_grpc.FlightServiceAsyncStub
     router: router_pb2_grpc.RouterServiceAsyncStub
@@ -82,6 +83,7 @@ async def world_over(transport: str) -> AsyncIterator[World]:
         yield World(
             ledger=ledger,
             accounts=account_pb2_grpc.AccountServiceStub(dial(found.ledger)),
+            billing=billing_pb2_grpc.BillingServiceStub(dial(found.ledger)),
             cache=cache_pb2_grpc.CacheServiceStub(dial(found.cache)),
             flights=flights_pb2_grpc.FlightServiceStub(dial(found.cache)),
             router=router_pb2_grpc.RouterServiceStub(dial(found.router)),
@@ -104,6 +106,7 @@ def _settings(folder: Path, overlay: Path) -> ServiceSettings:
             database_url=f"sqlite+aiosqlite:///{folder}/ledger.db",
             peppers={1: SecretStr("a pepper for contract tests")},
             signing_keys={"contract": SecretStr("b25l" * 10 + "b24")},
+            billing_provider="local",
         ),
         cache=CacheSettings(url="memory://"),
         router=RouterSettings(),

@@ -96,7 +96,7 @@ def create_app(
     for prefix in PREFIXES:
         _route(app, "POST", f"{prefix}/chat/completions", chat.create)
         _route_reading(app, prefix, Models(authenticator, catalog), Receipts(authenticator, mesh.ledger), log)
-        for router in account_routers(account, authenticator):
+        for router in account_routers(account, authenticator, catalog, clock):
             app.include_router(router, prefix=prefix)
     _route(app, "GET", "/.well-known/jwks.json", log.keys)
     _route(app, "GET", "/api/health", health.live)

@@ -29,6 +29,7 @@ class _Index:
     objects: Mapping[str, bytes]
     """The JSON of each."""
     listing: bytes
+    snapshot: catalog_pb2.Snapshot
 
 
 class CatalogView:
@@ -73,6 +74,14 @@ class CatalogView:
         """
         return self._current().listing
 
+    def snapshot(self) -> catalog_pb2.Snapshot:
+        """The newest revision as it came.
+
+        Raises:
+            MeshError: UNAVAILABLE before the first snapshot.
+        """
+        return self._current().snapshot
+
     def changes(self) -> AsyncGenerator[catalog_pb2.Snapshot]:
         """The stream to watch."""
         return self._catalog.snapshots(self.revision)
@@ -93,6 +102,7 @@ class CatalogView:
             models=names,
             objects={name: orjson.dumps(entry) for name, entry in objects.items()},
             listing=orjson.dumps({"object": "list", "data": list(objects.values())}),
+            snapshot=snapshot,
         )
         _log.info("catalog_revision", revision=snapshot.revision, models=len(models), aliases=len(names) - len(models))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ledger_svc.domain.payments import MAX_PAYMENT_NANO_USD, MIN_PAYMENT_NANO_USD
 from ledger_svc.service.bills import BillService
 from ledger_svc.service.payments import PaymentService
 from ledger_svc.service.refunds import RefundService
@@ -44,6 +45,8 @@ class BillingServicer(BillingServiceServicer):
             paid_nano_usd=funds.paid_nano_usd,
             promotional_nano_usd=funds.promotional_nano_usd,
             payment_provider=self._payments.provider_name,
+            min_payment_nano_usd=MIN_PAYMENT_NANO_USD,
+            max_payment_nano_usd=MAX_PAYMENT_NANO_USD,
         )
 
     async def SumCharges(self, request: pb.SumChargesRequest, context: Context) -> pb.SumChargesResponse:

@@ -8,6 +8,7 @@ from typing import Any
 
 from catalog_svc.domain import (
     Alias,
+    BillingPolicy,
     CachedTokenAccounting,
     Capabilities,
     CatalogInvalid,
@@ -46,7 +47,24 @@ def assemble(layers: Layers, today: dt.date) -> Contents:
     ]
     if problems:
         raise CatalogInvalid(problems)
-    return Contents(tuple(models.values()), tuple(sources.values()), tuple(offers), tuple(aliases))
+    return Contents(
+        tuple(models.values()), tuple(sources.values()), tuple(offers), tuple(aliases), _policy(_billing(layers))
+    )
+
+
+def _billing(layers: Layers) -> entries.BillingEntry:
+    """With its defaults. What the documents gave has been read already: read again it would be scaled twice."""
+    return entries.BillingEntry.model_construct(**layers.billing)
+
+
+def _policy(billing: entries.BillingEntry) -> BillingPolicy:
+    return BillingPolicy(
+        markup_bps=billing.markup_bps,
+        replay_bps=billing.replay_bps,
+        flat_rates=_rates(billing.flat, {}),
+        byok_fee_bps=billing.byok_fee_bps,
+        byok_fee_per_call_pico_usd=billing.byok_fee_per_call,
+    )
 
 
 def _model(key: str, entry: Layered, problems: list[str]) -> Model:
@@ -131,7 +149,7 @@ def _offer(key: str, entry: Layered, layers: Layers, today: dt.date, problems: l
 
 
 def _price(key: str, entry: Layered, layers: Layers, today: dt.date, problems: list[str]) -> PriceSnapshot | None:
-    billing = entries.BillingEntry(**layers.billing)
+    billing = _billing(layers)
     price: entries.PriceEntry | None = entry.fields.get("price")
     if entry.fields.get("free"):
         return PriceSnapshot(key, BillingTier.FREE, (), replay_bps=billing.replay_bps, price_source=OPERATOR)

@@ -166,12 +166,18 @@ class GetFundsResponse(_message.Message):
     PAID_NANO_USD_FIELD_NUMBER: _builtins.int
     PROMOTIONAL_NANO_USD_FIELD_NUMBER: _builtins.int
     PAYMENT_PROVIDER_FIELD_NUMBER: _builtins.int
+    MIN_PAYMENT_NANO_USD_FIELD_NUMBER: _builtins.int
+    MAX_PAYMENT_NANO_USD_FIELD_NUMBER: _builtins.int
     paid_nano_usd: _builtins.int
     """What of it was paid for."""
     promotional_nano_usd: _builtins.int
     """What of it was given."""
     payment_provider: _builtins.str
     """Who takes payments: "stripe", "local"; empty: nobody."""
+    min_payment_nano_usd: _builtins.int
+    """The least that can be paid at once."""
+    max_payment_nano_usd: _builtins.int
+    """The most that can be paid at once."""
     @_builtins.property
     def balance(self) -> _ledger_pb2.Balance:
         """The balance."""
@@ -183,10 +189,12 @@ class GetFundsResponse(_message.Message):
         paid_nano_usd: _builtins.int = ...,
         promotional_nano_usd: _builtins.int = ...,
         payment_provider: _builtins.str = ...,
+        min_payment_nano_usd: _builtins.int = ...,
+        max_payment_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "paid_nano_usd", b"paid_nano_usd", "payment_provider", b"payment_provider", "promotional_nano_usd", b"promotional_nano_usd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "max_payment_nano_usd", b"max_payment_nano_usd", "min_payment_nano_usd", b"min_payment_nano_usd", "paid_nano_usd", b"paid_nano_usd", "payment_provider", b"payment_provider", "promotional_nano_usd", b"promotional_nano_usd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
