@@ -182,6 +182,11 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
+def keyring() -> Keyring:
+    return KEYRING
+
+
+@pytest.fixture
 def make_id() -> MakeId:
     numbers = itertools.count(1)
     return lambda kind: f"{kind}_{next(numbers):08d}"

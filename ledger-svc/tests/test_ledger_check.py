@@ -70,10 +70,11 @@ async def test_a_right_ledger_holds_every_rule_and_says_against_how_much(
     assert counts == {
         ("audit_log", 5),
         ("posting", 10),  # two credits of two, three charges of two: the promotional credit covers none of them alone
-        ("account", 7),
+        ("account", 8),
         ("credit_lot", 2),
         ("correction", 0),
         ("provider_key", 0),
+        ("payment", 0),
         ("cap", 0),
         ("cap_bucket", 0),
         ("reservation", 4),

@@ -289,9 +289,10 @@ async def test_what_is_run_again_after_a_commit_in_doubt_is_done_and_told_once(
     clock: FakeClock,
     make_id: MakeId,
     org_id: str,
+    changes_trail: Trail,
 ) -> None:
     envelope, doubtful = Envelope(OLD, secrets.token_bytes), cast(Writer, InDoubt(writer))
-    store = ProviderKeys(database, doubtful, Trail(), envelope, make_id)
+    store = ProviderKeys(database, doubtful, changes_trail, envelope, make_id)
     service = ProviderKeyService(store, changes, clock, make_id)
     made = await service.create(org_id, "openai", "a", SECRET)
     rotated = await service.rotate(org_id, made.provider_key_id, OTHER)

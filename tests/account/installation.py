@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -96,8 +98,28 @@ class Installation:
         headers = {"authorization": f"Bearer {secret}"} if secret else {}
         transport = httpx.ASGITransport(self.app)
         return await self.stack.enter_async_context(
-            httpx.AsyncClient(transport=transport, base_url="http://edge", headers=headers, timeout=TIMEOUT_S)
+            httpx.AsyncClient(
+                transport=transport,
+                base_url="http://edge",
+                headers=headers,
+                timeout=TIMEOUT_S,
+                event_hooks={"response": [refuse_floats]},
+            )
         )
+
+
+async def refuse_floats(response: httpx.Response) -> None:
+    """Fails a test whose gateway sends money, or anything else of an account, as a float."""
+    if response.headers.get("content-type") != "application/json" or _MAY_HAVE_FLOATS.search(response.url.path):
+        return
+
+    def refuse(number: str) -> float:
+        raise AssertionError(f"{response.request.method} {response.url.path} answers with the float {number}")
+
+    json.loads(await response.aread(), parse_float=refuse, parse_constant=refuse)
+
+
+_MAY_HAVE_FLOATS = re.compile("/(chat|embeddings|models|rerank)")
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from tallygate.common.v1 import principal_pb2
 from tallygate.ledger.v1 import (
     account_pb2_grpc,
     audit_pb2_grpc,
+    billing_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
     provider_keys_pb2_grpc,
@@ -46,6 +47,7 @@ class World:
     audit: audit_pb2_grpc.AuditServiceAsyncStub
     provider_keys: provider_keys_pb2_grpc.ProviderKeyServiceAsyncStub
     webhooks: webhooks_pb2_grpc.WebhookServiceAsyncStub
+    billing: billing_pb2_grpc.BillingServiceAsyncStub
     cache: cache_pb2_grpc.CacheServiceAsyncStub
     flights: flights_pb2_grpc.FlightServiceAsyncStub
     router: router_pb2_grpc.RouterServiceAsyncStub
@@ -96,6 +98,7 @@ async def world_over(transport: str) -> AsyncIterator[World]:
             audit=audit_pb2_grpc.AuditServiceStub(dial(found.ledger)),
             provider_keys=provider_keys_pb2_grpc.ProviderKeyServiceStub(dial(found.ledger)),
             webhooks=webhooks_pb2_grpc.WebhookServiceStub(dial(found.ledger)),
+            billing=billing_pb2_grpc.BillingServiceStub(dial(found.ledger)),
             cache=cache_pb2_grpc.CacheServiceStub(dial(found.cache)),
             flights=flights_pb2_grpc.FlightServiceStub(dial(found.cache)),
             router=router_pb2_grpc.RouterServiceStub(dial(found.router)),
@@ -120,6 +123,7 @@ def _settings(folder: Path, overlay: Path) -> ServiceSettings:
             signing_keys={"contract": SecretStr("b25l" * 10 + "b24")},
             secrets_keys={"2026-11": SecretStr("c2Vj" * 10 + "c2U")},
             webhook_allow_private=LOOPBACK,
+            billing_provider="local",
         ),
         cache=CacheSettings(url="memory://"),
         router=RouterSettings(),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from meshkit.money import PriceSnapshot
+from meshkit.money import PriceSnapshot, Rates
 
 DIGEST_HEX_DIGITS = 16
 
@@ -121,6 +121,27 @@ class Alias:
     model_id: str
 
 
+FLAT_RATES = Rates(
+    input_pico_usd=3_000_000,
+    cached_input_pico_usd=3_000_000,
+    cache_write_pico_usd=3_000_000,
+    output_pico_usd=12_000_000,
+    reasoning_pico_usd=12_000_000,
+)
+"""$3 and $12 per million tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class BillingPolicy:
+    """What the operator charges, see catalog.proto."""
+
+    markup_bps: int = 0
+    replay_bps: int = 2_500
+    flat_rates: Rates = FLAT_RATES
+    byok_fee_bps: int = 0
+    byok_fee_per_call_pico_usd: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """A whole catalog before it is named: what a revision is made from."""
@@ -129,6 +150,7 @@ class Contents:
     sources: tuple[Source, ...] = ()
     offers: tuple[Offer, ...] = ()
     aliases: tuple[Alias, ...] = ()
+    billing: BillingPolicy = BillingPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +163,7 @@ class Snapshot:
     sources: tuple[Source, ...]
     offers: tuple[Offer, ...]
     aliases: tuple[Alias, ...] = field(default=())
+    billing: BillingPolicy = BillingPolicy()
 
 
 def make_snapshot(contents: Contents, *, created_at_ms: int) -> Snapshot:
@@ -163,7 +186,8 @@ def make_snapshot(contents: Contents, *, created_at_ms: int) -> Snapshot:
         for model in sorted(contents.models, key=lambda model: model.id)
     )
     aliases = tuple(sorted(contents.aliases, key=lambda alias: alias.name))
-    revision = digest([[_plain(item) for item in part] for part in (models, sources, offers, aliases)])
+    parts = (models, sources, offers, aliases, (contents.billing,))
+    revision = digest([[_plain(item) for item in part] for part in parts])
     return Snapshot(
         revision=revision,
         created_at_ms=created_at_ms,
@@ -171,6 +195,7 @@ def make_snapshot(contents: Contents, *, created_at_ms: int) -> Snapshot:
         sources=sources,
         offers=tuple(_stamped(offer, revision) for offer in offers),
         aliases=aliases,
+        billing=contents.billing,
     )
 
 

@@ -20,11 +20,12 @@ from meshkit.errors import MeshError, mesh_errors
 from meshkit.logs import configure_logging
 from meshkit.money import parse_usd
 from meshkit.telemetry import Telemetry
-from tallygate.ledger.v1 import ledger_pb2_grpc
+from tallygate.ledger.v1 import billing_pb2_grpc, ledger_pb2_grpc
 from tallygate_deploy.data_dir import DataDir, DataDirError, DataDirInUseError, Tenant
 
 if TYPE_CHECKING:
     Ledger: TypeAlias = ledger_pb2_grpc.LedgerServiceAsyncStub
+    Billing: TypeAlias = billing_pb2_grpc.BillingServiceAsyncStub
 
 DataOption = Annotated[
     Path, typer.Option("--data", envvar="TALLYGATE_DATA", help="The folder that `tallygate up` serves from.")
@@ -35,6 +36,7 @@ LedgerOption = Annotated[
 ]
 DEFAULT_DATA = Path("~/.tallygate")
 _TIMEOUT_S = 15.0
+_PROVIDER_TIMEOUT_S = 60.0
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -70,11 +72,19 @@ def ask(data: Path, address: str | None, question: Callable[[Ledger, DataDir], A
     return ask_service(data, address, ledger_pb2_grpc.LedgerServiceStub, question)
 
 
+def ask_billing(data: Path, address: str | None, question: Callable[[Billing], Awaitable[T]]) -> T:
+    """The same of the billing service, which may ask a payment provider in turn."""
+    stub_of = billing_pb2_grpc.BillingServiceStub
+    return ask_service(data, address, stub_of, lambda client, _: question(client), timeout_s=_PROVIDER_TIMEOUT_S)
+
+
 def ask_service(
     data: Path,
     address: str | None,
     stub_of: Callable[[grpc.aio.Channel], S],
     question: Callable[[S, DataDir], Awaitable[T]],
+    *,
+    timeout_s: float = _TIMEOUT_S,
 ) -> T:
     """As ``ask``, of another of the ledger's services."""
     configure_logging("tallygate-cli", level="warning")
@@ -82,7 +92,7 @@ def ask_service(
 
     async def run() -> T:
         async with _ledger(data_dir, address) as channel:
-            with deadline(_TIMEOUT_S), mesh_errors():
+            with deadline(timeout_s), mesh_errors():
                 return await question(stub_of(channel), data_dir)
 
     try:

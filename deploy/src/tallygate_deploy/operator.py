@@ -15,6 +15,7 @@ from edge.wire.receipts import receipt_json
 from meshkit.ids import new_id
 from meshkit.money import format_usd
 from tallygate.ledger.v1 import ledger_pb2
+from tallygate_deploy import payments
 from tallygate_deploy.data_dir import DataDir
 from tallygate_deploy.ledger_client import (
     DEFAULT_DATA,
@@ -170,8 +171,12 @@ def list_credit(org: OrgOption = None, data: DataOption = DEFAULT_DATA, ledger: 
 @credit_app.command("refund")
 def refund_credit(
     amount_usd: Annotated[
-        str, typer.Argument(help="A decimal amount; no more than the paid credit that is available.")
-    ],
+        str | None, typer.Argument(help="A decimal amount; no more than the paid credit that is available.")
+    ] = None,
+    payment: Annotated[
+        str | None,
+        typer.Option(help="pay_...: its provider pays it back; all that is left of it, where no amount is given."),
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why, for the books.")] = "",
     idempotency_key: Annotated[
         str | None, typer.Option(help="Names this refund: sent twice under one name, it is made once.")
@@ -180,7 +185,13 @@ def refund_credit(
     data: DataOption = DEFAULT_DATA,
     ledger: LedgerOption = None,
 ) -> None:
-    """Take paid credit out of the books, to be paid back, and show the balance."""
+    """Take paid credit out of the books, to be paid back, and show the balance; with --payment, pay it back."""
+    if payment is not None:
+        amount = 0 if amount_usd is None else nano_usd(amount_usd)
+        payments.refund_payment(payment, amount, reason, idempotency_key, org, data, ledger)
+        return
+    if amount_usd is None:
+        raise typer.BadParameter("say how much, or of which payment (--payment)")
     amount = nano_usd(amount_usd)
 
     async def question(client: Ledger, folder: DataDir) -> ledger_pb2.RefundCreditResponse:

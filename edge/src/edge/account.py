@@ -10,6 +10,7 @@ from meshkit.errors import mesh_errors
 from tallygate.ledger.v1 import (
     account_pb2_grpc,
     audit_pb2_grpc,
+    billing_pb2_grpc,
     ledger_pb2_grpc,
     provider_keys_pb2_grpc,
     webhooks_pb2_grpc,
@@ -30,13 +31,16 @@ class Account:
         self.audit = audit_pb2_grpc.AuditServiceStub(channel)
         self.provider_keys = provider_keys_pb2_grpc.ProviderKeyServiceStub(channel)
         self.webhooks = webhooks_pb2_grpc.WebhookServiceStub(channel)
+        self.billing = billing_pb2_grpc.BillingServiceStub(channel)
         self._timeout_s = timeout_s
 
-    async def ask(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
-        """What a method of one of the stubs answers.
+    async def ask(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q, *, timeout_s: float | None = None
+    ) -> A:
+        """What a method of one of the stubs answers. ``timeout_s``: if not as usual.
 
         Raises:
             MeshError: refused, or the ledger is away.
         """
         with mesh_errors():
-            return await method(request, timeout=self._timeout_s)
+            return await method(request, timeout=timeout_s or self._timeout_s)

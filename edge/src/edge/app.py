@@ -96,7 +96,7 @@ def create_app(
     for prefix in PREFIXES:
         _route(app, "POST", f"{prefix}/chat/completions", chat.create, openapi.CHAT)
         _route_reading(app, prefix, Models(authenticator, catalog), Receipts(authenticator, mesh.ledger), log)
-        for router in account_routers(account, authenticator, catalog):
+        for router in account_routers(account, authenticator, catalog, clock):
             app.include_router(router, prefix=prefix, include_in_schema=prefix == openapi.SHOWN_PREFIX)
     _route(app, "GET", "/.well-known/jwks.json", log.keys, openapi.SIGNING_KEYS)
     _route(app, "GET", "/api/health", health.live, openapi.LIVE)

@@ -31,6 +31,7 @@ class _Index:
     listing: bytes
     keyed_sources: frozenset[str]
     """Sources that can be called and need a key."""
+    snapshot: catalog_pb2.Snapshot
 
 
 class CatalogView:
@@ -89,6 +90,14 @@ class CatalogView:
                 "source",
             )
 
+    def snapshot(self) -> catalog_pb2.Snapshot:
+        """The newest revision as it came.
+
+        Raises:
+            MeshError: UNAVAILABLE before the first snapshot.
+        """
+        return self._current().snapshot
+
     def changes(self) -> AsyncGenerator[catalog_pb2.Snapshot]:
         """The stream to watch."""
         return self._catalog.snapshots(self.revision)
@@ -110,6 +119,7 @@ class CatalogView:
             objects={name: orjson.dumps(entry) for name, entry in objects.items()},
             listing=orjson.dumps({"object": "list", "data": list(objects.values())}),
             keyed_sources=frozenset(s.id for s in snapshot.sources if s.base_url and s.api_key_env),
+            snapshot=snapshot,
         )
         _log.info("catalog_revision", revision=snapshot.revision, models=len(models), aliases=len(names) - len(models))
 

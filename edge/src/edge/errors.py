@@ -191,6 +191,9 @@ TABLE: Mapping[ErrorReason.ValueType, OpenAIError] = {
         advice="It is not charged again. Use a new Idempotency-Key to ask anew.",
         retry=False,
     ),
+    _R.ERROR_REASON_PAYMENTS_NOT_CONFIGURED: OpenAIError(
+        409, _BILLING, "payments_not_configured", "This installation takes no payments.", retry=False
+    ),
 }
 """Complete by test: every ErrorReason has its line."""
 

@@ -91,6 +91,36 @@ class LedgerSettings(BaseSettings):
     valid_for_ms: int = Field(5_000, ge=0, le=60_000)
     """Milliseconds for which an answer of Authenticate may be kept."""
 
+    billing_provider: Literal["none", "local", "stripe"] = "none"
+    """Who takes payments. none: the operator adds credit with `tallygate credit add`. local: nobody has to pay, for
+    tests and demonstrations only. stripe: needs the two secrets below.
+    """
+
+    stripe_secret_key: SecretStr | None = None
+    """Stripe's secret key, "sk_..." or a restricted "rk_..." that may write Checkout Sessions and Refunds."""
+
+    stripe_webhook_secrets: list[SecretStr] = Field(default_factory=list)
+    """Signing secrets of the webhook endpoint, as JSON: ["whsec_..."]. Any of them is good, so that they can be
+    rotated.
+    """
+
+    stripe_api_base: str = "https://api.stripe.com"
+    """Where Stripe's API is."""
+
+    payment_timeout_s: float = Field(10.0, gt=0)
+    """Seconds for one try of a call of the payment provider."""
+
+    payment_notice_tolerance_s: int = Field(300, ge=1, le=3_600)
+    """Seconds that the signature of a payment provider's notice may be old."""
+
+    public_url: str = "http://127.0.0.1:8080"
+    """Where clients reach the edge, without a path: a checkout of the local provider is there, and the page that Stripe
+    leads back to where a checkout names no other.
+    """
+
+    local_payment_secret: SecretStr | None = None
+    """Signs the local provider's notices; not given: a random one of each start."""
+
     sweep_interval_s: float = Field(2.0, gt=0)
     """Seconds between two sweeps for holds past their time."""
 
@@ -163,6 +193,12 @@ class LedgerSettings(BaseSettings):
     @model_validator(mode="after")
     def _has_a_signing_key(self) -> Self:
         self.keyring()
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_stripe_needs(self) -> Self:
+        if self.billing_provider == "stripe" and not (self.stripe_secret_key and self.stripe_webhook_secrets):
+            raise ValueError("billing_provider stripe needs stripe_secret_key and stripe_webhook_secrets")
         return self
 
     def keyring(self) -> Keyring:

@@ -34,6 +34,20 @@ def usage_from_proto(message: money_pb2.Usage) -> Usage:
     return Usage(**{name: getattr(message, name) for name in USAGE_CLASSES}, provenance=Provenance(message.provenance))
 
 
+def rates_to_proto(rates: Rates) -> money_pb2.Rates:
+    """Encode rates."""
+    return money_pb2.Rates(**{name: getattr(rates, name) for name in _RATE_FIELDS})
+
+
+def rates_from_proto(message: money_pb2.Rates) -> Rates:
+    """Decode rates.
+
+    Raises:
+        ValueError: one is negative.
+    """
+    return Rates(**{name: getattr(message, name) for name in _RATE_FIELDS})
+
+
 def price_to_proto(price: PriceSnapshot) -> money_pb2.PriceSnapshot:
     """Encode a price."""
     return money_pb2.PriceSnapshot(
@@ -42,7 +56,7 @@ def price_to_proto(price: PriceSnapshot) -> money_pb2.PriceSnapshot:
         rate_tiers=[
             money_pb2.RateTier(
                 above_input_tokens=tier.above_input_tokens,
-                rates=money_pb2.Rates(**{name: getattr(tier.rates, name) for name in _RATE_FIELDS}),
+                rates=rates_to_proto(tier.rates),
             )
             for tier in price.rate_tiers
         ],
@@ -65,8 +79,7 @@ def price_from_proto(message: money_pb2.PriceSnapshot) -> PriceSnapshot:
         offer_id=message.offer_id,
         tier=BillingTier(message.tier),
         rate_tiers=tuple(
-            RateTier(tier.above_input_tokens, Rates(**{name: getattr(tier.rates, name) for name in _RATE_FIELDS}))
-            for tier in message.rate_tiers
+            RateTier(tier.above_input_tokens, rates_from_proto(tier.rates)) for tier in message.rate_tiers
         ),
         markup_bps=message.markup_bps,
         replay_bps=message.replay_bps,

@@ -1,1 +1,1 @@
-"""What the ledger asks over HTTP."""
+"""What the ledger asks over HTTP: receivers of webhooks, payment providers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from ledger_svc.domain.accounts import CREDIT_ACCOUNTS, MAX_POSTED_NANO_USD, SPENDABLE, CreditKind
+from ledger_svc.domain.accounts import CREDIT_ACCOUNTS, MAX_POSTED_NANO_USD, SPENDABLE, AccountKind, CreditKind
 from ledger_svc.domain.book import Book, Needs
 from ledger_svc.domain.command import Command, check_same, fingerprint_of
 from ledger_svc.domain.errors import InvalidRequest
@@ -19,7 +19,8 @@ from meshkit.principal import OPERATOR, Actor
 @dataclass(frozen=True)
 class AddCredit(Command[None]):
     """Adds prepaid or promotional credit, once under its idempotency key. ``priority``: of the lot, the lowest is spent
-    first. ``expires_at_ms``: of promotional credit only; 0: never.
+    first. ``expires_at_ms``: of promotional credit only; 0: never. ``giver``: the account that it comes from, where
+    that is not the usual one.
     """
 
     org_id: str
@@ -31,12 +32,18 @@ class AddCredit(Command[None]):
     priority: int = DEFAULT_PRIORITY
     expires_at_ms: int = 0
     actor: Actor = OPERATOR
+    giver: AccountKind | None = None
 
     @property
     def needs(self) -> Needs:
         """The transfer that may be there already, and both accounts."""
-        accounts = tuple(dict.fromkeys((*SPENDABLE, *CREDIT_ACCOUNTS[self.kind])))
+        accounts = tuple(dict.fromkeys((*SPENDABLE, *self._accounts)))
         return Needs(self.org_id, accounts, idem_key=self._idem_key)
+
+    @property
+    def _accounts(self) -> tuple[AccountKind, AccountKind]:
+        giver, receiver = CREDIT_ACCOUNTS[self.kind]
+        return self.giver or giver, receiver
 
     @property
     def _idem_key(self) -> str:
@@ -50,13 +57,14 @@ class AddCredit(Command[None]):
         lot = (
             () if (self.priority, self.expires_at_ms) == (DEFAULT_PRIORITY, 0) else (self.priority, self.expires_at_ms)
         )
-        return fingerprint_of("credit", self.amount_nano_usd, self.kind.value, *lot)
+        giver = (self.giver.value,) if self.giver else ()
+        return fingerprint_of("credit", self.amount_nano_usd, self.kind.value, *lot, *giver)
 
     def decide(self, book: Book) -> None:
         """Raises:
         NotFound, IdempotencyConflict, InvalidRequest (the balance would pass MAX_POSTED_NANO_USD).
         """
-        giver, receiver = CREDIT_ACCOUNTS[self.kind]
+        giver, receiver = self._accounts
         posted = book.account(self.org_id, receiver).posted_nano_usd
         existing = book.transfers.get((self.org_id, self._idem_key))
         if existing is not None:

@@ -20,7 +20,7 @@ from meshkit.principal import OPERATOR, Actor
 @dataclass(frozen=True)
 class Refund(Command[None]):
     """Takes paid credit back that the operator pays out, once under its idempotency key. Promotional credit is not
-    refunded, nor what open holds keep.
+    refunded, nor what open holds keep. ``receiver``: the account that pays it out.
     """
 
     org_id: str
@@ -30,11 +30,12 @@ class Refund(Command[None]):
     transfer_id: str
     now_ms: int
     actor: Actor = OPERATOR
+    receiver: AccountKind = AccountKind.REFUNDS
 
     @property
     def needs(self) -> Needs:
         """The transfer that may be there already, and both accounts."""
-        return Needs(self.org_id, (*SPENDABLE, AccountKind.REFUNDS), idem_key=self._idem_key)
+        return Needs(self.org_id, (*SPENDABLE, self.receiver), idem_key=self._idem_key)
 
     @property
     def _idem_key(self) -> str:
@@ -42,8 +43,9 @@ class Refund(Command[None]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of amount and reason."""
-        return fingerprint_of("refund", self.amount_nano_usd, self.reason)
+        """Of amount and reason, and of the account that pays where that is not the usual one."""
+        receiver = () if self.receiver is AccountKind.REFUNDS else (self.receiver.value,)
+        return fingerprint_of("refund", self.amount_nano_usd, self.reason, *receiver)
 
     def decide(self, book: Book) -> None:
         """Raises:
@@ -64,9 +66,7 @@ class Refund(Command[None]):
         transfer = Transfer(
             self.transfer_id, self.org_id, TransferKind.REFUND, self._idem_key, self.fingerprint, self.now_ms
         )
-        book.post(
-            transfer, {AccountKind.CUSTOMER_CREDIT: -self.amount_nano_usd, AccountKind.REFUNDS: self.amount_nano_usd}
-        )
+        book.post(transfer, {AccountKind.CUSTOMER_CREDIT: -self.amount_nano_usd, self.receiver: self.amount_nano_usd})
         self._tell(book, paid.posted_nano_usd)
 
     def _tell(self, book: Book, posted_before_nano_usd: int) -> None:

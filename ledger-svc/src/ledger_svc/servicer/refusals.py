@@ -19,6 +19,13 @@ ERRORS: ErrorTable = {
     errors.BudgetExceeded: (StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_BUDGET_EXCEEDED),
     errors.IdempotencyConflict: (StatusCode.ALREADY_EXISTS, ErrorReason.ERROR_REASON_IDEMPOTENCY_CONFLICT),
     errors.HoldClosed: (StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_HOLD_CLOSED),
+    errors.InvalidNotice: (StatusCode.INVALID_ARGUMENT, ErrorReason.ERROR_REASON_INVALID_REQUEST),
+    errors.PaymentsNotConfigured: (
+        StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_PAYMENTS_NOT_CONFIGURED,
+    ),
+    errors.ProviderRefused: (StatusCode.INVALID_ARGUMENT, ErrorReason.ERROR_REASON_UPSTREAM_REJECTED),
+    errors.ProviderFailed: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UPSTREAM_ERROR),
     errors.LedgerUnavailable: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
     errors.Standby: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
     errors.QueueFull: (StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),

@@ -21,6 +21,7 @@ from ledger_svc.store.credit_audit import CREDIT_RULES
 from ledger_svc.store.database import Database
 from ledger_svc.store.hold_audit import HOLD_RULES
 from ledger_svc.store.log_audit import log_findings
+from ledger_svc.store.payment_audit import PAYMENT_RULES
 from ledger_svc.store.receipt_audit import decoded
 from ledger_svc.store.secret_audit import SECRET_RULES
 from ledger_svc.store.tables import ACCOUNT, LOG_LEAF, POSTING, RECEIPT, RESERVATION, TRANSFER
@@ -182,6 +183,7 @@ RULES: dict[str, Select[*tuple[object, ...]]] = {
     "a receipt has a leaf in the log": _receipts_without_leaf(),
     **HOLD_RULES,
     **CREDIT_RULES,
+    **PAYMENT_RULES,
     **CAP_RULES,
     **TRAIL_RULES,
     **SECRET_RULES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from ledger_svc.clients.providers import payment_provider
 from ledger_svc.settings import LedgerSettings
 from ledger_svc.store.database import Database
 from ledger_svc.store.log import ReceiptLog
@@ -60,9 +61,10 @@ async def build(
         )
         assembly = Assembly()
         add_money(assembly, parts)
-        add_account(assembly, parts)
-        async with writer.running(), assembly.running():
-            yield assembly.register
+        async with payment_provider(settings, parts.clock, make_id) as provider:
+            add_account(assembly, parts, provider)
+            async with writer.running(), assembly.running():
+                yield assembly.register
     finally:
         await database.close()
 

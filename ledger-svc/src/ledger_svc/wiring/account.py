@@ -5,39 +5,50 @@ from __future__ import annotations
 import random
 import secrets
 
+from ledger_svc.clients.local_payments import LocalPayments
 from ledger_svc.clients.webhooks import SystemResolver, WebhookClient, tls_context
 from ledger_svc.domain.envelope import Envelope
 from ledger_svc.domain.lockbox import Lockbox
 from ledger_svc.service.accounts import AccountService
 from ledger_svc.service.alerts import AlertService
+from ledger_svc.service.bills import BillService
 from ledger_svc.service.courier import Courier, CourierLimits
+from ledger_svc.service.payment_ports import PaymentProvider
+from ledger_svc.service.payments import PaymentService
 from ledger_svc.service.provider_key_changes import ProviderKeyChanges
 from ledger_svc.service.provider_keys import ProviderKeyService
+from ledger_svc.service.refunds import RefundService
 from ledger_svc.service.rewrapping import Rewrapping
 from ledger_svc.service.trail import TrailService
 from ledger_svc.service.webhooks import WebhookService
 from ledger_svc.servicer.account import AccountServicer
 from ledger_svc.servicer.audit import AuditServicer
+from ledger_svc.servicer.billing import BillingServicer
 from ledger_svc.servicer.provider_keys import ProviderKeyServicer
 from ledger_svc.servicer.webhooks import WebhookServicer
 from ledger_svc.store.alerts import Alerts
+from ledger_svc.store.charge_sums import ChargeSums
 from ledger_svc.store.endpoints import Endpoints
 from ledger_svc.store.outbox import Outbox
+from ledger_svc.store.payments import PaymentRecords
 from ledger_svc.store.provider_keys import ProviderKeys
+from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.trail_records import TrailRecords
 from ledger_svc.wiring.parts import Assembly, Parts
 from tallygate.ledger.v1.account_pb2_grpc import add_AccountServiceServicer_to_server
 from tallygate.ledger.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
+from tallygate.ledger.v1.billing_pb2_grpc import add_BillingServiceServicer_to_server
 from tallygate.ledger.v1.provider_keys_pb2_grpc import add_ProviderKeyServiceServicer_to_server
 from tallygate.ledger.v1.webhooks_pb2_grpc import add_WebhookServiceServicer_to_server
 
 
-def add_account(assembly: Assembly, parts: Parts) -> None:
-    """Adds the services and what they need done beside them."""
+def add_account(assembly: Assembly, parts: Parts, provider: PaymentProvider | None) -> None:
+    """Adds the services and what they need done beside them. ``provider``: of payments; None: none are taken."""
     assembly.serve(add_AccountServiceServicer_to_server, AccountServicer(AccountService(parts.directory)))
     _add_audit(assembly, parts)
     _add_provider_keys(assembly, parts)
     _add_webhooks(assembly, parts)
+    _add_billing(assembly, parts, provider)
 
 
 def _add_audit(assembly: Assembly, parts: Parts) -> None:
@@ -102,3 +113,20 @@ def _add_webhooks(assembly: Assembly, parts: Parts) -> None:
     assembly.serve(add_WebhookServiceServicer_to_server, WebhookServicer(webhooks, alerts))
     assembly.run(lambda: alerts.run(settings.alert_interval_s))
     assembly.run(lambda: courier.run(settings.webhook_poll_s))
+
+
+def _add_billing(assembly: Assembly, parts: Parts, provider: PaymentProvider | None) -> None:
+    payments = PaymentRecords(parts.database, parts.writer, parts.trail, Sealer(parts.keyring))
+    clock, make_id = parts.clock, parts.make_id
+    servicer = BillingServicer(
+        payments=PaymentService(
+            payments=payments,
+            provider=provider,
+            clock=clock,
+            make_id=make_id,
+            till=provider if isinstance(provider, LocalPayments) else None,
+        ),
+        refunds=RefundService(payments=payments, provider=provider, clock=clock, make_id=make_id),
+        bills=BillService(ChargeSums(parts.database)),
+    )
+    assembly.serve(add_BillingServiceServicer_to_server, servicer)

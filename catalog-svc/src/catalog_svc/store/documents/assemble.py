@@ -9,6 +9,7 @@ from typing import Any
 
 from catalog_svc.domain import (
     Alias,
+    BillingPolicy,
     CachedTokenAccounting,
     Capabilities,
     CatalogInvalid,
@@ -47,7 +48,24 @@ def assemble(layers: Layers, today: dt.date) -> Contents:
     ]
     if problems:
         raise CatalogInvalid(problems)
-    return Contents(tuple(models.values()), tuple(sources.values()), tuple(offers), tuple(aliases))
+    return Contents(
+        tuple(models.values()), tuple(sources.values()), tuple(offers), tuple(aliases), _policy(_billing(layers))
+    )
+
+
+def _billing(layers: Layers) -> entries.BillingEntry:
+    """With its defaults. What the documents gave has been read already: read again it would be scaled twice."""
+    return entries.BillingEntry.model_construct(**layers.billing)
+
+
+def _policy(billing: entries.BillingEntry) -> BillingPolicy:
+    return BillingPolicy(
+        markup_bps=billing.markup_bps,
+        replay_bps=billing.replay_bps,
+        flat_rates=_rates(billing.flat, {}),
+        byok_fee_bps=billing.byok_fee_bps,
+        byok_fee_per_call_pico_usd=billing.byok_fee_per_call,
+    )
 
 
 def _model(key: str, entry: Layered, problems: list[str]) -> Model:
@@ -159,11 +177,6 @@ def _price(key: str, entry: Layered, layers: Layers, today: dt.date, problems: l
         price_version=price.version or (stamp.version if stamp else ""),
         price_date=price_date.isoformat() if price_date else "",
     )
-
-
-def _billing(layers: Layers) -> entries.BillingEntry:
-    """As merged: its fields were read when their documents were, and are not read again."""
-    return entries.BillingEntry.model_construct(**layers.billing)
 
 
 def _byok_price(key: str, price: PriceSnapshot | None, billing: entries.BillingEntry) -> PriceSnapshot | None:

@@ -10,14 +10,23 @@ from edge.account import Account
 from edge.auth import Authenticator
 from edge.catalog import CatalogView
 from edge.routes.account.audit import audit_router
+from edge.routes.account.billing import billing_router
+from edge.routes.account.payment_notices import notices_router
+from edge.routes.account.payments import payments_router
 from edge.routes.account.projects import projects_router
 from edge.routes.account.provider_keys import provider_keys_router
 from edge.routes.account.webhooks import webhooks_router
+from meshkit.clock import Clock
 
 
-def account_routers(account: Account, authenticator: Authenticator, catalog: CatalogView) -> Iterator[APIRouter]:
+def account_routers(
+    account: Account, authenticator: Authenticator, catalog: CatalogView, clock: Clock
+) -> Iterator[APIRouter]:
     """One for each resource, without the prefix of the API."""
     yield projects_router(account, authenticator)
     yield audit_router(account, authenticator)
     yield provider_keys_router(account, authenticator, catalog)
     yield webhooks_router(account, authenticator)
+    yield billing_router(account, authenticator, catalog, clock)
+    yield payments_router(account, authenticator)
+    yield notices_router(account)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from meshkit.money import parse_usd
 
@@ -51,6 +51,23 @@ Usd = Annotated[
     AfterValidator(_is_usd),
 ]
 """An amount that a client sends, not below 0."""
+
+
+def _no_float(value: object) -> object:
+    if isinstance(value, float | bool):
+        # pydantic takes a ValueError for a finding, and nothing else
+        raise ValueError('send the amount as a string, such as "20.00"; a JSON number may lose digits')  # noqa: TRY004
+    return value
+
+
+SentUsd = Annotated[Usd | Annotated[int, Field(ge=0, le=10**9)], BeforeValidator(_no_float)]
+"""An amount that a client sends, as ``Usd``, or as a whole number of dollars."""
+
+
+def nano_usd_of(amount: str | int) -> int:
+    """Of a ``SentUsd``."""
+    return parse_usd(str(amount))
+
 
 ShownUsd = Annotated[str, Field(description="US dollars as a decimal string. Do not parse it as a float.")]
 """An amount that is sent to a client."""

@@ -1,8 +1,8 @@
 """The tables. Amounts are BIGINT nano-USD; times are Unix milliseconds; enumerations are their words.
 
-transfer, posting, attempt, receipt, correction, cap, cap_alert, audit_log and the log are history: triggers (see
-migrations) forbid to change or delete their rows on both databases. Of the others, triggers let only those columns
-change that the ledger changes.
+transfer, posting, attempt, receipt, correction, cap, cap_alert, audit_log, external_event and the log are history:
+triggers (see migrations) forbid to change or delete their rows on both databases. Of the others, triggers let only
+those columns change that the ledger changes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ledger_svc.store.tables.books import (
 )
 from ledger_svc.store.tables.directory import API_KEY, AUDIT_LOG, ORG, PROJECT
 from ledger_svc.store.tables.log import CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE
+from ledger_svc.store.tables.payments import EXTERNAL_EVENT, PAYMENT, PAYMENT_REFUND
 from ledger_svc.store.tables.row import metadata
 from ledger_svc.store.tables.secrets import DATA_KEY, PROVIDER_KEY
 from ledger_svc.store.tables.webhooks import (
@@ -46,10 +47,13 @@ __all__ = [
     "CORRECTION",
     "CREDIT_LOT",
     "DATA_KEY",
+    "EXTERNAL_EVENT",
     "LOG_HEAD",
     "LOG_LEAF",
     "LOG_TILE",
     "ORG",
+    "PAYMENT",
+    "PAYMENT_REFUND",
     "POSTING",
     "PROJECT",
     "PROVIDER_KEY",

@@ -82,6 +82,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A source refused the key that the organisation brought for it. The request is sent nowhere else, and nothing is charged.
     ErrorInfo.metadata["source_id"] names the source.
     """
+    ERROR_REASON_PAYMENTS_NOT_CONFIGURED: _ErrorReason.ValueType  # 31
+    """This installation takes no payments, or not through the provider that the payment was begun with."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Travels as `google.rpc.ErrorInfo.reason` (the name without the prefix `ERROR_REASON_`, domain
@@ -149,4 +151,6 @@ ERROR_REASON_UPSTREAM_KEY_REJECTED: ErrorReason.ValueType  # 27
 """A source refused the key that the organisation brought for it. The request is sent nowhere else, and nothing is charged.
 ErrorInfo.metadata["source_id"] names the source.
 """
+ERROR_REASON_PAYMENTS_NOT_CONFIGURED: ErrorReason.ValueType  # 31
+"""This installation takes no payments, or not through the provider that the payment was begun with."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
