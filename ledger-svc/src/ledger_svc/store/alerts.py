@@ -126,7 +126,7 @@ def _see_receipts(connection: Connection, seen: _Seen, start: int, end: int) -> 
         select(*of_scopes, (RESERVATION.c.created_at_ms // _DAY_MS).label("day"))
         .distinct()
         .select_from(LOG_LEAF)
-        .join(RECEIPT, RECEIPT.c.receipt_id == LOG_LEAF.c.receipt_id)
+        .join(RECEIPT, RECEIPT.c.receipt_id == LOG_LEAF.c.entry_id)
         .join(RESERVATION, RESERVATION.c.hold_id == RECEIPT.c.hold_id)
         .where(LOG_LEAF.c.leaf_index >= start, LOG_LEAF.c.leaf_index < end)
     )
