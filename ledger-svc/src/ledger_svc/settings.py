@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ledger_svc.domain.checkpoints import check_origin
+from ledger_svc.domain.destinations import Allowed
 from ledger_svc.domain.signing import KEY_BYTES, Keyring, from_base64url, load_private_key, load_public_key
 
 
@@ -100,6 +103,32 @@ class LedgerSettings(BaseSettings):
     revocation_queue: int = Field(1_000, ge=1)
     """Revocations that may wait for one watcher before it is told to start again."""
 
+    alert_interval_s: float = Field(1.0, gt=0)
+    """Seconds between two looks whether spending has reached a threshold of a cap."""
+
+    webhook_poll_s: float = Field(1.0, gt=0)
+    """Seconds between two looks for webhooks whose next attempt is due. What is new is sent at once."""
+
+    webhook_timeout_s: float = Field(10.0, gt=0, le=20)
+    """Seconds that one attempt may take, from the name to the answer."""
+
+    webhook_failing_days: int = Field(5, ge=1)
+    """After so many days in which every attempt failed a webhook is switched off."""
+
+    webhook_retention_days: int = Field(30, ge=1)
+    """Days for which the log of deliveries is kept."""
+
+    webhook_min_port: int = Field(1_024, ge=1, le=65_536)
+    """The ports from this on may be in the URL of a webhook, and 443; 65536: only 443."""
+
+    webhook_allow_private: list[str] = Field(default_factory=list)
+    """Networks that webhooks may be sent to though they are not public, as JSON: ["10.1.0.0/16"]. Whoever has an
+    account key reaches every HTTPS service in them with a POST.
+    """
+
+    webhook_ca_file: Path | None = None
+    """Certificate authorities, in PEM, that webhooks are trusted by beside the machine's."""
+
     @field_validator("peppers")
     @classmethod
     def _has_strong_peppers(cls, peppers: dict[int, SecretStr]) -> dict[int, SecretStr]:
@@ -116,6 +145,11 @@ class LedgerSettings(BaseSettings):
             if not kid or len(from_base64url(key.get_secret_value().strip())) != KEY_BYTES:
                 raise ValueError(f"a key has a kid, and {KEY_BYTES} bytes in base64url")
         return keys
+
+    @field_validator("webhook_allow_private")
+    @classmethod
+    def _has_networks(cls, networks: list[str]) -> list[str]:
+        return [str(ip_network(network)) for network in networks]
 
     @field_validator("log_origin")
     @classmethod
@@ -138,3 +172,7 @@ class LedgerSettings(BaseSettings):
     def secrets_key_bytes(self) -> dict[str, bytes]:
         """``secrets_keys``, decoded."""
         return {kid: from_base64url(key.get_secret_value().strip()) for kid, key in self.secrets_keys.items()}
+
+    def webhook_destinations(self) -> Allowed:
+        """Where webhooks may be sent."""
+        return Allowed(self.webhook_min_port, tuple(map(ip_network, self.webhook_allow_private)))

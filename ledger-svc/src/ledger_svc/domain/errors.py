@@ -20,6 +20,13 @@ class InvalidRequest(LedgerError):
         super().__init__(f"{param}: {message}", param=param)
 
 
+class NotConfigured(InvalidRequest):
+    """What was asked for needs a setting that the operator has not made."""
+
+    def __init__(self, message: str) -> None:
+        LedgerError.__init__(self, message)
+
+
 class NotFound(LedgerError):
     """No such organisation, project, key, hold, receipt or checkpoint; also where it is another organisation's."""
 
