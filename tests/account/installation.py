@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +98,12 @@ class Installation:
 
 
 @asynccontextmanager
-async def installed(**edge_settings: Any) -> AsyncIterator[Installation]:
-    """A gateway of its own, inside the block. ``edge_settings``: of the edge, beside addresses."""
+async def installed(
+    ledger_settings: Mapping[str, Any] | None = None, **edge_settings: Any
+) -> AsyncIterator[Installation]:
+    """A gateway of its own, inside the block. ``edge_settings``: of the edge, beside addresses. ``ledger_settings``: of
+    the ledger, beside what it can't do without.
+    """
     async with AsyncExitStack() as stack:
         patched = stack.enter_context(pytest.MonkeyPatch.context())
         for name, secret in API_KEYS.items():
@@ -112,6 +116,7 @@ async def installed(**edge_settings: Any) -> AsyncIterator[Installation]:
                 database_url=f"sqlite+aiosqlite:///{folder}/ledger.db",
                 peppers={1: SecretStr("a pepper for account tests")},
                 signing_keys={"account": SecretStr("b25l" * 10 + "b24")},
+                **{"secrets_keys": {"account": SecretStr("dHdv" * 10 + "dHc")}} | dict(ledger_settings or {}),
             ),
             cache=CacheSettings(url="memory://"),
             router=RouterSettings(),

@@ -22,11 +22,12 @@ from router_svc.settings import RouterSettings
 from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2_grpc
 from tallygate.common.v1 import principal_pb2
-from tallygate.ledger.v1 import account_pb2_grpc, ledger_pb2, ledger_pb2_grpc
+from tallygate.ledger.v1 import account_pb2_grpc, ledger_pb2, ledger_pb2_grpc, webhooks_pb2_grpc
 from tallygate.router.v1 import router_pb2_grpc
 from tallygate_deploy.composition import Addresses, Composition, ServiceSettings
 from tests.upstream.overlay import API_KEYS
 from tests.upstream.server import ScriptedUpstream, scripted_upstream
+from tests.webhooks.receiver import LOOPBACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class World:
 
     ledger: ledger_pb2_grpc.LedgerServiceAsyncStub
     accounts: account_pb2_grpc.AccountServiceAsyncStub
+    webhooks: webhooks_pb2_grpc.WebhookServiceAsyncStub
     cache: cache_pb2_grpc.CacheServiceAsyncStub
     flights: flights_pb2_grpc.FlightServiceAsyncStub
     router: router_pb2_grpc.RouterServiceAsyncStub
@@ -82,6 +84,7 @@ async def world_over(transport: str) -> AsyncIterator[World]:
         yield World(
             ledger=ledger,
             accounts=account_pb2_grpc.AccountServiceStub(dial(found.ledger)),
+            webhooks=webhooks_pb2_grpc.WebhookServiceStub(dial(found.ledger)),
             cache=cache_pb2_grpc.CacheServiceStub(dial(found.cache)),
             flights=flights_pb2_grpc.FlightServiceStub(dial(found.cache)),
             router=router_pb2_grpc.RouterServiceStub(dial(found.router)),
@@ -104,6 +107,8 @@ def _settings(folder: Path, overlay: Path) -> ServiceSettings:
             database_url=f"sqlite+aiosqlite:///{folder}/ledger.db",
             peppers={1: SecretStr("a pepper for contract tests")},
             signing_keys={"contract": SecretStr("b25l" * 10 + "b24")},
+            secrets_keys={"contract": SecretStr("dHdv" * 10 + "dHc")},
+            webhook_allow_private=LOOPBACK,
         ),
         cache=CacheSettings(url="memory://"),
         router=RouterSettings(),

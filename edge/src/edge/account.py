@@ -7,7 +7,7 @@ from typing import TypeVar
 import grpc
 
 from meshkit.errors import mesh_errors
-from tallygate.ledger.v1 import account_pb2_grpc, ledger_pb2_grpc
+from tallygate.ledger.v1 import account_pb2_grpc, ledger_pb2_grpc, webhooks_pb2_grpc
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -21,6 +21,7 @@ class Account:
     def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
+        self.webhooks = webhooks_pb2_grpc.WebhookServiceStub(channel)
         self._timeout_s = timeout_s
 
     async def ask(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:

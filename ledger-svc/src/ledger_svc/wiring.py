@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -12,26 +13,35 @@ from typing import Any
 
 import grpc
 
+from ledger_svc.clients.webhooks import SystemResolver, WebhookClient, tls_context
 from ledger_svc.domain.keys import Peppers
+from ledger_svc.domain.lockbox import Lockbox
 from ledger_svc.domain.policies import DefaultLimits
 from ledger_svc.domain.signing import Keyring
 from ledger_svc.service.accounts import AccountService
+from ledger_svc.service.alerts import AlertService
 from ledger_svc.service.budgets import BudgetService
 from ledger_svc.service.charging import ChargingService
+from ledger_svc.service.courier import Courier, CourierLimits
 from ledger_svc.service.credit import CreditService
 from ledger_svc.service.keys import KeyService
 from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
+from ledger_svc.service.webhooks import WebhookService
 from ledger_svc.servicer import LedgerServicer
 from ledger_svc.servicer.account import AccountServicer
+from ledger_svc.servicer.webhooks import WebhookServicer
 from ledger_svc.settings import LedgerSettings
+from ledger_svc.store.alerts import Alerts
 from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
+from ledger_svc.store.endpoints import Endpoints
 from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import migrate
 from ledger_svc.store.opening import open_database
+from ledger_svc.store.outbox import Outbox
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.trail import Trail
@@ -43,6 +53,7 @@ from meshkit.serve import Register
 from meshkit.telemetry import Telemetry
 from tallygate.ledger.v1.account_pb2_grpc import add_AccountServiceServicer_to_server
 from tallygate.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+from tallygate.ledger.v1.webhooks_pb2_grpc import add_WebhookServiceServicer_to_server
 
 
 @asynccontextmanager
@@ -66,6 +77,7 @@ async def build(
     database = open_database(
         settings.database_url, connections=settings.database_connections, wait_s=settings.database_wait_s
     )
+    resolver = SystemResolver()
     try:
         await migrate(database)
         keyring = settings.keyring()
@@ -84,10 +96,12 @@ async def build(
         revocations = Revocations(parts.directory, clock, max_pending=settings.revocation_queue)
         sweeper = Sweeper(ledger=writer, records=parts.records, clock=clock, batch_limit=settings.sweep_batch_limit)
         servicer = _ledger_servicer(parts, log_service, revocations)
+        telling = _webhooks(parts, resolver)
 
         def register(server: grpc.aio.Server) -> None:
             add_LedgerServiceServicer_to_server(servicer, server)
             add_AccountServiceServicer_to_server(AccountServicer(AccountService(parts.directory)), server)
+            add_WebhookServiceServicer_to_server(WebhookServicer(telling.webhooks, telling.alerts), server)
 
         async with (
             writer.running(),
@@ -95,10 +109,13 @@ async def build(
                 sweeper.run(settings.sweep_interval_s),
                 revocations.run(settings.revocation_poll_s),
                 log_service.run(settings.checkpoint_interval_s),
+                telling.alerts.run(settings.alert_interval_s),
+                telling.courier.run(settings.webhook_poll_s),
             ),
         ):
             yield register
     finally:
+        resolver.close()
         await database.close()
 
 
@@ -145,6 +162,57 @@ def _ledger_servicer(parts: _Parts, log_service: LogService, revocations: Revoca
         log=log_service,
         revocations=revocations,
     )
+
+
+@dataclass(frozen=True)
+class _Telling:
+    """What tells of things, and delivers that."""
+
+    webhooks: WebhookService
+    alerts: AlertService
+    courier: Courier
+
+
+def _webhooks(parts: _Parts, resolver: SystemResolver) -> _Telling:
+    settings, clock, make_id, writer = parts.settings, parts.clock, parts.make_id, parts.writer
+    carrier = WebhookClient(
+        settings.webhook_destinations(),
+        tls_context(settings.webhook_ca_file),
+        resolver,
+        timeout_s=settings.webhook_timeout_s,
+    )
+    lockbox = Lockbox(settings.secrets_key_bytes(), "webhook secrets", secrets.token_bytes)
+    outbox = Outbox(parts.database, writer, parts.trail)
+    courier = Courier(
+        outbox=outbox,
+        carrier=carrier,
+        lockbox=lockbox,
+        clock=clock,
+        make_id=make_id,
+        random=random.random,
+        is_leading=lambda: writer.is_leading,
+        limits=CourierLimits(
+            failing_days=settings.webhook_failing_days, retention_days=settings.webhook_retention_days
+        ),
+    )
+    webhooks = WebhookService(
+        endpoints=Endpoints(parts.database, writer, parts.trail),
+        outbox=outbox,
+        directory=parts.directory,
+        carrier=carrier,
+        lockbox=lockbox,
+        clock=clock,
+        make_id=make_id,
+        random_bytes=secrets.token_bytes,
+        queued=courier.nudge,
+    )
+    alerts = AlertService(
+        alerts=Alerts(parts.database, writer),
+        clock=clock,
+        is_leading=lambda: writer.is_leading,
+        told=courier.nudge,
+    )
+    return _Telling(webhooks, alerts, courier)
 
 
 def _writer(settings: LedgerSettings, database: Database, sealer: Sealer, seam: CommitSeam | None) -> Writer:

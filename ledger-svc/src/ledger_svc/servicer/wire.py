@@ -52,9 +52,9 @@ CAP_SCOPES = {
 }
 CAP_PERIODS = {pb.CAP_PERIOD_DAY: CapPeriod.DAY, pb.CAP_PERIOD_MONTH: CapPeriod.MONTH}
 CAP_UNITS = {pb.CAP_UNIT_NANO_USD: CapUnit.USD, pb.CAP_UNIT_TOKENS: CapUnit.TOKENS}
-_SCOPE_NUMBERS = {scope: number for number, scope in CAP_SCOPES.items()}
-_PERIOD_NUMBERS = {period: number for number, period in CAP_PERIODS.items()}
-_UNIT_NUMBERS = {unit: number for number, unit in CAP_UNITS.items()}
+SCOPE_NUMBERS = {scope: number for number, scope in CAP_SCOPES.items()}
+PERIOD_NUMBERS = {period: number for number, period in CAP_PERIODS.items()}
+UNIT_NUMBERS = {unit: number for number, unit in CAP_UNITS.items()}
 KEY_SCOPES = {
     pb.KEY_SCOPE_UNSPECIFIED: KeyScope.INFERENCE,
     pb.KEY_SCOPE_INFERENCE: KeyScope.INFERENCE,
@@ -234,10 +234,10 @@ def balance_to_proto(balance: Balance) -> pb.Balance:
 def cap_to_proto(cap: Cap, bucket: Bucket) -> pb.Cap:
     """A cap with what counts for it."""
     return pb.Cap(
-        scope=_SCOPE_NUMBERS[cap.scope],
+        scope=SCOPE_NUMBERS[cap.scope],
         scope_id=cap.scope_id,
-        period=_PERIOD_NUMBERS[cap.period],
-        unit=_UNIT_NUMBERS[cap.unit],
+        period=PERIOD_NUMBERS[cap.period],
+        unit=UNIT_NUMBERS[cap.unit],
         limit=cap.limit,
         spent=bucket.spent,
         held=bucket.reserved,

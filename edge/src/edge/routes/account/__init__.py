@@ -9,8 +9,10 @@ from fastapi import APIRouter
 from edge.account import Account
 from edge.auth import Authenticator
 from edge.routes.account.projects import projects_router
+from edge.routes.account.webhooks import webhooks_router
 
 
 def account_routers(account: Account, authenticator: Authenticator) -> Iterator[APIRouter]:
     """One for each resource, without the prefix of the API."""
     yield projects_router(account, authenticator)
+    yield webhooks_router(account, authenticator)

@@ -1,8 +1,8 @@
 """The tables. Amounts are BIGINT nano-USD; times are Unix milliseconds; enumerations are their words.
 
-transfer, posting, attempt, receipt, correction, cap, audit_log and the log are history: triggers (see migrations)
-forbid to change or delete their rows on both databases. Of the others, triggers let only those columns change that the
-ledger changes.
+transfer, posting, attempt, receipt, correction, cap, cap_alert, audit_log and the log are history: triggers (see
+migrations) forbid to change or delete their rows on both databases. Of the others, triggers let only those columns
+change that the ledger changes.
 """
 
 from __future__ import annotations
@@ -23,13 +23,23 @@ from ledger_svc.store.tables.books import (
 from ledger_svc.store.tables.directory import API_KEY, AUDIT_LOG, ORG, PROJECT
 from ledger_svc.store.tables.log import CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE
 from ledger_svc.store.tables.row import metadata
+from ledger_svc.store.tables.webhooks import (
+    ALERT_WATCH,
+    CAP_ALERT,
+    WEBHOOK_ATTEMPT,
+    WEBHOOK_DELIVERY,
+    WEBHOOK_ENDPOINT,
+    WEBHOOK_EVENT,
+)
 
 __all__ = [
     "ACCOUNT",
+    "ALERT_WATCH",
     "API_KEY",
     "ATTEMPT",
     "AUDIT_LOG",
     "CAP",
+    "CAP_ALERT",
     "CAP_BUCKET",
     "CHECKPOINT",
     "CORRECTION",
@@ -43,6 +53,10 @@ __all__ = [
     "RECEIPT",
     "RESERVATION",
     "TRANSFER",
+    "WEBHOOK_ATTEMPT",
+    "WEBHOOK_DELIVERY",
+    "WEBHOOK_ENDPOINT",
+    "WEBHOOK_EVENT",
     "WRITER_EPOCH",
     "metadata",
 ]

@@ -202,6 +202,7 @@ class CapRow(Row, table=True):
     __table_args__ = (
         CheckConstraint("cap_limit >= -1", name="cap_limit"),
         Index("ix_cap_org_id", "org_id"),
+        Index("ix_cap_set_at_ms", "set_at_ms"),
     )
 
     scope_id: str = text_column(primary_key=True)
