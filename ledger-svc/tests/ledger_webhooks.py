@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -121,8 +120,3 @@ class Hooks:
             count += begun
             await self.courier.settle()
         return count
-
-
-async def settled(*awaitables: Awaitable[object]) -> None:
-    """All at once."""
-    await asyncio.gather(*awaitables)

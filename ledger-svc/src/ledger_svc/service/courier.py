@@ -89,7 +89,6 @@ class Courier:
             Standby: another replica is the writer.
             LedgerUnavailable: what was not recorded waits for the next turn.
         """
-        self._wake.clear()
         await self._record()
         now_ms = self._clock.now_ms()
         chosen = await self._chosen(now_ms)
@@ -150,6 +149,7 @@ class Courier:
                 wait.cancel()
                 with suppress(asyncio.CancelledError):
                     await wait
+        self._wake.clear()  # whatever it was set for is seen in the round that follows
 
     async def _record(self) -> None:
         for task in [task for task in self._under_way if task.done()]:

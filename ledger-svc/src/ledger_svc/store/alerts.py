@@ -47,10 +47,13 @@ _NAMES = {
 
 @dataclass(slots=True)
 class _Seen:
-    """What is to be looked at: by scope, the days in which something of it was held; and caps that are new."""
+    """What is to be looked at: by scope, the days in which something of it was held; and caps that are new, also by
+    (scope id, period, unit).
+    """
 
     days: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     caps: list[CapRevision] = field(default_factory=list)
+    new: set[tuple[str, str, str]] = field(default_factory=set)
 
 
 class Alerts:
@@ -138,6 +141,7 @@ def _see_caps(connection: Connection, seen: _Seen, since_ms: int, known: Collect
         revision = (row.scope_id, row.period, row.unit, row.revision, row.set_at_ms)
         if revision not in known:
             seen.caps.append(revision)
+            seen.new.add(revision[:3])
             seen.days[row.scope_id].add(now_ms)
 
 
@@ -183,9 +187,8 @@ def _buckets(connection: Connection, caps: Sequence[Cap], seen: _Seen) -> Iterat
         cap = wanted.pop(bucket.name, None)
         if cap is not None:
             yield cap, bucket
-    new = {(scope_id, period, unit) for scope_id, period, unit, *_ in seen.caps}
     for name, cap in wanted.items():
-        if (cap.scope_id, cap.period.value, cap.unit.value) in new:
+        if (cap.scope_id, cap.period.value, cap.unit.value) in seen.new:
             yield cap, roll_up(connection, cap, name[-1])
 
 

@@ -22,6 +22,8 @@ from meshkit.ids import id_of
 
 MAX_PENDING = 1_000
 """Deliveries that may wait for an endpoint before it is sent no more tests."""
+KEPT_ATTEMPTS = 50
+"""Of a delivery, in its log."""
 _D, _E = WEBHOOK_DELIVERY.c, WEBHOOK_ENDPOINT.c
 _PENDING = _D.state == DeliveryState.PENDING.value
 
@@ -227,6 +229,9 @@ def _record(connection: Connection, outcome: Outcome) -> bool:
     if row is None or connection.execute(made).first():
         return False  # a COMMIT in doubt did go through, or it was forgotten meanwhile
     _write(connection, _delivery(row).after(outcome.attempt, outcome.jitter))
+    # Whoever asks for one retry after the other keeps the newest of them.
+    old = and_(WEBHOOK_ATTEMPT.c.delivery_id == name, WEBHOOK_ATTEMPT.c.ordinal <= ordinal - KEPT_ATTEMPTS)
+    connection.execute(delete(WEBHOOK_ATTEMPT).where(old))
     attempt = values(outcome.attempt) | {"delivery_id": name, "ordinal": ordinal}
     connection.execute(insert(WEBHOOK_ATTEMPT).values(attempt))
     return True
