@@ -218,12 +218,9 @@ async def test_what_was_under_way_is_sent_again_after_a_takeover_and_nothing_els
     async with Writer(second, SEALER, takeover_poll_s=0.01).running() as successor:
         assert successor.is_leading
         after = Hooks(second, successor, clock, make_id)
-        assert await after.deliver() == 1  # the lease of the other still runs
-        assert (await state_of(after, org_id, queued)).state is DeliveryState.DELIVERED
-        clock.advance(CourierLimits().lease_ms)
-        assert await after.deliver() == 1
-        sent = [message.headers["webhook-id"] for message in after.carrier.carried]
-        assert sent == [queued.event_id, lost.event_id]
+        assert await after.deliver() == 2
+        sent = {message.headers["webhook-id"] for message in after.carrier.carried}
+        assert sent == {queued.event_id, lost.event_id}
         Webhook(secret).verify(after.carrier.carried[-1].body, after.carrier.carried[-1].headers)
         assert (await state_of(after, org_id, done)).attempts == 1
 

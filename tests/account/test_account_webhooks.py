@@ -127,9 +127,12 @@ async def test_both_secrets_sign_after_a_rotation(tenant: Tenant, there: Receive
     path = f"/v1/webhooks/{webhook['id']}"
     rotated = (await tenant.http.post(f"{path}/rotate-secret", json={"overlap_s": 600})).json()
     assert rotated["secret"] != webhook["secret"]
+    assert 500 < rotated["previous_secret_until"] - rotated["created_at"] < 700
     await ended(tenant, (await tenant.http.post(f"{path}/test")).json())
     (got,) = there.at("/hook")
     assert got.verified(webhook["secret"]) == got.verified(rotated["secret"])
+    by_default = (await tenant.http.post(f"{path}/rotate-secret")).json()
+    assert by_default["previous_secret_until"] - rotated["previous_secret_until"] > 80_000
 
 
 async def test_a_cap_that_is_reached_is_told_once_to_the_organisation_and_to_the_key(

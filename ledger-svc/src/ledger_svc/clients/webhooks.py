@@ -24,7 +24,8 @@ from ledger_svc.domain.destinations import Allowed, Destination, RefusedDestinat
 from ledger_svc.domain.errors import InvalidRequest
 
 MAX_ANSWER_BYTES = 16 * 1024
-_RESOLVE_TIMEOUT_S = 5.0
+_RESOLVE_TIMEOUT_S = 3.0
+"""Shorter than a caller waits for a webhook to be made."""
 _REST_TIMEOUT_S = 2.0
 """For the body, once the status is known."""
 _USER_AGENT = "Tallygate-Webhooks/1"

@@ -1,8 +1,8 @@
 """Takes what is in the outbox to its endpoints. Runs on the replica that is the writer.
 
-Each attempt is leased before it is made and recorded after it, so a replica that takes over repeats at most what was
-under way. An endpoint is sent a few messages at once, and so is an organisation, so that one that is slow holds nobody
-else up.
+Each attempt is leased before it is made and recorded after it. A replica that takes over ends the leases of the one
+before, which can't record anything any more: it repeats at most what was under way. An endpoint is sent a few messages
+at once, and so is an organisation, so that one that is slow holds nobody else up.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Courier:
         self._unrecorded: list[Outcome] = []
         self._wake = asyncio.Event()
         self._pruned_at_ms = 0
+        self._has_taken_over = False
 
     def nudge(self) -> None:
         """Something was queued."""
@@ -89,6 +90,9 @@ class Courier:
             Standby: another replica is the writer.
             LedgerUnavailable: what was not recorded waits for the next turn.
         """
+        if not self._has_taken_over:
+            await self._outbox.release()
+            self._has_taken_over = True
         await self._record()
         now_ms = self._clock.now_ms()
         chosen = await self._chosen(now_ms)
@@ -122,6 +126,8 @@ class Courier:
                 await self._wait(poll_s, sleep)
                 if self._is_leading():
                     await self._round()
+                else:
+                    self._has_taken_over = False
         finally:
             for task in self._under_way:
                 task.cancel()
@@ -135,7 +141,7 @@ class Courier:
                 self._pruned_at_ms = self._clock.now_ms()
                 await self.prune()
         except Standby:
-            return  # the writer goes on with it
+            self._has_taken_over = False  # the writer goes on with it
         except Exception:  # noqa: BLE001 - whatever it was, events wait for the next round
             _log.exception("webhooks_not_sent")
 

@@ -120,6 +120,9 @@ class Outbox(Protocol):
             InvalidRequest: the endpoint is off.
         """
 
+    async def release(self) -> None:
+        """Ends every lease. Called by who has become the writer: nobody else can record what came of an attempt."""
+
     async def due(
         self, now_ms: int, *, limit: int, busy_endpoints: Collection[str], busy_orgs: Collection[str]
     ) -> list[Delivery]:

@@ -10,7 +10,7 @@ from tallygate.common.v1.errors_pb2 import ErrorReason
 
 ERRORS: ErrorTable = {
     errors.InvalidRequest: (StatusCode.INVALID_ARGUMENT, ErrorReason.ERROR_REASON_INVALID_REQUEST),
-    errors.NotConfigured: (StatusCode.FAILED_PRECONDITION, ErrorReason.ERROR_REASON_INVALID_REQUEST),
+    errors.NotConfigured: (StatusCode.INVALID_ARGUMENT, ErrorReason.ERROR_REASON_INVALID_REQUEST),
     errors.NotFound: (StatusCode.NOT_FOUND, ErrorReason.ERROR_REASON_NOT_FOUND),
     errors.InvalidApiKey: (StatusCode.UNAUTHENTICATED, ErrorReason.ERROR_REASON_INVALID_API_KEY),
     errors.ApiKeyRevoked: (StatusCode.UNAUTHENTICATED, ErrorReason.ERROR_REASON_API_KEY_REVOKED),

@@ -103,6 +103,15 @@ class Outbox:
 
         return await self._writer.write(work, beside_books=True)
 
+    async def release(self) -> None:
+        """See ``webhook_ports.Outbox``."""
+        leased = and_(_PENDING, _D.leased_until_ms > 0)
+
+        def work(connection: Connection) -> None:
+            connection.execute(update(WEBHOOK_DELIVERY).where(leased).values(leased_until_ms=0))
+
+        await self._writer.write(work)
+
     async def due(
         self, now_ms: int, *, limit: int, busy_endpoints: Collection[str], busy_orgs: Collection[str]
     ) -> list[Delivery]:

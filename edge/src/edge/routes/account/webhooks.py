@@ -11,6 +11,7 @@ from edge.auth import Authenticator
 from edge.routes.account.guard import CallerOf, Cursor, Limit, account_router
 from edge.wire.account.base import Page
 from edge.wire.account.webhooks import (
+    DEFAULT_OVERLAP_S,
     Alert,
     AlertWebhook,
     AlertWebhookChange,
@@ -87,10 +88,11 @@ def _route_webhooks(router: APIRouter, account: Account) -> None:
         return DeletedWebhook(id=webhook_id)
 
     @router.post("/webhooks/{webhook_id}/rotate-secret", summary="Rotate a webhook's secret")
-    async def rotate_secret(webhook_id: str, body: SecretRotation, caller: CallerOf) -> WebhookWithSecret:
+    async def rotate_secret(webhook_id: str, caller: CallerOf, body: SecretRotation | None = None) -> WebhookWithSecret:
         """Gives it a new secret. During the overlap messages carry a signature by each of the two."""
+        overlap_s = DEFAULT_OVERLAP_S if body is None else body.overlap_s
         request = pb.RotateWebhookSecretRequest(
-            org_id=caller.org_id, webhook_id=webhook_id, overlap_s=body.overlap_s, actor=caller.actor
+            org_id=caller.org_id, webhook_id=webhook_id, overlap_s=overlap_s, actor=caller.actor
         )
         made = await account.ask(ledger.RotateWebhookSecret, request)
         return WebhookWithSecret(**Webhook.fields_of(made.webhook), secret=made.secret)

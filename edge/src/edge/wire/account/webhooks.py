@@ -29,7 +29,7 @@ _SCOPES: dict[int, Literal["key", "project", "organization"]] = {
     ledger_pb2.CAP_SCOPE_ORGANIZATION: "organization",
 }
 _PERIODS: dict[int, Literal["day", "month"]] = {ledger_pb2.CAP_PERIOD_DAY: "day", ledger_pb2.CAP_PERIOD_MONTH: "month"}
-MAX_OVERLAP_S = 30 * 24 * 3_600
+DEFAULT_OVERLAP_S, MAX_OVERLAP_S = 24 * 3_600, 30 * 24 * 3_600
 
 
 class NewWebhook(Body):
@@ -60,7 +60,7 @@ class SecretRotation(Body):
     """How long the secret before goes on signing."""
 
     overlap_s: int = Field(
-        86_400, ge=0, le=MAX_OVERLAP_S, description="For so many seconds messages carry both signatures."
+        DEFAULT_OVERLAP_S, ge=0, le=MAX_OVERLAP_S, description="For so many seconds messages carry both signatures."
     )
 
 
