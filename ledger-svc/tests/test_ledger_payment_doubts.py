@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from ledger_payments import USD, ScriptedProvider, told
@@ -37,9 +37,9 @@ class DoubtingWriter(Writer):
     def __init__(self, writer: Writer) -> None:
         self._inner = writer
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        await self._inner.write(work)
-        return await self._inner.write(work)
+    async def write(self, work: Callable[[Connection], T], **options: Any) -> T:
+        await self._inner.write(work, **options)
+        return await self._inner.write(work, **options)
 
 
 @pytest.fixture
