@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from fake_stripe import SECRET_KEY, WEBHOOK_SECRET, FakeStripe, charge, event, fake_stripe, session, signed
 from structlog.testing import capture_logs
 
 from ledger_svc.clients.stripe_payments import StripePayments, stripe_payments
@@ -25,6 +24,16 @@ from ledger_svc.store.writer import Writer
 from meshkit.ids import MakeId
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
+from tests.harness.fake_stripe import (
+    SECRET_KEY,
+    WEBHOOK_SECRET,
+    FakeStripe,
+    charge,
+    event,
+    fake_stripe,
+    session,
+    signed,
+)
 
 USD = 10**9
 NewPayer = Callable[..., Awaitable[Principal]]

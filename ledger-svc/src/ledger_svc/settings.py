@@ -163,32 +163,6 @@ class LedgerSettings(BaseSettings):
     webhook_ca_file: Path | None = None
     """Certificate authorities, in PEM, that webhooks are trusted by beside the machine's."""
 
-    alert_interval_s: float = Field(1.0, gt=0)
-    """Seconds between two looks whether spending has reached a threshold of a cap."""
-
-    webhook_poll_s: float = Field(1.0, gt=0)
-    """Seconds between two looks for webhooks whose next attempt is due. What is new is sent at once."""
-
-    webhook_timeout_s: float = Field(10.0, gt=0, le=20)
-    """Seconds that one attempt may take, from the name to the answer."""
-
-    webhook_failing_days: int = Field(5, ge=1)
-    """After so many days in which every attempt failed a webhook is switched off."""
-
-    webhook_retention_days: int = Field(30, ge=1)
-    """Days for which the log of deliveries is kept."""
-
-    webhook_min_port: int = Field(1_024, ge=1, le=65_536)
-    """The ports from this on may be in the URL of a webhook, and 443; 65536: only 443."""
-
-    webhook_allow_private: list[str] = Field(default_factory=list)
-    """Networks that webhooks may be sent to though they are not public, as JSON: ["10.1.0.0/16"]. Whoever has an
-    account key reaches every HTTPS service in them with a POST.
-    """
-
-    webhook_ca_file: Path | None = None
-    """Certificate authorities, in PEM, that webhooks are trusted by beside the machine's."""
-
     @field_validator("peppers")
     @classmethod
     def _has_strong_peppers(cls, peppers: dict[int, SecretStr]) -> dict[int, SecretStr]:
