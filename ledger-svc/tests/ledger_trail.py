@@ -18,3 +18,8 @@ def an_entry(at_ms: int = 1, org_id: str = "org_a") -> TrailEntry:
 def an_entry_at(at_ms: int) -> Any:
     """Whatever was changed."""
     return lambda _before: an_entry(at_ms)
+
+
+def an_entry_of_change(_before: Any, _after: Any) -> TrailEntry:
+    """Whatever it was and is."""
+    return an_entry()

@@ -81,13 +81,15 @@ async def build(
             keyring=keyring,
         )
         log_service = LogService(log=parts.log, keys=keyring, origin=settings.log_origin, clock=clock)
-        revocations = Revocations(parts.directory, clock, max_pending=settings.revocation_queue)
+        revocations = Revocations(parts.directory, max_pending=settings.revocation_queue)
         sweeper = Sweeper(ledger=writer, records=parts.records, clock=clock, batch_limit=settings.sweep_batch_limit)
-        servicer = _ledger_servicer(parts, log_service, revocations)
+        keys = _key_service(parts, revocations)
+        servicer = _ledger_servicer(parts, keys, log_service, revocations)
+        account_servicer = AccountServicer(AccountService(parts.directory, clock, make_id), keys)
 
         def register(server: grpc.aio.Server) -> None:
             add_LedgerServiceServicer_to_server(servicer, server)
-            add_AccountServiceServicer_to_server(AccountServicer(AccountService(parts.directory)), server)
+            add_AccountServiceServicer_to_server(account_servicer, server)
 
         async with (
             writer.running(),
@@ -124,20 +126,27 @@ class _Parts:
         return Records(self.database)
 
 
-def _ledger_servicer(parts: _Parts, log_service: LogService, revocations: Revocations) -> LedgerServicer:
-    settings, clock, make_id = parts.settings, parts.clock, parts.make_id
+def _key_service(parts: _Parts, revocations: Revocations) -> KeyService:
+    settings = parts.settings
+    return KeyService(
+        directory=parts.directory,
+        revocations=revocations,
+        peppers=Peppers({version: pepper.get_secret_value() for version, pepper in settings.peppers.items()}),
+        clock=parts.clock,
+        make_id=parts.make_id,
+        random_below=secrets.randbelow,
+        limits=DefaultLimits(settings.requests_per_minute, settings.tokens_per_minute),
+        valid_for_ms=settings.valid_for_ms,
+    )
+
+
+def _ledger_servicer(
+    parts: _Parts, keys: KeyService, log_service: LogService, revocations: Revocations
+) -> LedgerServicer:
+    clock, make_id = parts.clock, parts.make_id
     writer, directory, records = parts.writer, parts.directory, parts.records
     return LedgerServicer(
-        keys=KeyService(
-            directory=directory,
-            revocations=revocations,
-            peppers=Peppers({version: pepper.get_secret_value() for version, pepper in settings.peppers.items()}),
-            clock=clock,
-            make_id=make_id,
-            random_below=secrets.randbelow,
-            limits=DefaultLimits(settings.requests_per_minute, settings.tokens_per_minute),
-            valid_for_ms=settings.valid_for_ms,
-        ),
+        keys=keys,
         charging=ChargingService(ledger=writer, clock=clock, make_id=make_id),
         credit=CreditService(ledger=writer, records=records, clock=clock, make_id=make_id),
         budgets=BudgetService(ledger=writer, records=records, directory=directory, clock=clock),
