@@ -56,7 +56,7 @@ def create_app(
     """The application over the clients of ``mesh``, and of ``account`` for the routes that manage one. Its lifespan
     holds the watches of catalog and revocations.
     """
-    authenticator = Authenticator(mesh.ledger, clock, max_entries=settings.auth_entries)
+    authenticator = _authenticator(mesh, settings, clock)
     catalog = CatalogView(mesh.catalog)
 
     @asynccontextmanager
@@ -102,6 +102,12 @@ def create_app(
     _route(app, "GET", "/api/health", health.live)
     _route(app, "GET", "/readyz", health.ready)
     return app
+
+
+def _authenticator(mesh: Mesh, settings: EdgeSettings, clock: Clock) -> Authenticator:
+    return Authenticator(
+        mesh.ledger, clock, max_entries=settings.auth_entries, trusted_proxies=settings.trusted_proxies
+    )
 
 
 def _route_reading(app: FastAPI, prefix: str, models: Models, receipts: Receipts, log: Log) -> None:

@@ -29,6 +29,8 @@ class _Index:
     objects: Mapping[str, bytes]
     """The JSON of each."""
     listing: bytes
+    regions: Mapping[str, str]
+    """Where each source is, by its id; empty: not known."""
 
 
 class CatalogView:
@@ -65,6 +67,14 @@ class CatalogView:
             raise self._unknown(name)
         return found
 
+    def region_of(self, source_id: str) -> str:
+        """Where a source is: "cn", "us", "eu"; empty: not known.
+
+        Raises:
+            MeshError: UNAVAILABLE before the first snapshot.
+        """
+        return self._current().regions.get(source_id, "")
+
     def listing_json(self) -> bytes:
         """All models and aliases as one list object.
 
@@ -93,6 +103,7 @@ class CatalogView:
             models=names,
             objects={name: orjson.dumps(entry) for name, entry in objects.items()},
             listing=orjson.dumps({"object": "list", "data": list(objects.values())}),
+            regions={source.id: source.region for source in snapshot.sources},
         )
         _log.info("catalog_revision", revision=snapshot.revision, models=len(models), aliases=len(names) - len(models))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from meshkit.money import PriceSnapshot, worst_case_nano_usd
+from meshkit.regions import RegionPolicy
 from router_svc.domain.catalog import CatalogSnapshot, Model, Offer, Source, WireFormat
 from router_svc.domain.errors import InvalidRequest, ModelNotFound, NoSource, PriceUnknown
 from router_svc.domain.images import image_rule_of, most_image_tokens
@@ -23,6 +24,7 @@ class RejectionReason(Enum):
     CAPABILITY = 3
     CONTEXT = 4
     WIRE_FORMAT = 5
+    REGION = 6
 
 
 _REQUESTS_FAULT = frozenset({RejectionReason.CAPABILITY, RejectionReason.CONTEXT})
@@ -75,6 +77,7 @@ class Plan:
 
         Raises:
             PriceUnknown: every offer that could be called was dropped for want of a price.
+            NoSource: every one was dropped for where its source is.
             InvalidRequest: every offer that could be called was dropped for what the request asks of the model.
             NoSource: there is none that could be called, or they were dropped for several reasons; metadata names them.
         """
@@ -87,6 +90,8 @@ class Plan:
             raise PriceUnknown(f"what this request would cost can't be held: {details}")
         if telling and all(r.reason in _REQUESTS_FAULT for r in telling):
             raise InvalidRequest(f"the model can't take this request: {details}", "model")
+        if telling and all(r.reason is RejectionReason.REGION for r in telling):
+            raise NoSource(f"the API key's region policy leaves no source of this model: {details}")
         reasons = {r.offer_id: f"{r.reason.name.lower()}: {r.detail}" for r in self.rejections[:_NAMED_REJECTIONS]}
         why = "; ".join(f"{offer_id}: {reason}" for offer_id, reason in list(reasons.items())[:3])
         raise NoSource("no source can take this request" + (f" ({why})" if why else ""), reasons)
@@ -106,10 +111,12 @@ def plan(
     *,
     formats: frozenset[WireFormat],
     has_secret: Callable[[str], bool],
+    region: RegionPolicy = RegionPolicy.ANY,
 ) -> Plan:
     """Filter the model's offers, then order them: the cheapest worst case first, equal ones by offer id.
 
     ``formats``: those that an adapter exists for. ``has_secret``: whether the named environment variable holds a key.
+    ``region``: where the request may be answered.
 
     Raises:
         ModelNotFound: the model is not in the snapshot.
@@ -122,6 +129,7 @@ def plan(
     for offer in snapshot.offers.get(model_id, ()):
         try:
             source = _reachable(snapshot.sources.get(offer.source_id), formats, has_secret)
+            _require_region(source, region)
             candidates.append(_candidate(request, model, offer, source))
         except _Dropped as dropped:
             rejections.append(Rejection(offer.offer_id, dropped.reason, dropped.detail))
@@ -137,6 +145,12 @@ def _reachable(source: Source | None, formats: frozenset[WireFormat], has_secret
     if source.api_key_env and not has_secret(source.api_key_env):
         raise _Dropped(RejectionReason.NOT_CONFIGURED, f"{source.api_key_env} is not set")
     return source
+
+
+def _require_region(source: Source, region: RegionPolicy) -> None:
+    if not region.admits(source.region):
+        where = f"is in {source.region!r}" if source.region else "has no known region"
+        raise _Dropped(RejectionReason.REGION, f"the source {source.source_id} {where}, which {region.value} excludes")
 
 
 def _candidate(request: ChatRequest, model: Model, offer: Offer, source: Source) -> Candidate:

@@ -10,6 +10,7 @@ import structlog
 
 from meshkit.clock import Clock
 from meshkit.digests import NewSalt
+from meshkit.regions import RegionPolicy
 from router_svc.domain.catalog import WireFormat
 from router_svc.domain.errors import DuplicateRequest, RouterBusy
 from router_svc.domain.plan import Plan, plan
@@ -114,13 +115,13 @@ class RouterService:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
-    async def plan(self, model: str, body: bytes) -> Plan:
+    async def plan(self, model: str, body: bytes, region: RegionPolicy = RegionPolicy.ANY) -> Plan:
         """What a call would do, without doing it; also where nobody can be tried.
 
         Raises:
             InvalidRequest, ModelNotFound, CatalogUnavailable.
         """
-        return await self._plan(model, read_chat_request(body))
+        return await self._plan(model, read_chat_request(body), region)
 
     async def complete(self, call: CompletionCall) -> CompletionHandle:
         """Begin a fresh call in a task of its own; nothing is held yet when this raises.
@@ -153,7 +154,7 @@ class RouterService:
 
     async def _begin(self, call: CompletionCall, lead: Lead | None) -> CompletionHandle:
         request = read_chat_request(call.body)
-        chosen = await self._plan(call.model, request)
+        chosen = await self._plan(call.model, request, call.region)
         chosen.require_candidate()
         key = (call.principal.org_id, call.request_id)
         if self._closing:
@@ -195,6 +196,6 @@ class RouterService:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _plan(self, model: str, request: ChatRequest) -> Plan:
+    async def _plan(self, model: str, request: ChatRequest, region: RegionPolicy) -> Plan:
         snapshot = await self._catalog.snapshot()
-        return plan(request, model, snapshot, formats=self._sources.formats, has_secret=self._has_secret)
+        return plan(request, model, snapshot, formats=self._sources.formats, has_secret=self._has_secret, region=region)
