@@ -88,6 +88,12 @@ class Installation:
         chatting, http, reading = [await self.client(key.secret) for key in keys]
         return Tenant(org.org_id, project.project_id, keys[0].key.key_id, http, reading, chatting)
 
+    async def key(self, tenant: Tenant, **fields: Any) -> tuple[dict[str, Any], httpx.AsyncClient]:
+        """A new key of an organisation, as its administrator makes it, and a client with it."""
+        made = await tenant.http.post("/v1/keys", json={"name": "key"} | fields)
+        assert made.status_code == 201, made.text
+        return made.json(), await self.client(made.json()["secret"])
+
     async def client(self, secret: str = "") -> httpx.AsyncClient:
         """A client of its own, with a key or without."""
         headers = {"authorization": f"Bearer {secret}"} if secret else {}
@@ -98,16 +104,22 @@ class Installation:
 
 
 @asynccontextmanager
-async def installed(**edge_settings: Any) -> AsyncIterator[Installation]:
-    """A gateway of its own, inside the block. ``edge_settings``: of the edge, beside addresses."""
+async def installed(*, overlay: str = "", **edge_settings: Any) -> AsyncIterator[Installation]:
+    """A gateway of its own, inside the block. ``overlay``: on the catalog, above that of the scripted upstream.
+    ``edge_settings``: of the edge, beside addresses.
+    """
     async with AsyncExitStack() as stack:
         patched = stack.enter_context(pytest.MonkeyPatch.context())
         for name, secret in API_KEYS.items():
             patched.setenv(name, secret)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tg-")))
         upstream = await stack.enter_async_context(scripted_upstream())
+        overlays = [upstream.write_overlay(folder / "overlay.yaml")]
+        if overlay:
+            overlays.append(folder / "more.yaml")
+            overlays[-1].write_text(overlay, encoding="utf-8")
         settings = ServiceSettings(
-            catalog=CatalogSettings(overlays=[upstream.write_overlay(folder / "overlay.yaml")]),
+            catalog=CatalogSettings(overlays=overlays),
             ledger=LedgerSettings(
                 database_url=f"sqlite+aiosqlite:///{folder}/ledger.db",
                 peppers={1: SecretStr("a pepper for account tests")},
