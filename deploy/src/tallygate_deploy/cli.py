@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from tallygate_deploy import budgets, ledger_check, operator, verify
+from tallygate_deploy import budgets, keys, ledger_check, operator, verify
 from tallygate_deploy.data_dir import DataDir, DataDirError
 from tallygate_deploy.installation import CannotStartError, RunInstallation, StartOptions
 from tallygate_deploy.ledger_client import DEFAULT_DATA, DataOption
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="One OpenAI-compatible endpoint in front of many model sources, which keeps the tally.",
 )
-app.add_typer(operator.key_app, name="key")
+app.add_typer(keys.app, name="key")
 app.add_typer(operator.credit_app, name="credit")
 app.add_typer(operator.receipt_app, name="receipt")
 app.add_typer(budgets.app, name="cap")
