@@ -215,8 +215,8 @@ async def writer(database: Database) -> AsyncIterator[Writer]:
 
 
 @pytest.fixture
-def revocations(directory: Directory, clock: FakeClock) -> Revocations:
-    return Revocations(directory, clock, max_pending=3)
+def revocations(directory: Directory) -> Revocations:
+    return Revocations(directory, max_pending=3)
 
 
 @pytest.fixture

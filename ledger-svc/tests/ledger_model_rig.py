@@ -92,7 +92,7 @@ class Rig:
         directory, records = Directory(self.database, self.writer, Trail(Sealer(KEYRING))), Records(self.database)
         self.keys = KeyService(
             directory=directory,
-            revocations=Revocations(directory, self.clock),
+            revocations=Revocations(directory),
             peppers=Peppers({1: "pepper-for-tests"}),
             clock=self.clock,
             make_id=self._make_id,

@@ -35,3 +35,8 @@ def a_repricing(revision: str, previous: str = "", **fields: Any) -> Repricing:
     nothing = OfferList((), 0)
     given: dict[str, Any] = {"price_changes": (), "price_change_count": 0, "added": nothing, "removed": nothing}
     return Repricing(revision, previous, **given | fields)
+
+
+def an_entry_of_change(_before: Any, _after: Any) -> TrailEntry:
+    """Whatever it was and is."""
+    return an_entry()

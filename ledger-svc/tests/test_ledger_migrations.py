@@ -14,6 +14,7 @@ from ledger_svc.domain.book import ReceiptEntry
 from ledger_svc.domain.charges import ChargeFacts
 from ledger_svc.domain.holds import Hold, HoldState
 from ledger_svc.domain.journal import Transfer, TransferKind
+from ledger_svc.domain.keys import Peppers, mint_secret
 from ledger_svc.domain.merkle import leaf_hash, verify_consistency, verify_inclusion
 from ledger_svc.domain.receipts import Receipt
 from ledger_svc.domain.signing import JwsKind, Keyring, load_private_key, verify_jws
@@ -23,6 +24,7 @@ from ledger_svc.service.trail import TrailService
 from ledger_svc.store import rows
 from ledger_svc.store.audit import audit
 from ledger_svc.store.database import Database
+from ledger_svc.store.directory import Directory
 from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import alembic_config, migrate
 from ledger_svc.store.opening import open_database
@@ -201,3 +203,30 @@ def entry_values(entry: TrailEntry) -> dict[str, Any]:
 
 def executes(statement: str) -> Callable[[Connection], object]:
     return lambda connection: connection.execute(text(statement))
+
+
+async def test_keys_of_before_they_could_have_two_secrets_are_known_as_ever(empty: Database, clock: FakeClock) -> None:
+    peppers = Peppers({1: "pepper-for-tests"})
+    secret = mint_secret(lambda _: 7)
+    digest = peppers.digest(secret)
+
+    def make_old(connection: Connection) -> None:
+        command.upgrade(alembic_config(connection), "0005_audit_trail")
+        run = connection.exec_driver_sql
+        run("INSERT INTO org VALUES ('org', 'Acme', 1)")
+        run("INSERT INTO project VALUES ('prj', 'org', 'web', 1)")
+        for key, hmac, revoked in (("key_1", digest.hmac_sha256_hex, 0), ("key_2", "b", 5)):
+            run(
+                "INSERT INTO api_key VALUES "
+                f"('{key}', 'org', 'prj', 'old', 'tg-777777', '{hmac}', 1, '[\"gpt-*\"]', 1, 0, {revoked}, '{{}}')"
+            )
+
+    await empty.write(make_old)
+    await migrate(empty)
+    async with Writer(empty, Sealer(Keyring({"k": load_private_key(SEED)}))).running() as writer:
+        directory = Directory(empty, writer, Trail(Sealer(Keyring({"k": load_private_key(SEED)}))))
+        found = await directory.find_key(peppers.digests(secret))
+        assert found is not None
+        assert (found[0].key_id, found[0].allowed_models, found[1].expires_at_ms) == ("key_1", ("gpt-*",), 0)
+        assert (await directory.key("org", "key_2")).revoked_at_ms == 5
+        assert await directory.newest_change() == 0

@@ -49,7 +49,7 @@ def provider() -> ScriptedProvider:
 
 @pytest.fixture
 def store(database: Database, writer: Writer, keyring: Keyring) -> PaymentRecords:
-    return PaymentRecords(database, DoubtingWriter(writer), Trail(), Sealer(keyring))
+    return PaymentRecords(database, DoubtingWriter(writer), Trail(Sealer(keyring)), Sealer(keyring))
 
 
 @pytest.fixture

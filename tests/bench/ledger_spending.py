@@ -117,7 +117,7 @@ async def _spending(database: Database, writer: Writer, ledger: Ledger) -> Spend
     clock, directory = SystemClock(), Directory(database, writer, Trail(SEALER))
     keys = KeyService(
         directory=directory,
-        revocations=Revocations(directory, clock),
+        revocations=Revocations(directory),
         peppers=Peppers({1: PEPPER}),
         clock=clock,
         make_id=new_id,

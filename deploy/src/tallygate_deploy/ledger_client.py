@@ -140,3 +140,8 @@ def nano_usd(amount_usd: str) -> int:
 def when(at_ms: int) -> str:
     """A moment, for people."""
     return dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def days_from_now_ms(days: float | None) -> int:
+    """Unix time in milliseconds; 0, which is never, for None."""
+    return int((dt.datetime.now(dt.UTC) + dt.timedelta(days=days)).timestamp() * 1000) if days is not None else 0

@@ -61,7 +61,7 @@ def create_app(
     """The application over the clients of ``mesh``, and of ``account`` for the routes that manage one. Its lifespan
     holds the watches of catalog and revocations.
     """
-    authenticator = Authenticator(mesh.ledger, limits, clock, max_entries=settings.auth_entries)
+    authenticator = _authenticator(mesh, limits, settings, clock)
     catalog = CatalogView(mesh.catalog)
 
     @asynccontextmanager
@@ -114,6 +114,12 @@ async def _running(*coroutines: Coroutine[Any, Any, Any]) -> AsyncIterator[None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _authenticator(mesh: Mesh, limits: RateLimits, settings: EdgeSettings, clock: Clock) -> Authenticator:
+    return Authenticator(
+        mesh.ledger, limits, clock, max_entries=settings.auth_entries, trusted_proxies=settings.trusted_proxies
+    )
 
 
 def _route_reading(app: FastAPI, prefix: str, models: Models, receipts: Receipts, log: Log) -> None:

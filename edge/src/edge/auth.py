@@ -1,4 +1,5 @@
-"""Who is calling. The ledger knows; its answer is kept for as long as it allows, and dropped when a key is revoked.
+"""Who is calling. The ledger knows; its answer is kept for as long as it allows, and dropped when a key is revoked,
+rotated or changed.
 
 The secret itself is kept nowhere: entries are found by its SHA-256. A refusal is not kept at all. What is kept is a
 shortcut and no licence: the ledger checks the key again whenever it holds or charges.
@@ -17,6 +18,7 @@ from edge.errors import refusal
 from edge.exchange import Exchange
 from edge.limits import NOT_VALID, RateLimits
 from edge.mesh import Ledger
+from edge.origin import Address, Network, client_address, networks_of
 from meshkit.clock import Clock
 from meshkit.errors import MeshError
 from tallygate.common.v1 import principal_pb2
@@ -33,6 +35,8 @@ class Caller:
 
     principal: principal_pb2.Principal
     policy: ledger_pb2.KeyPolicy
+    networks: tuple[Network, ...] = ()
+    """Where its key may be used from; empty: anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,18 @@ class _Kept:
 
 
 class Authenticator:
-    """Turns the ``Authorization`` header into a principal, and counts the request for the limits of its key."""
+    """Turns the ``Authorization`` header into a principal, for a client that is where its key may be used, and
+    counts the request for the limits of its key.
 
-    def __init__(self, ledger: Ledger, limits: RateLimits, clock: Clock, *, max_entries: int) -> None:
+    ``trusted_proxies``: see ``edge.origin``.
+    """
+
+    def __init__(
+        self, ledger: Ledger, limits: RateLimits, clock: Clock, *, max_entries: int, trusted_proxies: int = 0
+    ) -> None:
         self._ledger = ledger
         self._limits = limits
+        self._trusted_proxies = trusted_proxies
         self._clock = clock
         self._max_entries = max_entries
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
@@ -56,7 +67,8 @@ class Authenticator:
         """Who sent a request that reads, whatever its key is for.
 
         Raises:
-            MeshError: INVALID_API_KEY, API_KEY_REVOKED, RATE_LIMIT_EXCEEDED, or the ledger is away.
+            MeshError: INVALID_API_KEY, API_KEY_REVOKED, RATE_LIMIT_EXCEEDED, or the ledger is away; PERMISSION_DENIED
+                where the key may not be used from the client's address.
         """
         caller = await self._known(request)
         await self._limits.count_account(Exchange.of(request.scope), caller.principal.key_id)
@@ -92,10 +104,13 @@ class Authenticator:
 
     async def _known(self, request: Request) -> Caller:
         """Noted in the exchange of the request."""
-        address = request.client.host if request.client else ""
-        caller = await self._holder(_bearer(request.headers.get("authorization")), address)
         exchange = Exchange.of(request.scope)
+        address = client_address(request.scope, self._trusted_proxies)
+        exchange.address = "" if address is None else str(address)
+        caller = await self._holder(_bearer(request.headers.get("authorization")), exchange.address)
         exchange.org_id, exchange.key_id = caller.principal.org_id, caller.principal.key_id
+        if caller.networks:
+            _check_address(caller.networks, address)
         return caller
 
     async def _holder(self, secret: str, address: str) -> Caller:
@@ -118,7 +133,7 @@ class Authenticator:
     async def _ask(self, secret: str, digest: bytes) -> Caller:
         asked_at_s, revocations = self._clock.monotonic_s(), self._revocations
         answer = await self._ledger.authenticate(secret)
-        caller = Caller(answer.principal, answer.policy)
+        caller = Caller(answer.principal, answer.policy, networks_of(answer.policy.allowed_cidrs))
         # An answer that crossed a revocation may be older than it: good for this request, which the ledger checks
         # again, but not to be kept.
         if revocations == self._revocations and answer.valid_for_ms > 0:
@@ -129,14 +144,26 @@ class Authenticator:
         return caller
 
     def forget(self, key_id: str) -> None:
-        """Drops what is kept of a key that was revoked; of every key for the empty id, with which a watch begins."""
+        """Drops what is kept of a key that was revoked, rotated or changed; of every key for the empty id, with which a
+        watch begins.
+        """
         self._revocations += 1
         if not key_id:
             self._kept.clear()
             return
         for digest in [digest for digest, kept in self._kept.items() if kept.caller.principal.key_id == key_id]:
             del self._kept[digest]
-        _log.info("key_revoked", key_id=key_id)
+        _log.info("key_changed", key_id=key_id)
+
+
+def _check_address(networks: tuple[Network, ...], address: Address | None) -> None:
+    if address is None:
+        raise _denied(
+            "This API key may only be used from certain addresses, and the address of this request is not known: "
+            "the proxies before this gateway did not say it in X-Forwarded-For."
+        )
+    if not any(address in network for network in networks):
+        raise _denied(f"This API key may not be used from the address {address}.")
 
 
 def _denied(message: str) -> MeshError:

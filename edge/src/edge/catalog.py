@@ -32,6 +32,8 @@ class _Index:
     keyed_sources: frozenset[str]
     """Sources that can be called and need a key."""
     snapshot: catalog_pb2.Snapshot
+    regions: Mapping[str, str]
+    """Where each source is, by its id; empty: not known."""
 
 
 class CatalogView:
@@ -67,6 +69,14 @@ class CatalogView:
         if found is None:
             raise self._unknown(name)
         return found
+
+    def region_of(self, source_id: str) -> str:
+        """Where a source is: "cn", "us", "eu"; empty: not known.
+
+        Raises:
+            MeshError: UNAVAILABLE before the first snapshot.
+        """
+        return self._current().regions.get(source_id, "")
 
     def listing_json(self) -> bytes:
         """All models and aliases as one list object.
@@ -120,6 +130,7 @@ class CatalogView:
             listing=orjson.dumps({"object": "list", "data": list(objects.values())}),
             keyed_sources=frozenset(s.id for s in snapshot.sources if s.base_url and s.api_key_env),
             snapshot=snapshot,
+            regions={source.id: source.region for source in snapshot.sources},
         )
         _log.info("catalog_revision", revision=snapshot.revision, models=len(models), aliases=len(names) - len(models))
 

@@ -21,6 +21,8 @@ class Exchange:
     """32 hex digits."""
     status: int = 0
     """The HTTP status sent; 0 before the answer began."""
+    address: str = ""
+    """Of the client; empty: not known, or no key was asked about."""
     org_id: str = ""
     key_id: str = ""
     requested_model: str = ""

@@ -22,6 +22,12 @@ class EdgeSettings(BaseSettings):
     fd: int | None = Field(default=None, ge=0)
     """A listening socket that the process inherits under this file descriptor; host and port are then not used."""
 
+    trusted_proxies: int = Field(default=0, ge=0, le=10)
+    """How many proxies of the operator's own stand before the edge, each of which adds to ``X-Forwarded-For`` the
+    address that a request came to it from. The client is then the n-th address from the right. 0: there is none, and
+    the client is the peer of the connection. Too high a number lets clients say where they are.
+    """
+
     ledger_addr: str = "grpc://127.0.0.1:7003"
     """Where the ledger is: "grpc://HOST:PORT", "unix:///PATH" or "local://NAME". With replicas, the addresses of all of
     them with commas between: "grpc://ledger-0.ledger:7003,grpc://ledger-1.ledger:7003".

@@ -15,6 +15,7 @@ from edge.wire.receipts import served_mode
 from meshkit.answers import statement
 from meshkit.digests import NewSalt, salted
 from meshkit.money import format_usd
+from meshkit.regions import RegionPolicy
 from tallygate.cache.v1 import cache_pb2, flights_pb2
 from tallygate.catalog.v1 import catalog_pb2
 from tallygate.common.v1 import money_pb2, principal_pb2
@@ -28,6 +29,11 @@ _MODES = {
     Mode.OFF: cache_pb2.CacheControls.MODE_OFF,
     Mode.REFRESH: cache_pb2.CacheControls.MODE_REFRESH,
     Mode.ONLY: cache_pb2.CacheControls.MODE_ONLY,
+}
+_REGIONS = {
+    RegionPolicy.ANY: ledger_pb2.REGION_POLICY_ANY,
+    RegionPolicy.CN_ONLY: ledger_pb2.REGION_POLICY_CN_ONLY,
+    RegionPolicy.OVERSEAS_ONLY: ledger_pb2.REGION_POLICY_OVERSEAS_ONLY,
 }
 _SERVED_BY_TIER = {
     cache_pb2.REPLAY_TIER_EXACT: ledger_pb2.SERVED_MODE_EXACT,
@@ -59,6 +65,8 @@ class Admitted:
     """One answer and one charge for all requests that have it."""
     tokens: Tokens = field(default_factory=Tokens)
     """What it has taken of its key's tokens by the minute."""
+    region: RegionPolicy = RegionPolicy.ANY
+    """Where it may be answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +80,8 @@ class Settled:
     """Of the request that was charged."""
 
 
-def lookup_request(request: Admitted) -> cache_pb2.LookupRequest:
-    """Asks for a stored answer."""
+def lookup_request(request: Admitted, mode: Mode | None = None) -> cache_pb2.LookupRequest:
+    """Asks for a stored answer; ``mode``: in place of the one that the request asks for."""
     controls = request.controls
     return cache_pb2.LookupRequest(
         principal=request.principal,
@@ -82,7 +90,7 @@ def lookup_request(request: Admitted) -> cache_pb2.LookupRequest:
         policy_epoch=request.model.policy_epoch,
         openai_body=request.body,
         controls=cache_pb2.CacheControls(
-            mode=_MODES[controls.mode], max_age_s=controls.max_age_s, allow_sampled=controls.allow_sampled
+            mode=_MODES[mode or controls.mode], max_age_s=controls.max_age_s, allow_sampled=controls.allow_sampled
         ),
         completion_id=request.exchange.generation_id,
     )
@@ -102,6 +110,7 @@ def complete_request(
         cache_ticket=ticket,
         requested_model=request.call.model,
         flight=flight,
+        region=_REGIONS[request.region],
     )
 
 

@@ -127,11 +127,13 @@ class LedgerSettings(BaseSettings):
     sweep_batch_limit: int = Field(500, ge=1, le=10_000)
     """Holds that one sweep ends at most."""
 
-    revocation_poll_s: float = Field(1.0, gt=0)
-    """Seconds between two looks for keys that another replica has revoked, and provider keys that it has changed."""
+    revocation_poll_s: float = Field(0.25, gt=0)
+    """Seconds between two looks for keys that another replica has revoked, rotated or changed, provider keys too: an
+    edge that watches this replica keeps what it knows of such a key for so long, and the time of a look, at most.
+    """
 
     revocation_queue: int = Field(1_000, ge=1)
-    """Revocations, and changes of provider keys, that may wait for one watcher before it is told to start again."""
+    """Changes of keys, provider keys too, that may wait for one watcher before it is told to start again."""
 
     rewrap_interval_s: float = Field(60.0, gt=0)
     """Seconds between two looks for data keys that are not under the newest of ``secrets_keys``; the first is at once.

@@ -1,11 +1,13 @@
-"""The shared messages of ``tallygate.common.v1`` to and from the plain types of meshkit. Servicers and clients call
-it."""
+"""The messages that services share, most of them of ``tallygate.common.v1``, to and from the plain types of meshkit.
+Servicers and clients call it."""
 
 from __future__ import annotations
 
 from meshkit.money import USAGE_CLASSES, BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 from meshkit.principal import Actor, ActorKind, Principal
+from meshkit.regions import RegionPolicy
 from tallygate.common.v1 import actor_pb2, money_pb2, principal_pb2
+from tallygate.ledger.v1 import ledger_pb2
 
 _ACTOR_KINDS = {
     actor_pb2.ACTOR_KIND_UNSPECIFIED: ActorKind.OPERATOR,
@@ -14,6 +16,12 @@ _ACTOR_KINDS = {
     actor_pb2.ACTOR_KIND_SYSTEM: ActorKind.SYSTEM,
 }
 _ACTOR_NUMBERS = {kind: number for number, kind in _ACTOR_KINDS.items()}
+_REGION_POLICIES = {
+    ledger_pb2.REGION_POLICY_UNSPECIFIED: RegionPolicy.ANY,
+    ledger_pb2.REGION_POLICY_ANY: RegionPolicy.ANY,
+    ledger_pb2.REGION_POLICY_CN_ONLY: RegionPolicy.CN_ONLY,
+    ledger_pb2.REGION_POLICY_OVERSEAS_ONLY: RegionPolicy.OVERSEAS_ONLY,
+}
 _RATE_FIELDS = tuple(Rates.__dataclass_fields__)
 
 
@@ -119,3 +127,15 @@ def actor_from_proto(message: actor_pb2.Actor) -> Actor:
     if message.kind not in _ACTOR_KINDS:
         raise ValueError(f"actor kind {message.kind} is not known")
     return Actor(_ACTOR_KINDS[message.kind], message.id, message.address, message.trace_id)
+
+
+def region_from_proto(number: int) -> RegionPolicy:
+    """Decode a region policy.
+
+    Raises:
+        ValueError: it is not one that this build knows.
+    """
+    try:
+        return _REGION_POLICIES[number]  # type: ignore[index] # an enum's number is an int
+    except KeyError:
+        raise ValueError(f"{number} is no region policy") from None

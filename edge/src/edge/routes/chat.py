@@ -42,11 +42,13 @@ from edge.wire.cache_control import Mode, parse_controls, status_hit
 from edge.wire.checks import parse_chat
 from edge.wire.strict_json import refuse_ambiguous
 from meshkit.clock import Clock
+from meshkit.codec import region_from_proto
 from meshkit.digests import NewSalt
 from meshkit.errors import MeshError
 from tallygate.cache.v1 import cache_pb2, flights_pb2
 from tallygate.common.v1 import money_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
+from tallygate.ledger.v1 import ledger_pb2
 from tallygate.router.v1 import router_pb2
 
 _JSON = "application/json"
@@ -138,17 +140,19 @@ class ChatCompletions:
         call = parse_chat(body)
         exchange.requested_model = call.model[:200]
         exchange.span_attributes |= {"gen_ai.operation.name": "chat", "gen_ai.request.model": exchange.requested_model}
-        controls = parse_controls(request.headers)
+        policy = caller.policy
+        controls = parse_controls(request.headers, off_by_default=policy.cache_default == ledger_pb2.CACHE_DEFAULT_OFF)
         model = self._catalog.resolve(call.model)
         exchange.model = model.id
         tokens = await self._limits.take_tokens(
             exchange,
             caller.principal.key_id,
-            caller.policy.tokens_per_minute,
+            policy.tokens_per_minute,
             estimated_tokens(body, call),
-            calls_per_minute=caller.policy.requests_per_minute,
+            calls_per_minute=policy.requests_per_minute,
         )
-        return Admitted(exchange, caller.principal, body, call, model, controls, key, tokens)
+        region = region_from_proto(policy.region)
+        return Admitted(exchange, caller.principal, body, call, model, controls, key, tokens, region)
 
     async def _look_up(self, admitted: Admitted) -> cache_pb2.LookupResponse:
         """What the cache has. A cache that is away counts as a miss without leave to store."""
@@ -156,7 +160,13 @@ class ChatCompletions:
             refuse_ambiguous(admitted.body)
             return _missed(cache_pb2.Miss.REASON_BYPASSED)
         try:
-            return await self._mesh.cache.lookup(lookup_request(admitted))
+            found = await self._mesh.cache.lookup(lookup_request(admitted))
+            if not found.HasField("hit") or admitted.region.admits(self._catalog.region_of(found.hit.source_id)):
+                return found
+            # Another key of the project may have it from there. Asked for anew, it takes the place of that answer.
+            if admitted.controls.mode is Mode.ONLY:
+                return _missed(cache_pb2.Miss.REASON_NOT_STORED)
+            return await self._mesh.cache.lookup(lookup_request(admitted, Mode.REFRESH))
         except MeshError as error:
             if error.reason not in _AWAY:
                 raise

@@ -41,8 +41,7 @@ class BudgetService:
         check_range("limit", limit, UNLIMITED, MAX_LIMIT)
         check_text("org_id", org_id)
         # Neither keys nor projects are ever moved or deleted, so this need not be asked in the transaction.
-        if not await self._directory.has_scope(org_id, scope, check_text("scope_id", scope_id)):
-            raise NotFound(f"no {scope.value} {scope_id} in organisation {org_id}")
+        await self._require(org_id, scope, scope_id)
         now_ms = self._clock.now_ms()
         cap = await self._ledger.execute(
             SetCap(
@@ -58,7 +57,19 @@ class BudgetService:
         )
         return cap, await self._records.bucket(cap, now_ms)
 
-    async def caps(self, org_id: str) -> list[tuple[Cap, Bucket]]:
-        """Every cap that is set in an organisation, with what counts for it in the period that runs."""
-        found = await self._records.caps(check_text("org_id", org_id), self._clock.now_ms())
+    async def caps(self, org_id: str, *, scope: CapScope | None = None, scope_id: str = "") -> list[tuple[Cap, Bucket]]:
+        """Every cap that is set in an organisation, or of one key, project or organisation, with what counts for it in
+        the period that runs.
+
+        Raises:
+            NotFound: the organisation has no such project or key.
+        """
+        check_text("org_id", org_id)
+        if scope is not None:
+            await self._require(org_id, scope, scope_id)
+        found = await self._records.caps(org_id, self._clock.now_ms(), scope_id=scope_id if scope else "")
         return [(cap, bucket) for cap, bucket in found if cap.is_set]
+
+    async def _require(self, org_id: str, scope: CapScope, scope_id: str) -> None:
+        if not await self._directory.has_scope(org_id, scope, check_text("scope_id", scope_id)):
+            raise NotFound(f"no {scope.value} {scope_id} in organisation {org_id}")

@@ -12,8 +12,12 @@ import structlog
 from ledger_svc.domain.errors import LedgerUnavailable
 from ledger_svc.service.ports import Sleep
 from ledger_svc.service.provider_key_ports import Changed, ProviderKeyStore
-from ledger_svc.service.revocations import OVERLAP_MS
 from meshkit.clock import Clock
+
+OVERLAP_MS = 60_000
+"""How far each poll looks back behind the last: a change carries the time of its decision on another machine's clock
+and becomes visible at its COMMIT, so it may appear after later ones.
+"""
 
 _log = structlog.get_logger(__name__)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from ledger_svc.domain.caps import UNLIMITED
+from ledger_svc.domain.keys import ApiKey
 from ledger_svc.domain.lots import DEFAULT_PRIORITY
 from ledger_svc.service.budgets import BudgetService
 from ledger_svc.service.charging import ChargingService
@@ -91,16 +92,19 @@ class LedgerServicer(LedgerServiceServicer):
             policy=policy_from_proto(request.policy),
             actor=actor_of(request),
         )
-        return pb.CreateKeyResponse(key=key_to_proto(key), secret=secret)
+        return pb.CreateKeyResponse(key=self._shown(key), secret=secret)
 
     async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
         """See ledger.proto."""
-        return pb.ListKeysResponse(keys=[key_to_proto(key) for key in await self._keys.list_keys(request.org_id)])
+        return pb.ListKeysResponse(keys=map(self._shown, await self._keys.list_keys(request.org_id)))
 
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Context) -> pb.RevokeKeyResponse:
         """See ledger.proto."""
         key = await self._keys.revoke_key(request.key_id, request.org_id, actor=actor_of(request))
-        return pb.RevokeKeyResponse(key=key_to_proto(key))
+        return pb.RevokeKeyResponse(key=self._shown(key))
+
+    def _shown(self, key: ApiKey) -> pb.Key:
+        return key_to_proto(key, self._keys.status_of(key))
 
     async def Authenticate(self, request: pb.AuthenticateRequest, context: Context) -> pb.AuthenticateResponse:
         """See ledger.proto."""
@@ -179,7 +183,9 @@ class LedgerServicer(LedgerServiceServicer):
 
     async def ListCaps(self, request: pb.ListCapsRequest, context: Context) -> pb.ListCapsResponse:
         """See ledger.proto."""
-        return pb.ListCapsResponse(caps=[cap_to_proto(*found) for found in await self._budgets.caps(request.org_id)])
+        scope = known("scope", CAP_SCOPES, request.scope) if request.scope else None
+        found = await self._budgets.caps(request.org_id, scope=scope, scope_id=request.scope_id)
+        return pb.ListCapsResponse(caps=[cap_to_proto(cap, bucket) for cap, bucket in found])
 
     async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveResponse:
         """See ledger.proto."""

@@ -11,15 +11,17 @@ from ledger_svc.domain.accounts import AccountKind, Balance, CreditKind
 from ledger_svc.domain.caps import Bucket, Cap, CapPeriod, CapScope, CapUnit
 from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode
 from ledger_svc.domain.errors import InvalidRequest
-from ledger_svc.domain.keys import ApiKey
+from ledger_svc.domain.key_changes import KeyChange, MinuteLimit
+from ledger_svc.domain.keys import ApiKey, KeyStatus
 from ledger_svc.domain.limits import check_text
 from ledger_svc.domain.lots import CreditLot
-from ledger_svc.domain.policies import CacheDefault, KeyPolicy, KeyScope, RegionPolicy
+from ledger_svc.domain.policies import CacheDefault, KeyPolicy, KeyScope
 from ledger_svc.domain.projects import Project
 from ledger_svc.domain.receipts import Receipt
 from meshkit import codec
 from meshkit.money import PriceSnapshot
 from meshkit.principal import Actor
+from meshkit.regions import RegionPolicy
 from tallygate.common.v1 import actor_pb2, money_pb2
 from tallygate.ledger.v1 import account_pb2
 from tallygate.ledger.v1 import ledger_pb2 as pb
@@ -71,6 +73,12 @@ CACHE_DEFAULTS = {
     pb.CACHE_DEFAULT_ON: CacheDefault.ON,
     pb.CACHE_DEFAULT_OFF: CacheDefault.OFF,
 }
+KEY_STATUSES = {
+    pb.KEY_STATUS_ACTIVE: KeyStatus.ACTIVE,
+    pb.KEY_STATUS_REVOKED: KeyStatus.REVOKED,
+    pb.KEY_STATUS_EXPIRED: KeyStatus.EXPIRED,
+}
+_KEY_STATUS_NUMBERS = {status: number for number, status in KEY_STATUSES.items()}
 _KEY_SCOPE_NUMBERS = {scope: number for number, scope in KEY_SCOPES.items()}
 _REGION_NUMBERS = {region: number for number, region in REGIONS.items()}
 _CACHE_NUMBERS = {default: number for number, default in CACHE_DEFAULTS.items()}
@@ -180,8 +188,8 @@ def receipt_to_proto(
     )
 
 
-def key_to_proto(key: ApiKey) -> pb.Key:
-    """What is known of a key."""
+def key_to_proto(key: ApiKey, status: KeyStatus) -> pb.Key:
+    """What is known of a key, and whether it can be used."""
     return pb.Key(
         key_id=key.key_id,
         org_id=key.org_id,
@@ -193,6 +201,40 @@ def key_to_proto(key: ApiKey) -> pb.Key:
         expires_at_ms=key.expires_at_ms,
         revoked_at_ms=key.revoked_at_ms,
         policy=policy_to_proto(key.policy),
+        status=_KEY_STATUS_NUMBERS[status],
+    )
+
+
+def key_change_from_proto(message: account_pb2.UpdateKeyRequest) -> KeyChange:
+    """What is to change of a key: what the message has.
+
+    Raises:
+        InvalidRequest: a number that this build does not know.
+    """
+
+    def given(name: str) -> Any:
+        return getattr(message, name) if message.HasField(name) else None  # type: ignore[arg-type] # a name of any
+
+    def texts(name: str) -> tuple[str, ...] | None:
+        found = given(name)
+        return None if found is None else tuple(found.values)
+
+    def limit(name: str) -> MinuteLimit | None:
+        found = given(name)
+        if found is None:
+            return None
+        return MinuteLimit(found.per_minute if found.HasField("per_minute") else None)
+
+    return KeyChange(
+        name=given("name"),
+        allowed_models=texts("allowed_models"),
+        expires_at_ms=given("expires_at_ms"),
+        read_only=given("read_only"),
+        allowed_cidrs=texts("allowed_cidrs"),
+        region=known("region", REGIONS, message.region) if message.region else None,
+        requests_per_minute=limit("requests_per_minute"),
+        tokens_per_minute=limit("tokens_per_minute"),
+        cache_default=known("cache_default", CACHE_DEFAULTS, message.cache_default) if message.cache_default else None,
     )
 
 

@@ -29,7 +29,7 @@ Values = dict[str, Any]
 Record = Sequence[Any]
 """The values of all columns of a table, in their order."""
 
-KEY_COLUMNS = [column for column in API_KEY.columns if column.name not in ("hmac_sha256_hex", "pepper_version")]
+KEY_COLUMNS = [column for column in API_KEY.columns if column.name != "change_seq"]
 """What an ``ApiKey`` is made of."""
 
 
@@ -119,7 +119,7 @@ _KEY_NAMES = [column.name for column in KEY_COLUMNS]
 
 
 def key_values(key: ApiKey) -> Values:
-    """For the columns of api_key that are not its digest."""
+    """For ``KEY_COLUMNS``."""
     return values(key) | {"allowed_models": json.dumps(key.allowed_models), "policy": policies.encode(key.policy)}
 
 

@@ -44,7 +44,8 @@ from tallygate.ledger.v1.webhooks_pb2_grpc import add_WebhookServiceServicer_to_
 
 def add_account(assembly: Assembly, parts: Parts, provider: PaymentProvider | None) -> None:
     """Adds the services and what they need done beside them. ``provider``: of payments; None: none are taken."""
-    assembly.serve(add_AccountServiceServicer_to_server, AccountServicer(AccountService(parts.directory)))
+    accounts = AccountService(parts.directory, parts.clock, parts.make_id)
+    assembly.serve(add_AccountServiceServicer_to_server, AccountServicer(accounts, parts.keys))
     _add_audit(assembly, parts)
     _add_provider_keys(assembly, parts)
     _add_webhooks(assembly, parts)

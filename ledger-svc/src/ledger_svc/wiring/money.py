@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
-
-from ledger_svc.domain.keys import Peppers
-from ledger_svc.domain.policies import DefaultLimits
 from ledger_svc.service.budgets import BudgetService
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.credit import CreditService
-from ledger_svc.service.keys import KeyService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.servicer import LedgerServicer
@@ -22,16 +17,7 @@ def add_money(assembly: Assembly, parts: Parts) -> None:
     settings, clock, make_id = parts.settings, parts.clock, parts.make_id
     writer, records = parts.writer, parts.records
     servicer = LedgerServicer(
-        keys=KeyService(
-            directory=parts.directory,
-            revocations=parts.revocations,
-            peppers=Peppers({version: pepper.get_secret_value() for version, pepper in settings.peppers.items()}),
-            clock=clock,
-            make_id=make_id,
-            random_below=secrets.randbelow,
-            limits=DefaultLimits(settings.requests_per_minute, settings.tokens_per_minute),
-            valid_for_ms=settings.valid_for_ms,
-        ),
+        keys=parts.keys,
         charging=ChargingService(ledger=writer, clock=clock, make_id=make_id),
         credit=CreditService(ledger=writer, records=records, clock=clock, make_id=make_id),
         budgets=BudgetService(ledger=writer, records=records, directory=parts.directory, clock=clock),

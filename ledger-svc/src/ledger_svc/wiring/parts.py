@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,7 +12,10 @@ from typing import Any, TypeVar
 
 import grpc
 
+from ledger_svc.domain.keys import Peppers
+from ledger_svc.domain.policies import DefaultLimits
 from ledger_svc.domain.signing import Keyring
+from ledger_svc.service.keys import KeyService
 from ledger_svc.service.log import LogService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.settings import LedgerSettings
@@ -61,7 +65,22 @@ class Parts:
     @cached_property
     def revocations(self) -> Revocations:
         """Who is told of keys that changed."""
-        return Revocations(self.directory, self.clock, max_pending=self.settings.revocation_queue)
+        return Revocations(self.directory, max_pending=self.settings.revocation_queue)
+
+    @cached_property
+    def keys(self) -> KeyService:
+        """Who may spend, and on what."""
+        settings = self.settings
+        return KeyService(
+            directory=self.directory,
+            revocations=self.revocations,
+            peppers=Peppers({version: pepper.get_secret_value() for version, pepper in settings.peppers.items()}),
+            clock=self.clock,
+            make_id=self.make_id,
+            random_below=secrets.randbelow,
+            limits=DefaultLimits(settings.requests_per_minute, settings.tokens_per_minute),
+            valid_for_ms=settings.valid_for_ms,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,7 @@ def _source(message: catalog_pb2.Source) -> Source:
         api_key_env=message.api_key_env,
         cancel_stops_billing=message.cancel_stops_billing,
         cached_beside_prompt=message.cached_tokens == catalog_pb2.CACHED_TOKEN_ACCOUNTING_BESIDE_PROMPT,
+        region=message.region,
     )
 
 

@@ -45,7 +45,7 @@ class Source:
 
     ``base_url`` empty: not reachable yet. ``api_key_env`` empty: needs no key. ``cancel_stops_billing``: closing the
     connection ends what the source bills. ``cached_beside_prompt``: cached prompt tokens are counted beside the
-    prompt's total, not inside it.
+    prompt's total, not inside it. ``region``: where it is, "cn", "us", "eu"; empty: not known.
     """
 
     source_id: str
@@ -54,6 +54,7 @@ class Source:
     api_key_env: str = ""
     cancel_stops_billing: bool = False
     cached_beside_prompt: bool = False
+    region: str = ""
 
 
 @dataclass(frozen=True, slots=True)

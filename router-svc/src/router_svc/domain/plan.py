@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from meshkit.money import PriceSnapshot, worst_case_nano_usd
+from meshkit.regions import RegionPolicy
 from router_svc.domain.catalog import CatalogSnapshot, Model, Offer, Source, WireFormat
 from router_svc.domain.errors import InvalidRequest, ModelNotFound, NoSource, PriceUnknown
 from router_svc.domain.images import image_rule_of, most_image_tokens
@@ -25,6 +26,7 @@ class RejectionReason(Enum):
     CONTEXT = 4
     WIRE_FORMAT = 5
     OWN_KEY_ONLY = 6
+    REGION = 7
 
 
 _REQUESTS_FAULT = frozenset({RejectionReason.CAPABILITY, RejectionReason.CONTEXT})
@@ -79,6 +81,7 @@ class Plan:
 
         Raises:
             PriceUnknown: every offer that could be called was dropped for want of a price.
+            NoSource: every one was dropped for where its source is.
             InvalidRequest: every offer that could be called was dropped for what the request asks of the model.
             NoSource: there is none that could be called, or they were dropped for several reasons; metadata names them.
         """
@@ -91,6 +94,8 @@ class Plan:
             raise PriceUnknown(f"what this request would cost can't be held: {details}")
         if telling and all(r.reason in _REQUESTS_FAULT for r in telling):
             raise InvalidRequest(f"the model can't take this request: {details}", "model")
+        if telling and all(r.reason is RejectionReason.REGION for r in telling):
+            raise NoSource(f"the API key's region policy leaves no source of this model: {details}")
         reasons = {r.offer_id: f"{r.reason.name.lower()}: {r.detail}" for r in self.rejections[:_NAMED_REJECTIONS]}
         why = "; ".join(f"{offer_id}: {reason}" for offer_id, reason in list(reasons.items())[:3])
         raise NoSource("no source can take this request" + (f" ({why})" if why else ""), reasons)
@@ -111,12 +116,13 @@ def plan(
     formats: frozenset[WireFormat],
     has_secret: Callable[[str], bool],
     own_keys: OwnKeys = NO_KEYS,
+    region: RegionPolicy = RegionPolicy.ANY,
 ) -> Plan:
     """Filter the model's offers, then order them: those with the organisation's own key first, then the cheapest worst
     case, equal ones by offer id. A source with an own key is called with that key and never with the operator's.
 
     ``formats``: those that an adapter exists for. ``has_secret``: whether the named environment variable holds a key.
-    ``own_keys``: those of the organisation.
+    ``own_keys``: those of the organisation. ``region``: where the request may be answered.
 
     Raises:
         ModelNotFound: the model is not in the snapshot.
@@ -130,6 +136,7 @@ def plan(
         try:
             own_key = own_keys.get(offer.source_id)
             source = _reachable(snapshot.sources.get(offer.source_id), formats, has_secret, own_key)
+            _require_region(source, region)
             candidates.append(_candidate(request, model, offer, source, own_key))
         except _Dropped as dropped:
             rejections.append(Rejection(offer.offer_id, dropped.reason, dropped.detail))
@@ -161,6 +168,12 @@ def _reachable(
     if own_key is None and source.api_key_env and not has_secret(source.api_key_env):
         raise _Dropped(RejectionReason.NOT_CONFIGURED, f"{source.api_key_env} is not set")
     return source
+
+
+def _require_region(source: Source, region: RegionPolicy) -> None:
+    if not region.admits(source.region):
+        where = f"is in {source.region!r}" if source.region else "has no known region"
+        raise _Dropped(RejectionReason.REGION, f"the source {source.source_id} {where}, which {region.value} excludes")
 
 
 def _candidate(request: ChatRequest, model: Model, offer: Offer, source: Source, own_key: OwnKey | None) -> Candidate:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from meshkit.money import PriceSnapshot, Usage
 from meshkit.principal import Principal
+from meshkit.regions import RegionPolicy
 from router_svc.domain.answer import Attempt, Outcome, PlainAnswer, StreamBatch
 from router_svc.domain.catalog import CatalogSnapshot
 from router_svc.domain.errors import RouterError
@@ -41,7 +42,8 @@ class FlightPass:
 class CompletionCall:
     """Asks for a fresh answer. ``model``: after aliases; ``requested_model``: before. ``trace_id`` may be empty.
 
-    ``flight``: the caller leads it, and others will ask for this answer; None for an ordinary call.
+    ``flight``: the caller leads it, and others will ask for this answer; None for an ordinary call. ``region``: where
+    it may be answered.
     """
 
     principal: Principal
@@ -53,6 +55,7 @@ class CompletionCall:
     cache_ticket: CacheTicket | None = None
     trace_id: str = ""
     flight: FlightPass | None = None
+    region: RegionPolicy = RegionPolicy.ANY
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import structlog
 
 from meshkit.clock import Clock
 from meshkit.digests import NewSalt
+from meshkit.regions import RegionPolicy
 from router_svc.domain.catalog import WireFormat
 from router_svc.domain.errors import DuplicateRequest, RouterBusy
 from router_svc.domain.own_key import NO_KEYS
@@ -117,14 +118,14 @@ class RouterService:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
-    async def plan(self, org_id: str, model: str, body: bytes) -> Plan:
+    async def plan(self, org_id: str, model: str, body: bytes, region: RegionPolicy = RegionPolicy.ANY) -> Plan:
         """What a call of an organisation ("": of one without keys) would do, without doing it; also where nobody can be
         tried.
 
         Raises:
             InvalidRequest, ModelNotFound, CatalogUnavailable, LedgerUnavailable.
         """
-        return await self._plan(org_id, model, read_chat_request(body))
+        return await self._plan(org_id, model, read_chat_request(body), region)
 
     async def complete(self, call: CompletionCall) -> CompletionHandle:
         """Begin a fresh call in a task of its own; nothing is held yet when this raises.
@@ -157,7 +158,7 @@ class RouterService:
 
     async def _begin(self, call: CompletionCall, lead: Lead | None) -> CompletionHandle:
         request = read_chat_request(call.body)
-        chosen = await self._plan(call.principal.org_id, call.model, request)
+        chosen = await self._plan(call.principal.org_id, call.model, request, call.region)
         chosen.require_candidate()
         key = (call.principal.org_id, call.request_id)
         if self._closing:
@@ -199,7 +200,7 @@ class RouterService:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _plan(self, org_id: str, model: str, request: ChatRequest) -> Plan:
+    async def _plan(self, org_id: str, model: str, request: ChatRequest, region: RegionPolicy) -> Plan:
         snapshot = await self._catalog.snapshot()
         own_keys = await self._provider_keys.of(org_id) if org_id else NO_KEYS
         return plan(
@@ -209,4 +210,5 @@ class RouterService:
             formats=self._sources.formats,
             has_secret=self._has_secret,
             own_keys=own_keys,
+            region=region,
         )

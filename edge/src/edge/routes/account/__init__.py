@@ -11,6 +11,9 @@ from edge.auth import Authenticator
 from edge.catalog import CatalogView
 from edge.routes.account.audit import audit_router
 from edge.routes.account.billing import billing_router
+from edge.routes.account.caps import caps_router
+from edge.routes.account.keys import keys_router, own_key_router
+from edge.routes.account.organization import organization_router
 from edge.routes.account.payment_notices import notices_router
 from edge.routes.account.payments import payments_router
 from edge.routes.account.projects import projects_router
@@ -23,6 +26,7 @@ def account_routers(
     account: Account, authenticator: Authenticator, catalog: CatalogView, clock: Clock
 ) -> Iterator[APIRouter]:
     """One for each resource, without the prefix of the API."""
+    yield organization_router(account, authenticator)
     yield projects_router(account, authenticator)
     yield audit_router(account, authenticator)
     yield provider_keys_router(account, authenticator, catalog)
@@ -30,3 +34,6 @@ def account_routers(
     yield billing_router(account, authenticator, catalog, clock)
     yield payments_router(account, authenticator)
     yield notices_router(account)
+    yield keys_router(account, authenticator)
+    yield own_key_router(account, authenticator)
+    yield caps_router(account, authenticator)

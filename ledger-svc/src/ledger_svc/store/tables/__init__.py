@@ -20,7 +20,7 @@ from ledger_svc.store.tables.books import (
     TRANSFER,
     WRITER_EPOCH,
 )
-from ledger_svc.store.tables.directory import API_KEY, AUDIT_LOG, ORG, PROJECT
+from ledger_svc.store.tables.directory import API_KEY, AUDIT_LOG, KEY_SECRET, ORG, PROJECT
 from ledger_svc.store.tables.log import CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE
 from ledger_svc.store.tables.payments import EXTERNAL_EVENT, PAYMENT, PAYMENT_REFUND
 from ledger_svc.store.tables.row import metadata
@@ -48,6 +48,7 @@ __all__ = [
     "CREDIT_LOT",
     "DATA_KEY",
     "EXTERNAL_EVENT",
+    "KEY_SECRET",
     "LOG_HEAD",
     "LOG_LEAF",
     "LOG_TILE",

@@ -98,6 +98,34 @@ CACHE_DEFAULT_OFF: CacheDefault.ValueType  # 2
 """Neither."""
 Global___CacheDefault: _TypeAlias = CacheDefault  # noqa: Y015
 
+class _KeyStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_STATUS_UNSPECIFIED: _KeyStatus.ValueType  # 0
+    """Not said."""
+    KEY_STATUS_ACTIVE: _KeyStatus.ValueType  # 1
+    """It can."""
+    KEY_STATUS_REVOKED: _KeyStatus.ValueType  # 2
+    """It was revoked."""
+    KEY_STATUS_EXPIRED: _KeyStatus.ValueType  # 3
+    """Its time has passed."""
+
+class KeyStatus(_KeyStatus, metaclass=_KeyStatusEnumTypeWrapper):
+    """Whether a key can be used."""
+
+KEY_STATUS_UNSPECIFIED: KeyStatus.ValueType  # 0
+"""Not said."""
+KEY_STATUS_ACTIVE: KeyStatus.ValueType  # 1
+"""It can."""
+KEY_STATUS_REVOKED: KeyStatus.ValueType  # 2
+"""It was revoked."""
+KEY_STATUS_EXPIRED: KeyStatus.ValueType  # 3
+"""Its time has passed."""
+Global___KeyStatus: _TypeAlias = KeyStatus  # noqa: Y015
+
 class _CreditKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -433,6 +461,7 @@ class Key(_message.Message):
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     REVOKED_AT_MS_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """"key_..." """
     org_id: _builtins.str
@@ -449,6 +478,8 @@ class Key(_message.Message):
     """Ends by itself at, Unix time in milliseconds; 0: never."""
     revoked_at_ms: _builtins.int
     """Revoked at, Unix time in milliseconds; 0: not revoked."""
+    status: Global___KeyStatus.ValueType
+    """Whether it can be used, when this was answered."""
     @_builtins.property
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Model ids or globs that it may use; empty: any."""
@@ -470,10 +501,11 @@ class Key(_message.Message):
         expires_at_ms: _builtins.int = ...,
         revoked_at_ms: _builtins.int = ...,
         policy: Global___KeyPolicy | None = ...,
+        status: Global___KeyStatus.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "created_at_ms", b"created_at_ms", "expires_at_ms", b"expires_at_ms", "key_id", b"key_id", "name", b"name", "org_id", b"org_id", "policy", b"policy", "prefix", b"prefix", "project_id", b"project_id", "revoked_at_ms", b"revoked_at_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "created_at_ms", b"created_at_ms", "expires_at_ms", b"expires_at_ms", "key_id", b"key_id", "name", b"name", "org_id", b"org_id", "policy", b"policy", "prefix", b"prefix", "project_id", b"project_id", "revoked_at_ms", b"revoked_at_ms", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -719,7 +751,7 @@ Global___AuthenticateResponse: _TypeAlias = AuthenticateResponse  # noqa: Y015
 
 @_typing.final
 class WatchRevocationsRequest(_message.Message):
-    """Starts a watch."""
+    """Starts a watch of keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -736,15 +768,15 @@ Global___WatchRevocationsRequest: _TypeAlias = WatchRevocationsRequest  # noqa: 
 
 @_typing.final
 class WatchRevocationsResponse(_message.Message):
-    """One key that ended. The first message of a watch has no key: it says that the watch stands, and that whoever was not
-    watching before must drop what it keeps.
+    """One key that ended, or of which something changed. A message without a key says that the watch stands, and that whoever
+    was not watching before must drop what it keeps; the first of a watch is one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """The key; empty in the first message."""
+    """The key; empty: any."""
     def __init__(
         self,
         *,
@@ -1201,16 +1233,24 @@ class ListCapsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ORG_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SCOPE_ID_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
+    scope: Global___CapScope.ValueType
+    """Only those of one: what it is; not given: of all."""
+    scope_id: _builtins.str
+    """And the id of the key, project or organisation."""
     def __init__(
         self,
         *,
         org_id: _builtins.str = ...,
+        scope: Global___CapScope.ValueType = ...,
+        scope_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "scope", b"scope", "scope_id", b"scope_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

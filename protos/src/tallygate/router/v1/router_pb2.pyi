@@ -12,6 +12,7 @@ from tallygate.cache.v1 import cache_pb2 as _cache_pb2
 from tallygate.cache.v1 import flights_pb2 as _flights_pb2
 from tallygate.common.v1 import money_pb2 as _money_pb2
 from tallygate.common.v1 import principal_pb2 as _principal_pb2
+from tallygate.ledger.v1 import ledger_pb2 as _ledger_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -38,6 +39,7 @@ class CompleteRequest(_message.Message):
     CACHE_TICKET_FIELD_NUMBER: _builtins.int
     REQUESTED_MODEL_FIELD_NUMBER: _builtins.int
     FLIGHT_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique in the organisation; a hold and a charge are made once for it. "req_..." """
     endpoint: _builtins.str
@@ -50,6 +52,8 @@ class CompleteRequest(_message.Message):
     """The client asked for a stream."""
     requested_model: _builtins.str
     """The name that the client asked for, before aliases; for the receipt."""
+    region: _ledger_pb2.RegionPolicy.ValueType
+    """Where the request may be answered; NO_SOURCE where no source of the model is there."""
     @_builtins.property
     def principal(self) -> _principal_pb2.Principal:
         """Who pays."""
@@ -77,10 +81,11 @@ class CompleteRequest(_message.Message):
         cache_ticket: _cache_pb2.Ticket | None = ...,
         requested_model: _builtins.str = ...,
         flight: _flights_pb2.FlightPass | None = ...,
+        region: _ledger_pb2.RegionPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "flight", b"flight", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "endpoint", b"endpoint", "flight", b"flight", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "request_id", b"request_id", "requested_model", b"requested_model", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "endpoint", b"endpoint", "flight", b"flight", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "region", b"region", "request_id", b"request_id", "requested_model", b"requested_model", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,12 +241,15 @@ class PlanRequest(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     OPENAI_BODY_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """The resource under /v1: "chat/completions"."""
     model: _builtins.str
     """The model after aliases."""
     openai_body: _builtins.bytes
     """The body, verbatim."""
+    region: _ledger_pb2.RegionPolicy.ValueType
+    """Where the request may be answered."""
     @_builtins.property
     def principal(self) -> _principal_pb2.Principal:
         """Who would pay."""
@@ -253,10 +261,11 @@ class PlanRequest(_message.Message):
         endpoint: _builtins.str = ...,
         model: _builtins.str = ...,
         openai_body: _builtins.bytes = ...,
+        region: _ledger_pb2.RegionPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "model", b"model", "openai_body", b"openai_body", "principal", b"principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "region", b"region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -370,6 +379,8 @@ class Rejection(_message.Message):
         """The source speaks a format that has no adapter yet."""
         REASON_OWN_KEY_ONLY: Rejection._Reason.ValueType  # 6
         """The organisation's own key can serve the request, and allows no other source than those that it has keys for."""
+        REASON_REGION: Rejection._Reason.ValueType  # 7
+        """The source is not where the request may be answered, or it is not known where it is."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Why."""
@@ -388,6 +399,8 @@ class Rejection(_message.Message):
     """The source speaks a format that has no adapter yet."""
     REASON_OWN_KEY_ONLY: Rejection.Reason.ValueType  # 6
     """The organisation's own key can serve the request, and allows no other source than those that it has keys for."""
+    REASON_REGION: Rejection.Reason.ValueType  # 7
+    """The source is not where the request may be answered, or it is not known where it is."""
 
     OFFER_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0008_webhooks"
-down_revision = "0011_provider_keys"
+down_revision = "0007_keys"
 branch_labels = None
 depends_on = None
 

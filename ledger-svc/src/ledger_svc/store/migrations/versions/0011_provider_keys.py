@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0011_provider_keys"
-down_revision = "0006_trail_in_log"
+down_revision = "0010_billing"
 branch_labels = None
 depends_on = None
 
