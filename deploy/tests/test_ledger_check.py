@@ -87,7 +87,7 @@ def test_a_changed_balance_is_found_by_url_too(data: DataDir) -> None:
     assert code == 1
     assert "BROKEN   posted is the sum of the postings, and version their number: first at org_" in output
     assert "left out a receipt is signed by a key of the log: no keys were given" in output
-    assert output.splitlines()[-1].endswith(" rules hold, 2 are broken, 3 left out")
+    assert output.splitlines()[-1].endswith(" rules hold, 2 are broken, 4 left out")
 
 
 @pytest.mark.parametrize("arguments", [("--data", "nowhere"), ("--database", "sqlite:///nowhere.db")])
