@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -252,3 +254,13 @@ async def test_a_change_of_nothing_or_to_null_is_refused(tenant: Tenant, body: d
 async def test_an_alert_webhook_is_set_or_cleared(tenant: Tenant, body: dict[str, Any]) -> None:
     answer = await tenant.http.patch(f"/v1/keys/{tenant.inference_key}/alert-webhook", json=body)
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "position", [[2**70, "x"], [-1, "x"], [1, "\x00"], [1, "\ud800"], [1, "x" * 250], [1.5, "x"], 7]
+)
+async def test_a_cursor_that_no_page_gave_is_refused(tenant: Tenant, position: Any) -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
+    for path in ("/v1/alerts", "/v1/webhooks"):
+        answer = await tenant.http.get(path, params={"cursor": cursor})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "cursor")

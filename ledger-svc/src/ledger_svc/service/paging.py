@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ledger_svc.domain.errors import InvalidRequest
-from ledger_svc.domain.limits import check_range
+from ledger_svc.domain.limits import MAX_TIME_MS, check_range, check_text
 
 T = TypeVar("T")
 
@@ -46,7 +46,8 @@ def position_of_token(page_token: str) -> Position | None:
         raise InvalidRequest("page_token", "is not one that this ledger gave") from None
     if type(at_ms) is not int or type(name) is not str:
         raise InvalidRequest("page_token", "is not one that this ledger gave")
-    return at_ms, name
+    # What no database takes was not given either.
+    return check_range("page_token", at_ms, 0, MAX_TIME_MS), check_text("page_token", name, empty=True)
 
 
 def _encode(position: Position) -> str:
