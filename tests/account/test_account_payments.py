@@ -101,6 +101,8 @@ async def test_one_key_at_once_is_one_payment_and_another_amount_a_conflict(tena
         ("-5", "amount_usd"),
         (None, "amount_usd"),
         ("9999999", "within"),
+        ("9999999999.999999999", "amount_usd"),
+        (10**10, "amount_usd"),
     ],
 )
 async def test_an_amount_that_is_none_is_refused_and_says_why(tenant: Tenant, amount: Any, said: str) -> None:

@@ -35,8 +35,13 @@ class Page(Answer, Generic[T]):
         return cls(data=data, has_more=bool(next_page_token), next_cursor=next_page_token or None)
 
 
+_MAX_NANO_USD = 2**63 - 1
+"""What the contracts carry."""
+
+
 def _is_usd(text: str) -> str:
-    parse_usd(text)
+    if parse_usd(text) > _MAX_NANO_USD:
+        raise ValueError("is more than any amount that is kept here")
     return text
 
 
