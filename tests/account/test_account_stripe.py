@@ -20,7 +20,7 @@ async def test_a_payment_is_made_at_stripe_and_credited_by_its_webhook() -> None
             "stripe_webhook_secrets": [SecretStr(WEBHOOK_SECRET)],
             "stripe_api_base": stripe.url,
         }
-        async with installed(ledger=settings) as installation:
+        async with installed(settings) as installation:
             tenant, provider = await installation.tenant(), await installation.client()
             payment = (await tenant.http.post("/v1/billing/topup", json=TOPUP)).json()
             assert payment["checkout_url"].startswith("https://checkout.stripe.com/")
