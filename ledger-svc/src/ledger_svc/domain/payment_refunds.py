@@ -14,6 +14,7 @@ from ledger_svc.domain.payments import Payment, check_whole_cents
 from ledger_svc.domain.refunding import Refund
 from ledger_svc.domain.trail import State
 from meshkit.money import format_usd
+from meshkit.principal import Actor
 
 
 class RefundState(Enum):
@@ -75,7 +76,7 @@ def refund_begun(payment: Payment, refund: PaymentRefund) -> tuple[Payment, Paym
     return payment.after_return(amount, refund.created_at_ms), replace(refund, amount_nano_usd=amount)
 
 
-def refund_debit(refund: PaymentRefund, transfer_id: str) -> Refund:
+def refund_debit(refund: PaymentRefund, transfer_id: str, actor: Actor) -> Refund:
     """Takes a refund from the credit, before the provider is asked: what is paid out can't be spent meanwhile."""
     return Refund(
         org_id=refund.org_id,
@@ -84,6 +85,7 @@ def refund_debit(refund: PaymentRefund, transfer_id: str) -> Refund:
         idempotency_key=f"payment:{refund.payment_id}:{refund.refund_id}",
         transfer_id=transfer_id,
         now_ms=refund.created_at_ms,
+        actor=actor,
         receiver=AccountKind.PROVIDER_CLEARING,
     )
 
@@ -97,7 +99,7 @@ def refund_failed(payment: Payment, refund: PaymentRefund, now_ms: int) -> tuple
     return payment.after_return(-given_back, now_ms), given_back
 
 
-def credit_again(refund: PaymentRefund, amount_nano_usd: int, transfer_id: str, now_ms: int) -> AddCredit:
+def credit_again(refund: PaymentRefund, amount_nano_usd: int, transfer_id: str, now_ms: int, actor: Actor) -> AddCredit:
     """What a refund that the provider refused had taken."""
     return AddCredit(
         org_id=refund.org_id,
@@ -106,5 +108,6 @@ def credit_again(refund: PaymentRefund, amount_nano_usd: int, transfer_id: str, 
         kind=CreditKind.PAID,
         transfer_id=transfer_id,
         now_ms=now_ms,
+        actor=actor,
         giver=AccountKind.PROVIDER_CLEARING,
     )

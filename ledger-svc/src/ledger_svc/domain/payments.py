@@ -16,6 +16,7 @@ from ledger_svc.domain.limits import check_range, check_text
 from ledger_svc.domain.refunding import Refund
 from ledger_svc.domain.trail import State
 from meshkit.money import format_usd
+from meshkit.principal import Actor, ActorKind
 
 CURRENCY = "usd"
 NANO_PER_CENT = 10**7
@@ -259,6 +260,7 @@ def credit_of(payment: Payment, transfer_id: str, now_ms: int) -> AddCredit:
         kind=CreditKind.PAID,
         transfer_id=transfer_id,
         now_ms=now_ms,
+        actor=Actor(ActorKind.SYSTEM, payment.provider),
         giver=AccountKind.PROVIDER_CLEARING,
     )
 
@@ -272,6 +274,7 @@ def return_of(payment: Payment, amount_nano_usd: int, transfer_id: str, now_ms: 
         idempotency_key=f"payment:{payment.payment_id}:returned:{payment.provider_returned_nano_usd}",
         transfer_id=transfer_id,
         now_ms=now_ms,
+        actor=Actor(ActorKind.SYSTEM, payment.provider),
         receiver=AccountKind.PROVIDER_CLEARING,
     )
 

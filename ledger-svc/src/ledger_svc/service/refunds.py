@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -76,7 +77,7 @@ class RefundService:
             created_at_ms=now_ms,
             updated_at_ms=now_ms,
         )
-        refund = await self._payments.begin_refund(asked, self._work(self._begun, actor))
+        refund = await self._payments.begin_refund(asked, self._work(partial(self._begun, actor), actor))
         if refund.state is RefundState.PENDING:
             refund = await self._at_provider(provider, payment, refund, actor)
         return refund, await self._payments.payment(payment.org_id, payment.payment_id)
@@ -92,19 +93,21 @@ class RefundService:
             name = await provider.refund(payment, refund)
         except ProviderRefused as refused:
             _log.error("refund_refused", refund_id=refund.refund_id, payment_id=payment.payment_id, cause=str(refused))
-            await self._payments.end_refund(replace(refund, state=RefundState.FAILED), self._work(self._refused, actor))
+            await self._payments.end_refund(
+                replace(refund, state=RefundState.FAILED), self._work(partial(self._refused, actor), actor)
+            )
             raise
         done = replace(refund, state=RefundState.DONE, provider_refund_id=name, updated_at_ms=self._clock.now_ms())
         return await self._payments.end_refund(done, self._work(_unchanged, actor))
 
-    def _begun(self, payment: Payment, refund: PaymentRefund) -> Changed:
+    def _begun(self, actor: Actor, payment: Payment, refund: PaymentRefund) -> Changed:
         after, begun = refund_begun(payment, refund)
-        return after, begun, [refund_debit(begun, self._make_id("xfer"))]
+        return after, begun, [refund_debit(begun, self._make_id("xfer"), actor)]
 
-    def _refused(self, payment: Payment, refund: PaymentRefund) -> Changed:
+    def _refused(self, actor: Actor, payment: Payment, refund: PaymentRefund) -> Changed:
         now_ms = self._clock.now_ms()
         after, given_back = refund_failed(payment, refund, now_ms)
-        again = [credit_again(refund, given_back, self._make_id("xfer"), now_ms)] if given_back else []
+        again = [credit_again(refund, given_back, self._make_id("xfer"), now_ms, actor)] if given_back else []
         return after, replace(refund, updated_at_ms=now_ms), [*again]
 
     def _work(self, change: Callable[[Payment, PaymentRefund], Changed], actor: Actor) -> RefundWork:
