@@ -80,6 +80,7 @@ async def test_a_right_ledger_holds_every_rule_and_says_against_how_much(
         ("log_leaf", 3),
         ("log_tile", 0),
         ("checkpoint", 1),
+        ("usage_sum", 0),
     }
 
 

@@ -22,7 +22,7 @@ from router_svc.settings import RouterSettings
 from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2_grpc
 from tallygate.common.v1 import principal_pb2
-from tallygate.ledger.v1 import account_pb2_grpc, ledger_pb2, ledger_pb2_grpc
+from tallygate.ledger.v1 import account_pb2_grpc, ledger_pb2, ledger_pb2_grpc, usage_pb2_grpc
 from tallygate.router.v1 import router_pb2_grpc
 from tallygate_deploy.composition import Addresses, Composition, ServiceSettings
 from tests.upstream.overlay import API_KEYS
@@ -35,6 +35,7 @@ class World:
 
     ledger: ledger_pb2_grpc.LedgerServiceAsyncStub
     accounts: account_pb2_grpc.AccountServiceAsyncStub
+    usage: usage_pb2_grpc.UsageServiceAsyncStub
     cache: cache_pb2_grpc.CacheServiceAsyncStub
     flights: flights_pb2_grpc.FlightServiceAsyncStub
     router: router_pb2_grpc.RouterServiceAsyncStub
@@ -82,6 +83,7 @@ async def world_over(transport: str) -> AsyncIterator[World]:
         yield World(
             ledger=ledger,
             accounts=account_pb2_grpc.AccountServiceStub(dial(found.ledger)),
+            usage=usage_pb2_grpc.UsageServiceStub(dial(found.ledger)),
             cache=cache_pb2_grpc.CacheServiceStub(dial(found.cache)),
             flights=flights_pb2_grpc.FlightServiceStub(dial(found.cache)),
             router=router_pb2_grpc.RouterServiceStub(dial(found.router)),

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from tallygate_deploy import budgets, ledger_check, operator, verify
+from tallygate_deploy import budgets, ledger_check, operator, usage, verify
 from tallygate_deploy.data_dir import DataDir, DataDirError
 from tallygate_deploy.installation import CannotStartError, RunInstallation, StartOptions
 from tallygate_deploy.ledger_client import DEFAULT_DATA, DataOption
@@ -27,6 +27,7 @@ app.add_typer(operator.credit_app, name="credit")
 app.add_typer(operator.receipt_app, name="receipt")
 app.add_typer(budgets.app, name="cap")
 app.add_typer(ledger_check.app, name="ledger")
+app.add_typer(usage.app, name="usage")
 
 app.command("verify")(verify.command)
 

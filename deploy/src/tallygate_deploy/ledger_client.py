@@ -20,11 +20,12 @@ from meshkit.errors import MeshError, mesh_errors
 from meshkit.logs import configure_logging
 from meshkit.money import parse_usd
 from meshkit.telemetry import Telemetry
-from tallygate.ledger.v1 import ledger_pb2_grpc
+from tallygate.ledger.v1 import ledger_pb2_grpc, usage_pb2_grpc
 from tallygate_deploy.data_dir import DataDir, DataDirError, DataDirInUseError, Tenant
 
 if TYPE_CHECKING:
     Ledger: TypeAlias = ledger_pb2_grpc.LedgerServiceAsyncStub
+    UsageClient: TypeAlias = usage_pb2_grpc.UsageServiceAsyncStub
 
 DataOption = Annotated[
     Path, typer.Option("--data", envvar="TALLYGATE_DATA", help="The folder that `tallygate up` serves from.")
@@ -40,20 +41,20 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def _ledger(data: DataDir, address: str | None) -> AsyncIterator[Ledger]:
-    """A client of the ledger: the one named, the one that serves from the folder, or one opened for the moment."""
+async def _channel(data: DataDir, address: str | None) -> AsyncIterator[grpc.aio.Channel]:
+    """To the ledger: the one named, the one that serves from the folder, or one opened for the moment."""
     if address is None:
         try:
             with data.locked():
                 async with _opened_for_the_moment(data) as channel:
-                    yield ledger_pb2_grpc.LedgerServiceStub(channel)
+                    yield channel
                 return
         except DataDirInUseError:
             address = data.ledger_address()
             if address is None:
                 raise DataDirError(f"the tallygate on {data.root} is still starting; try again in a moment") from None
     async with Dialer(Telemetry.off("tallygate-cli")) as dial:
-        yield ledger_pb2_grpc.LedgerServiceStub(dial(address))
+        yield dial(address)
 
 
 def _opened_for_the_moment(data: DataDir) -> AbstractAsyncContextManager[grpc.aio.Channel]:
@@ -66,13 +67,22 @@ def _opened_for_the_moment(data: DataDir) -> AbstractAsyncContextManager[grpc.ai
 
 def ask(data: Path, address: str | None, question: Callable[[Ledger, DataDir], Awaitable[T]]) -> T:
     """Run one question against the ledger; a refusal is printed in one line and ends the command with 1."""
+    return _ask(data, address, lambda channel, folder: question(ledger_pb2_grpc.LedgerServiceStub(channel), folder))
+
+
+def ask_usage(data: Path, address: str | None, question: Callable[[UsageClient], Awaitable[T]]) -> T:
+    """The same, of its usage."""
+    return _ask(data, address, lambda channel, _: question(usage_pb2_grpc.UsageServiceStub(channel)))
+
+
+def _ask(data: Path, address: str | None, question: Callable[[grpc.aio.Channel, DataDir], Awaitable[T]]) -> T:
     configure_logging("tallygate-cli", level="warning")
     data_dir = DataDir(data)
 
     async def run() -> T:
-        async with _ledger(data_dir, address) as ledger:
+        async with _channel(data_dir, address) as channel:
             with deadline(_TIMEOUT_S), mesh_errors():
-                return await question(ledger, data_dir)
+                return await question(channel, data_dir)
 
     try:
         return asyncio.run(run())

@@ -24,17 +24,22 @@ from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
+from ledger_svc.service.usage import UsageFolding, UsageService
 from ledger_svc.servicer import LedgerServicer
 from ledger_svc.servicer.account import AccountServicer
+from ledger_svc.servicer.usage import UsageServicer
 from ledger_svc.settings import LedgerSettings
 from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import migrate
+from ledger_svc.store.movements import Movements
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
+from ledger_svc.store.requests import RequestLog
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.trail import Trail
+from ledger_svc.store.usage import UsageSums
 from ledger_svc.store.writer import CommitSeam, Writer
 from meshkit.channels import Dial
 from meshkit.clock import Clock, SystemClock
@@ -43,6 +48,7 @@ from meshkit.serve import Register
 from meshkit.telemetry import Telemetry
 from tallygate.ledger.v1.account_pb2_grpc import add_AccountServiceServicer_to_server
 from tallygate.ledger.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+from tallygate.ledger.v1.usage_pb2_grpc import add_UsageServiceServicer_to_server
 
 
 @asynccontextmanager
@@ -88,6 +94,7 @@ async def build(
         def register(server: grpc.aio.Server) -> None:
             add_LedgerServiceServicer_to_server(servicer, server)
             add_AccountServiceServicer_to_server(AccountServicer(AccountService(parts.directory)), server)
+            add_UsageServiceServicer_to_server(UsageServicer(parts.usage), server)
 
         async with (
             writer.running(),
@@ -95,6 +102,7 @@ async def build(
                 sweeper.run(settings.sweep_interval_s),
                 revocations.run(settings.revocation_poll_s),
                 log_service.run(settings.checkpoint_interval_s),
+                UsageFolding(parts.sums).run(settings.usage_interval_s),
             ),
         ):
             yield register
@@ -122,6 +130,14 @@ class _Parts:
     @cached_property
     def records(self) -> Records:
         return Records(self.database)
+
+    @cached_property
+    def sums(self) -> UsageSums:
+        return UsageSums(self.database, self.writer)
+
+    @cached_property
+    def usage(self) -> UsageService:
+        return UsageService(sums=self.sums, requests=RequestLog(self.database), movements=Movements(self.database))
 
 
 def _ledger_servicer(parts: _Parts, log_service: LogService, revocations: Revocations) -> LedgerServicer:

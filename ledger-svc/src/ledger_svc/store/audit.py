@@ -23,6 +23,7 @@ from ledger_svc.store.hold_audit import HOLD_RULES
 from ledger_svc.store.log_audit import log_findings
 from ledger_svc.store.receipt_audit import decoded
 from ledger_svc.store.tables import ACCOUNT, LOG_LEAF, POSTING, RECEIPT, RESERVATION, TRANSFER
+from ledger_svc.store.usage_audit import sums_unlike_receipts
 
 MAX_VIOLATIONS_PER_RULE = 10
 _RECEIPTS_AT_ONCE = 500
@@ -51,6 +52,7 @@ def find_violations(connection: Connection) -> list[Violation]:
             where, *facts = row._mapping.items()
             found.append(Violation(rule, str(where[1]), ", ".join(f"{name} {value}" for name, value in facts)))
     found.extend(islice(receipts_unlike_their_columns(connection), MAX_VIOLATIONS_PER_RULE))
+    found.extend(islice((Violation(*finding) for finding in sums_unlike_receipts(connection)), MAX_VIOLATIONS_PER_RULE))
     found.extend(islice((Violation(*finding) for finding in log_findings(connection)), MAX_VIOLATIONS_PER_RULE))
     return found
 

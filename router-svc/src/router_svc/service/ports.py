@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -39,6 +39,7 @@ class FlightPass:
 @dataclass(frozen=True, slots=True)
 class CompletionCall:
     """Asks for a fresh answer. ``model``: after aliases; ``requested_model``: before. ``trace_id`` may be empty.
+    ``started_at_ms``: the request arrived at the edge at, Unix milliseconds; 0: not known.
 
     ``flight``: the caller leads it, and others will ask for this answer; None for an ordinary call.
     """
@@ -52,6 +53,8 @@ class CompletionCall:
     cache_ticket: CacheTicket | None = None
     trace_id: str = ""
     flight: FlightPass | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    started_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ class SettleFacts:
     trace_id: str
     request_digest: str = ""
     answer_digest: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    started_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The tables. Amounts are BIGINT nano-USD; times are Unix milliseconds; enumerations are their words.
 
-transfer, posting, attempt, receipt, correction, cap, audit_log and the log are history: triggers (see migrations)
-forbid to change or delete their rows on both databases. Of the others, triggers let only those columns change that the
-ledger changes.
+transfer, posting, attempt, receipt, correction, cap, audit_log, failed_request and the log are history: triggers (see
+migrations) forbid to change or delete their rows on both databases. Of the others, triggers let only those columns
+change that the ledger changes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ledger_svc.store.tables.books import (
 from ledger_svc.store.tables.directory import API_KEY, AUDIT_LOG, ORG, PROJECT
 from ledger_svc.store.tables.log import CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE
 from ledger_svc.store.tables.row import metadata
+from ledger_svc.store.tables.usage import FAILED_REQUEST, USAGE_CURSOR, USAGE_SUM
 
 __all__ = [
     "ACCOUNT",
@@ -34,6 +35,7 @@ __all__ = [
     "CHECKPOINT",
     "CORRECTION",
     "CREDIT_LOT",
+    "FAILED_REQUEST",
     "LOG_HEAD",
     "LOG_LEAF",
     "LOG_TILE",
@@ -43,6 +45,8 @@ __all__ = [
     "RECEIPT",
     "RESERVATION",
     "TRANSFER",
+    "USAGE_CURSOR",
+    "USAGE_SUM",
     "WRITER_EPOCH",
     "metadata",
 ]

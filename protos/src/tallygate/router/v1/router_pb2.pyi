@@ -29,6 +29,26 @@ class CompleteRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
@@ -38,6 +58,8 @@ class CompleteRequest(_message.Message):
     CACHE_TICKET_FIELD_NUMBER: _builtins.int
     REQUESTED_MODEL_FIELD_NUMBER: _builtins.int
     FLIGHT_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    STARTED_AT_MS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique in the organisation; a hold and a charge are made once for it. "req_..." """
     endpoint: _builtins.str
@@ -50,6 +72,8 @@ class CompleteRequest(_message.Message):
     """The client asked for a stream."""
     requested_model: _builtins.str
     """The name that the client asked for, before aliases; for the receipt."""
+    started_at_ms: _builtins.int
+    """The request arrived at the edge at, Unix time in milliseconds; for the receipt."""
     @_builtins.property
     def principal(self) -> _principal_pb2.Principal:
         """Who pays."""
@@ -65,6 +89,10 @@ class CompleteRequest(_message.Message):
         IDEMPOTENCY_KEY_IN_USE that the caller leads no longer. Absent: an ordinary request.
         """
 
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The request's tags, for the receipt."""
+
     def __init__(
         self,
         *,
@@ -77,10 +105,12 @@ class CompleteRequest(_message.Message):
         cache_ticket: _cache_pb2.Ticket | None = ...,
         requested_model: _builtins.str = ...,
         flight: _flights_pb2.FlightPass | None = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        started_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "flight", b"flight", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "endpoint", b"endpoint", "flight", b"flight", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "request_id", b"request_id", "requested_model", b"requested_model", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "endpoint", b"endpoint", "flight", b"flight", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "request_id", b"request_id", "requested_model", b"requested_model", "started_at_ms", b"started_at_ms", "stream", b"stream", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
