@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import grpc
 
 from meshkit.errors import mesh_errors
-from tallygate.ledger.v1 import account_pb2_grpc, ledger_pb2_grpc
+from tallygate.ledger.v1 import account_pb2_grpc, ledger_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -21,6 +22,7 @@ class Account:
     def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
+        self.usage = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_s = timeout_s
 
     async def ask(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
@@ -31,3 +33,7 @@ class Account:
         """
         with mesh_errors():
             return await method(request, timeout=self._timeout_s)
+
+    async def record_failures(self, failures: Sequence[usage_pb2.FailedRequest]) -> None:
+        """See ``edge.failures.FailureStore``."""
+        await self.ask(self.usage.RecordFailures, usage_pb2.RecordFailuresRequest(failures=failures))

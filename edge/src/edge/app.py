@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +21,7 @@ from edge.auth import Authenticator
 from edge.catalog import CatalogView
 from edge.errors import code_of, error_response, invalid, refusal
 from edge.exchange import Exchange
+from edge.failures import Failures
 from edge.idempotency import Idempotency
 from edge.mesh import Mesh
 from edge.observe import Observe
@@ -58,25 +60,17 @@ def create_app(
     """
     authenticator = Authenticator(mesh.ledger, clock, max_entries=settings.auth_entries)
     catalog = CatalogView(mesh.catalog)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watches = [
-            asyncio.create_task(Watch("catalog", catalog.changes, catalog.take).run()),
-            asyncio.create_task(Watch("revocations", mesh.ledger.revocations, authenticator.forget).run()),
-        ]
-        try:
-            yield
-        finally:
-            for watch in watches:
-                watch.cancel()
-            await asyncio.gather(*watches, return_exceptions=True)
-
+    failures = Failures(account, clock, interval_s=settings.failure_interval_s, max_waiting=settings.failures_waiting)
+    tasks = [
+        Watch("catalog", catalog.changes, catalog.take).run,
+        Watch("revocations", mesh.ledger.revocations, authenticator.forget).run,
+        failures.run,
+    ]
     app = FastAPI(
         title="Tallygate",
-        lifespan=lifespan,
+        lifespan=lambda _: _running(tasks, failures),
         middleware=[
-            Middleware(Observe, telemetry=telemetry, clock=clock, make_id=make_id),
+            Middleware(Observe, telemetry=telemetry, clock=clock, make_id=make_id, note_end=failures.note_end),
             Middleware(Admission, max_inflight=settings.max_inflight),
         ],
         exception_handlers={
@@ -96,12 +90,25 @@ def create_app(
     for prefix in PREFIXES:
         _route(app, "POST", f"{prefix}/chat/completions", chat.create)
         _route_reading(app, prefix, Models(authenticator, catalog), Receipts(authenticator, mesh.ledger), log)
-        for router in account_routers(account, authenticator):
+        for router in account_routers(account, authenticator, clock):
             app.include_router(router, prefix=prefix)
     _route(app, "GET", "/.well-known/jwks.json", log.keys)
     _route(app, "GET", "/api/health", health.live)
     _route(app, "GET", "/readyz", health.ready)
     return app
+
+
+@asynccontextmanager
+async def _running(tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]], failures: Failures) -> AsyncIterator[None]:
+    """Runs what goes on beside the requests; at the end no failure is left untold."""
+    begun = [asyncio.create_task(task()) for task in tasks]
+    try:
+        yield
+    finally:
+        for task in begun:
+            task.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)
+        await failures.flush()
 
 
 def _route_reading(app: FastAPI, prefix: str, models: Models, receipts: Receipts, log: Log) -> None:

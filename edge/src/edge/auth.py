@@ -58,7 +58,8 @@ class Authenticator:
         """
         caller = await self._holder(_bearer(request.headers.get("authorization")))
         exchange = Exchange.of(request.scope)
-        exchange.org_id, exchange.key_id = caller.principal.org_id, caller.principal.key_id
+        principal = caller.principal
+        exchange.org_id, exchange.project_id, exchange.key_id = principal.org_id, principal.project_id, principal.key_id
         return caller
 
     async def for_inference(self, request: Request) -> Caller:
@@ -67,6 +68,7 @@ class Authenticator:
         Raises:
             MeshError: as ``authenticate``; PERMISSION_DENIED for a key that is not for that.
         """
+        Exchange.of(request.scope).is_inference = True
         caller = await self.authenticate(request)
         if caller.policy.scope == ledger_pb2.KEY_SCOPE_ACCOUNT:
             raise _denied("This is an account key: it manages the account and calls no model. Use an inference key.")

@@ -76,6 +76,12 @@ class EdgeSettings(BaseSettings):
     auth_entries: int = Field(default=10_000, ge=1)
     """Authenticated keys that are remembered, for as long as the ledger allows."""
 
+    failure_interval_s: float = Field(default=1.0, gt=0)
+    """Requests that ended in an error are told to the ledger every so many seconds."""
+
+    failures_waiting: int = Field(default=10_000, ge=1)
+    """So many of them wait where the ledger is away; then the oldest are dropped."""
+
     keep_alive_s: int = Field(default=75, ge=1)
     """An idle connection is kept so many seconds; longer than the 60 that load balancers keep theirs."""
 

@@ -39,6 +39,7 @@ from edge.wire import sse
 from edge.wire.cache_control import Mode, parse_controls, status_hit
 from edge.wire.checks import parse_chat
 from edge.wire.strict_json import refuse_ambiguous
+from edge.wire.tags import tags_of
 from meshkit.clock import Clock
 from meshkit.digests import NewSalt
 from meshkit.errors import MeshError
@@ -128,6 +129,7 @@ class ChatCompletions:
         call = parse_chat(body)
         exchange.requested_model = call.model[:200]
         exchange.span_attributes |= {"gen_ai.operation.name": "chat", "gen_ai.request.model": exchange.requested_model}
+        exchange.tags = tags_of(call.metadata, request.headers)
         controls = parse_controls(request.headers)
         model = self._catalog.resolve(call.model)
         exchange.model = model.id
