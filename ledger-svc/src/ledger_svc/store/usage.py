@@ -305,8 +305,8 @@ def _sums(
         for row in connection.execute(select(*columns, *counts).where(where).group_by(*columns)):
             if row[width] is not None:  # a sum without groups is a row, of nothing perhaps
                 groups.setdefault(tuple(row[:width]), Sums()).add(map(int, row[width:]), 0)
-        for *values, latencies in connection.execute(select(*columns, USAGE_SUM.c.latencies).where(where)):
-            groups[tuple(values)].latencies += latency.decode(latencies)
+        for row in connection.execute(select(*columns, USAGE_SUM.c.latencies).where(where)):
+            groups[row[:-1]].latencies += latency.decode(row[-1])  # the one line that runs for each sum
     return groups
 
 
