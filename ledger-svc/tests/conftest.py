@@ -30,16 +30,20 @@ from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.service.trail import TrailService
+from ledger_svc.service.usage import UsageFolding, UsageService
 from ledger_svc.store.audit import audit
 from ledger_svc.store.database import Database, WriteSession
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import migrate
+from ledger_svc.store.movements import Movements
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
+from ledger_svc.store.requests import RequestLog
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.trail import Trail
 from ledger_svc.store.trail_records import TrailRecords
+from ledger_svc.store.usage import UsageSums
 from ledger_svc.store.writer import Writer
 from meshkit.ids import MakeId
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
@@ -273,6 +277,21 @@ def trail(
 @pytest.fixture
 def sweeper(writer: Writer, records: Records, clock: FakeClock) -> Sweeper:
     return Sweeper(ledger=writer, records=records, clock=clock, batch_limit=100)
+
+
+@pytest.fixture
+def sums(database: Database, writer: Writer) -> UsageSums:
+    return UsageSums(database, writer)
+
+
+@pytest.fixture
+def usage(sums: UsageSums, database: Database) -> UsageService:
+    return UsageService(sums=sums, requests=RequestLog(database), movements=Movements(database))
+
+
+@pytest.fixture
+def folding(sums: UsageSums) -> UsageFolding:
+    return UsageFolding(sums)
 
 
 NewPayer = Callable[..., Awaitable[Principal]]

@@ -83,6 +83,7 @@ async def test_a_right_ledger_holds_every_rule_and_says_against_how_much(
         ("log_leaf", 8),
         ("log_tile", 0),
         ("checkpoint", 1),
+        ("usage_sum", 0),
     }
 
 

@@ -10,7 +10,15 @@ import pytest_asyncio
 from meshkit.testing import TRANSPORTS
 from tallygate.cache.v1 import cache_pb2, flights_pb2
 from tallygate.catalog.v1 import catalog_pb2
-from tallygate.ledger.v1 import account_pb2, audit_pb2, billing_pb2, ledger_pb2, provider_keys_pb2, webhooks_pb2
+from tallygate.ledger.v1 import (
+    account_pb2,
+    audit_pb2,
+    billing_pb2,
+    ledger_pb2,
+    provider_keys_pb2,
+    usage_pb2,
+    webhooks_pb2,
+)
 from tallygate.router.v1 import router_pb2
 from tests.contract import (  # noqa: F401 - they register
     account_cases,
@@ -22,6 +30,7 @@ from tests.contract import (  # noqa: F401 - they register
     ledger_cases,
     provider_key_cases,
     router_cases,
+    usage_cases,
     webhook_cases,
 )
 from tests.contract.cases import CASES
@@ -39,6 +48,7 @@ MODULES = (
     audit_pb2,
     billing_pb2,
     provider_keys_pb2,
+    usage_pb2,
     webhooks_pb2,
     router_pb2,
 )

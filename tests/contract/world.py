@@ -29,6 +29,7 @@ from tallygate.ledger.v1 import (
     ledger_pb2,
     ledger_pb2_grpc,
     provider_keys_pb2_grpc,
+    usage_pb2_grpc,
     webhooks_pb2_grpc,
 )
 from tallygate.router.v1 import router_pb2_grpc
@@ -48,6 +49,7 @@ class World:
     provider_keys: provider_keys_pb2_grpc.ProviderKeyServiceAsyncStub
     webhooks: webhooks_pb2_grpc.WebhookServiceAsyncStub
     billing: billing_pb2_grpc.BillingServiceAsyncStub
+    usage: usage_pb2_grpc.UsageServiceAsyncStub
     cache: cache_pb2_grpc.CacheServiceAsyncStub
     flights: flights_pb2_grpc.FlightServiceAsyncStub
     router: router_pb2_grpc.RouterServiceAsyncStub
@@ -99,6 +101,7 @@ async def world_over(transport: str) -> AsyncIterator[World]:
             provider_keys=provider_keys_pb2_grpc.ProviderKeyServiceStub(dial(found.ledger)),
             webhooks=webhooks_pb2_grpc.WebhookServiceStub(dial(found.ledger)),
             billing=billing_pb2_grpc.BillingServiceStub(dial(found.ledger)),
+            usage=usage_pb2_grpc.UsageServiceStub(dial(found.ledger)),
             cache=cache_pb2_grpc.CacheServiceStub(dial(found.cache)),
             flights=flights_pb2_grpc.FlightServiceStub(dial(found.cache)),
             router=router_pb2_grpc.RouterServiceStub(dial(found.router)),

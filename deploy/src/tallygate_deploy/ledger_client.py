@@ -20,12 +20,13 @@ from meshkit.errors import MeshError, mesh_errors
 from meshkit.logs import configure_logging
 from meshkit.money import parse_usd
 from meshkit.telemetry import Telemetry
-from tallygate.ledger.v1 import billing_pb2_grpc, ledger_pb2_grpc
+from tallygate.ledger.v1 import billing_pb2_grpc, ledger_pb2_grpc, usage_pb2_grpc
 from tallygate_deploy.data_dir import DataDir, DataDirError, DataDirInUseError, Tenant
 
 if TYPE_CHECKING:
     Ledger: TypeAlias = ledger_pb2_grpc.LedgerServiceAsyncStub
     Billing: TypeAlias = billing_pb2_grpc.BillingServiceAsyncStub
+    UsageClient: TypeAlias = usage_pb2_grpc.UsageServiceAsyncStub
 
 DataOption = Annotated[
     Path, typer.Option("--data", envvar="TALLYGATE_DATA", help="The folder that `tallygate up` serves from.")
@@ -43,8 +44,8 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def _ledger(data: DataDir, address: str | None) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to the ledger: the one named, the one that serves from the folder, or one opened for the moment."""
+async def _channel(data: DataDir, address: str | None) -> AsyncIterator[grpc.aio.Channel]:
+    """To the ledger: the one named, the one that serves from the folder, or one opened for the moment."""
     if address is None:
         try:
             with data.locked():
@@ -78,6 +79,11 @@ def ask_billing(data: Path, address: str | None, question: Callable[[Billing], A
     return ask_service(data, address, stub_of, lambda client, _: question(client), timeout_s=_PROVIDER_TIMEOUT_S)
 
 
+def ask_usage(data: Path, address: str | None, question: Callable[[UsageClient], Awaitable[T]]) -> T:
+    """The same, of its usage."""
+    return ask_service(data, address, usage_pb2_grpc.UsageServiceStub, lambda client, _: question(client))
+
+
 def ask_service(
     data: Path,
     address: str | None,
@@ -91,7 +97,7 @@ def ask_service(
     data_dir = DataDir(data)
 
     async def run() -> T:
-        async with _ledger(data_dir, address) as channel:
+        async with _channel(data_dir, address) as channel:
             with deadline(timeout_s), mesh_errors():
                 return await question(stub_of(channel), data_dir)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import grpc
@@ -13,6 +14,8 @@ from tallygate.ledger.v1 import (
     billing_pb2_grpc,
     ledger_pb2_grpc,
     provider_keys_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
     webhooks_pb2_grpc,
 )
 
@@ -32,6 +35,7 @@ class Account:
         self.provider_keys = provider_keys_pb2_grpc.ProviderKeyServiceStub(channel)
         self.webhooks = webhooks_pb2_grpc.WebhookServiceStub(channel)
         self.billing = billing_pb2_grpc.BillingServiceStub(channel)
+        self.usage = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_s = timeout_s
 
     async def ask(
@@ -44,3 +48,7 @@ class Account:
         """
         with mesh_errors():
             return await method(request, timeout=timeout_s or self._timeout_s)
+
+    async def record_failures(self, failures: Sequence[usage_pb2.FailedRequest]) -> None:
+        """See ``edge.failures.FailureStore``."""
+        await self.ask(self.usage.RecordFailures, usage_pb2.RecordFailuresRequest(failures=failures))

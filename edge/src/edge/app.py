@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -22,6 +22,7 @@ from edge.auth import Authenticator
 from edge.catalog import CatalogView
 from edge.errors import code_of, error_response, invalid, refusal
 from edge.exchange import Exchange
+from edge.failures import Failures
 from edge.idempotency import Idempotency
 from edge.limits import RateLimits
 from edge.mesh import Mesh
@@ -63,20 +64,17 @@ def create_app(
     """
     authenticator = _authenticator(mesh, limits, settings, clock)
     catalog = CatalogView(mesh.catalog)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with _running(
-            Watch("catalog", catalog.changes, catalog.take).run(),
-            Watch("revocations", mesh.ledger.revocations, authenticator.forget).run(),
-        ):
-            yield
-
+    failures = Failures(account, clock, interval_s=settings.failure_interval_s, max_waiting=settings.failures_waiting)
+    tasks = [
+        Watch("catalog", catalog.changes, catalog.take).run,
+        Watch("revocations", mesh.ledger.revocations, authenticator.forget).run,
+        failures.run,
+    ]
     app = FastAPI(
         title="Tallygate",
-        lifespan=lifespan,
+        lifespan=lambda _: _running(tasks, failures),
         middleware=[
-            Middleware(Observe, telemetry=telemetry, clock=clock, make_id=make_id),
+            Middleware(Observe, telemetry=telemetry, clock=clock, make_id=make_id, note_end=failures.note_end),
             Middleware(Admission, max_inflight=settings.max_inflight),
         ],
         exception_handlers={
@@ -106,14 +104,16 @@ def create_app(
 
 
 @asynccontextmanager
-async def _running(*coroutines: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+async def _running(tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]], failures: Failures) -> AsyncIterator[None]:
+    """Runs what goes on beside the requests; at the end no failure is left untold."""
+    begun = [asyncio.create_task(task()) for task in tasks]
     try:
         yield
     finally:
-        for task in tasks:
+        for task in begun:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*begun, return_exceptions=True)
+        await failures.flush()
 
 
 def _authenticator(mesh: Mesh, limits: RateLimits, settings: EdgeSettings, clock: Clock) -> Authenticator:

@@ -80,6 +80,7 @@ class Authenticator:
         Raises:
             MeshError: as ``authenticate``; PERMISSION_DENIED for a key that is not for that.
         """
+        Exchange.of(request.scope).is_inference = True
         caller = await self._known(request)
         key_id, per_minute = caller.principal.key_id, caller.policy.requests_per_minute
         await self._limits.count_call(Exchange.of(request.scope), key_id, per_minute)
@@ -108,7 +109,8 @@ class Authenticator:
         address = client_address(request.scope, self._trusted_proxies)
         exchange.address = "" if address is None else str(address)
         caller = await self._holder(_bearer(request.headers.get("authorization")), exchange.address)
-        exchange.org_id, exchange.key_id = caller.principal.org_id, caller.principal.key_id
+        principal = caller.principal
+        exchange.org_id, exchange.project_id, exchange.key_id = principal.org_id, principal.project_id, principal.key_id
         if caller.networks:
             _check_address(caller.networks, address)
         return caller

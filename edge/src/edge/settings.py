@@ -104,6 +104,11 @@ class EdgeSettings(BaseSettings):
     failed_authentications_per_minute: int = Field(default=600, ge=0)
     """The most keys in a minute that come from one address (of IPv6: from one /64) and turn out not to be valid; 0: no
     limit. Then more are not even asked about at the ledger."""
+    failure_interval_s: float = Field(default=1.0, gt=0)
+    """Requests that ended in an error are told to the ledger every so many seconds."""
+
+    failures_waiting: int = Field(default=10_000, ge=1)
+    """So many of them wait where the ledger is away; then the oldest are dropped."""
 
     keep_alive_s: int = Field(default=75, ge=1)
     """An idle connection is kept so many seconds; longer than the 60 that load balancers keep theirs."""

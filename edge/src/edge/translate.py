@@ -111,6 +111,8 @@ def complete_request(
         requested_model=request.call.model,
         flight=flight,
         region=_REGIONS[request.region],
+        tags=request.exchange.tags,
+        started_at_ms=request.exchange.started_at_ms,
     )
 
 
@@ -138,6 +140,8 @@ def charge_request(request: Admitted, hit: cache_pb2.Hit, new_salt: NewSalt) -> 
             trace_id=request.exchange.trace_id,
             request_digest=salted(request.body, new_salt()),
             answer_digest=salted(said, new_salt()),
+            tags=request.exchange.tags,
+            started_at_ms=request.exchange.started_at_ms,
         ),
     )
 

@@ -82,6 +82,11 @@ class LedgerSettings(BaseSettings):
     checkpoint_interval_s: float = Field(2.0, gt=0)
     """Seconds between two looks whether the log has grown; if so, a checkpoint is signed."""
 
+    usage_interval_s: float = Field(1.0, gt=0)
+    """Seconds between two looks for receipts that the sums of usage do not have yet. Questions add those up themselves,
+    so this is about their speed and not about what they answer.
+    """
+
     requests_per_minute: int = Field(60, ge=0)
     """The most requests in a minute of a key that has no limit of its own; 0: no limit."""
 

@@ -108,6 +108,8 @@ def _call(request: router_pb2.CompleteRequest) -> CompletionCall:
         if request.HasField("cache_ticket")
         else None,
         trace_id=current_trace_id(),
+        tags=dict(request.tags),
+        started_at_ms=request.started_at_ms,
         flight=FlightPass(flight.name, flight.token, flight.run, flight.fingerprint)
         if request.HasField("flight")
         else None,

@@ -41,6 +41,7 @@ from edge.wire import sse
 from edge.wire.cache_control import Mode, parse_controls, status_hit
 from edge.wire.checks import parse_chat
 from edge.wire.strict_json import refuse_ambiguous
+from edge.wire.tags import tags_of
 from meshkit.clock import Clock
 from meshkit.codec import region_from_proto
 from meshkit.digests import NewSalt
@@ -140,6 +141,7 @@ class ChatCompletions:
         call = parse_chat(body)
         exchange.requested_model = call.model[:200]
         exchange.span_attributes |= {"gen_ai.operation.name": "chat", "gen_ai.request.model": exchange.requested_model}
+        exchange.tags = tags_of(call.metadata, request.headers)
         policy = caller.policy
         controls = parse_controls(request.headers, off_by_default=policy.cache_default == ledger_pb2.CACHE_DEFAULT_OFF)
         model = self._catalog.resolve(call.model)

@@ -8,11 +8,12 @@ https://platform.openai.com/docs/api-reference/chat/create
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
 from edge.errors import invalid
+from edge.wire.tags import check_metadata
 
 MAX_CHOICES = 128
 MAX_TOKENS = 2**31 - 1
@@ -29,6 +30,8 @@ class ChatCall:
     """The client asked for the usage chunk at the end of its stream."""
     max_answer_tokens: int = 0
     """The most tokens that the client allows, over all choices; 0: it does not say."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The client's names for the request."""
 
 
 def parse_chat(body: bytes) -> ChatCall:
@@ -66,6 +69,7 @@ def parse_chat(body: bytes) -> ChatCall:
         stream=stream,
         include_usage=stream and bool(include_usage),
         max_answer_tokens=bound * (parsed.get("n") or 1),
+        metadata=parsed.get("metadata") or {},
     )
 
 
@@ -246,7 +250,7 @@ _FIELDS: Mapping[str, Check] = {
     "function_call": _string_or_object,
     "response_format": _having({"type": _string}),
     "logit_bias": _object,
-    "metadata": _object,
+    "metadata": check_metadata,
     "modalities": _strings,
     "prediction": _object,
     "audio": _object,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from operator import attrgetter
 
-from ledger_svc.domain.charges import Attempt, ChargeFacts
+from ledger_svc.domain.charges import Attempt, ChargeFacts, Tags
 from ledger_svc.domain.errors import InvalidRequest
 from meshkit.money import USAGE_CLASSES, PriceSnapshot, Rates
 
@@ -26,6 +26,10 @@ MAX_UNITS = 10**12
 MAX_RATE_PICO_USD = 10**15
 """1,000 USD for a unit."""
 MAX_MARKUP_BPS = 10**6
+MAX_TAGS = 16
+MAX_TAG_KEY_CHARS = 64
+MAX_TAG_VALUE_CHARS = 512
+"""Of a request's tags; the numbers of OpenAI's ``metadata``."""
 _REFUSED_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """The categories Cc and Cs of Unicode."""
 MAX_TIME_MS = 2**53 - 1
@@ -76,6 +80,8 @@ def check_facts(facts: ChargeFacts) -> ChargeFacts:
     for name in ("request_digest", "answer_digest"):
         if not _DIGEST.fullmatch(getattr(facts, name)):
             raise InvalidRequest(f"facts.{name}", "is not a salt and a SHA-256 in lower-case hex, as SALT:DIGEST")
+    check_tags("facts.tags", facts.tags)
+    check_range("facts.started_at_ms", facts.started_at_ms, 0, MAX_TIME_MS)
     _check_all("facts.usage", USAGE_CLASSES, _usage_values(facts.usage), MAX_UNITS)
     check_price("facts.price", facts.price)
     return facts
@@ -92,6 +98,18 @@ def check_price(param: str, price: PriceSnapshot) -> PriceSnapshot:
         check_range(f"{param}.rate_tiers.above_input_tokens", tier.above_input_tokens, 0, MAX_UNITS)
         _check_all(f"{param}.rate_tiers", _RATE_NAMES, _rate_values(tier.rates), MAX_RATE_PICO_USD)
     return price
+
+
+def check_tags(param: str, tags: Tags) -> Tags:
+    """The client's names for a request."""
+    if tags:
+        check_range(f"{param} (entries)", len(tags), 0, MAX_TAGS)
+        for key, value in tags:
+            check_text(f"{param} (key)", key, max_chars=MAX_TAG_KEY_CHARS)
+            if not key.isascii() and max(key) > "\uffff":
+                raise InvalidRequest(f"{param} (key)", "must not contain characters beyond U+FFFF")
+            check_text(f"{param}.{key}", value, max_chars=MAX_TAG_VALUE_CHARS, empty=True)
+    return tags
 
 
 def _check_all(param: str, names: Sequence[str], values: Sequence[int], high: int) -> None:

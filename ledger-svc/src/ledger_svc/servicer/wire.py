@@ -29,7 +29,7 @@ from tallygate.ledger.v1 import ledger_pb2 as pb
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
 
-_MODES = {
+MODES = {
     pb.SERVED_MODE_FRESH: ServedMode.FRESH,
     pb.SERVED_MODE_EXACT: ServedMode.EXACT,
     pb.SERVED_MODE_CANONICAL: ServedMode.CANONICAL,
@@ -41,7 +41,7 @@ _OUTCOMES = {
     pb.OUTCOME_INTERRUPTED: Outcome.INTERRUPTED,
 }
 CREDIT_KINDS = {pb.CREDIT_KIND_PAID: CreditKind.PAID, pb.CREDIT_KIND_PROMOTIONAL: CreditKind.PROMOTIONAL}
-_MODE_NUMBERS = {mode: number for number, mode in _MODES.items()}
+_MODE_NUMBERS = {mode: number for number, mode in MODES.items()}
 _OUTCOME_NUMBERS = {outcome: number for number, outcome in _OUTCOMES.items()}
 _FACT_TEXTS = (
     *("requested_model", "model", "source_id", "upstream_model"),
@@ -121,8 +121,10 @@ def facts_from_proto(message: pb.ChargeFacts) -> ChargeFacts:
     return ChargeFacts(
         usage=decoded("facts.usage", codec.usage_from_proto, message.usage),
         price=decoded("facts.price", _price, message.price.SerializeToString(deterministic=True)),
-        served_mode=known("facts.served_mode", _MODES, message.served_mode),
+        served_mode=known("facts.served_mode", MODES, message.served_mode),
         outcome=known("facts.outcome", _OUTCOMES, message.outcome),
+        tags=tuple(sorted(message.tags.items())) if message.tags else (),
+        started_at_ms=message.started_at_ms,
         **{name: getattr(message, name) for name in _FACT_TEXTS},
     )
 
@@ -140,6 +142,8 @@ def facts_to_proto(facts: ChargeFacts) -> pb.ChargeFacts:
         price=codec.price_to_proto(facts.price),
         served_mode=_MODE_NUMBERS[facts.served_mode],
         outcome=_OUTCOME_NUMBERS[facts.outcome],
+        tags=dict(facts.tags),
+        started_at_ms=facts.started_at_ms,
         **{name: getattr(facts, name) for name in _FACT_TEXTS},
     )
 

@@ -26,6 +26,7 @@ from ledger_svc.store.receipt_audit import decoded
 from ledger_svc.store.secret_audit import SECRET_RULES
 from ledger_svc.store.tables import ACCOUNT, LOG_LEAF, POSTING, RECEIPT, RESERVATION, TRANSFER
 from ledger_svc.store.trail_audit import TRAIL_RULES, entries_unlike_their_columns
+from ledger_svc.store.usage_audit import sums_unlike_receipts
 
 MAX_VIOLATIONS_PER_RULE = 10
 _RECEIPTS_AT_ONCE = 500
@@ -57,6 +58,7 @@ def find_violations(connection: Connection) -> list[Violation]:
     found.extend(
         islice((Violation(*finding) for finding in entries_unlike_their_columns(connection)), MAX_VIOLATIONS_PER_RULE)
     )
+    found.extend(islice((Violation(*finding) for finding in sums_unlike_receipts(connection)), MAX_VIOLATIONS_PER_RULE))
     found.extend(islice((Violation(*finding) for finding in log_findings(connection)), MAX_VIOLATIONS_PER_RULE))
     return found
 

@@ -17,7 +17,8 @@ from ledger_svc.store import log_audit, receipt_audit, trail_audit
 from ledger_svc.store.audit import COLUMNS, MAX_VIOLATIONS_PER_RULE, RULES, Violation, receipts_unlike_their_columns
 from ledger_svc.store.hold_audit import IN_TIME, overdue_holds
 from ledger_svc.store.log_audit import Finding, log_findings
-from ledger_svc.store.tables import AUDIT_LOG, CHECKPOINT, LOG_LEAF, LOG_TILE, RECEIPT, RESERVATION
+from ledger_svc.store.tables import AUDIT_LOG, CHECKPOINT, LOG_LEAF, LOG_TILE, RECEIPT, RESERVATION, USAGE_SUM
+from ledger_svc.store.usage_audit import SUMMED, sums_unlike_receipts
 
 _LOG_RULES = {
     log_audit.GAPLESS: LOG_LEAF,
@@ -72,6 +73,7 @@ def examine(connection: Connection, terms: Terms) -> Iterator[Ruling]:
     yield rows.ruling(receipt_audit.CHARGED, RECEIPT, _violations(charged))
     unlike = trail_audit.entries_unlike_their_columns(connection)
     yield rows.ruling(trail_audit.TRAIL_COLUMNS, AUDIT_LOG, _violations(unlike))
+    yield rows.ruling(SUMMED, USAGE_SUM, _violations(sums_unlike_receipts(connection)))
     breaks = _first_by_rule(log_findings(connection))
     for rule, table in _LOG_RULES.items():
         yield rows.ruling(rule, table, breaks[rule])

@@ -20,25 +20,31 @@ from ledger_svc.service.provider_keys import ProviderKeyService
 from ledger_svc.service.refunds import RefundService
 from ledger_svc.service.rewrapping import Rewrapping
 from ledger_svc.service.trail import TrailService
+from ledger_svc.service.usage import UsageFolding, UsageService
 from ledger_svc.service.webhooks import WebhookService
 from ledger_svc.servicer.account import AccountServicer
 from ledger_svc.servicer.audit import AuditServicer
 from ledger_svc.servicer.billing import BillingServicer
 from ledger_svc.servicer.provider_keys import ProviderKeyServicer
+from ledger_svc.servicer.usage import UsageServicer
 from ledger_svc.servicer.webhooks import WebhookServicer
 from ledger_svc.store.alerts import Alerts
 from ledger_svc.store.charge_sums import ChargeSums
 from ledger_svc.store.endpoints import Endpoints
+from ledger_svc.store.movements import Movements
 from ledger_svc.store.outbox import Outbox
 from ledger_svc.store.payments import PaymentRecords
 from ledger_svc.store.provider_keys import ProviderKeys
+from ledger_svc.store.requests import RequestLog
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.trail_records import TrailRecords
+from ledger_svc.store.usage import UsageSums
 from ledger_svc.wiring.parts import Assembly, Parts
 from tallygate.ledger.v1.account_pb2_grpc import add_AccountServiceServicer_to_server
 from tallygate.ledger.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from tallygate.ledger.v1.billing_pb2_grpc import add_BillingServiceServicer_to_server
 from tallygate.ledger.v1.provider_keys_pb2_grpc import add_ProviderKeyServiceServicer_to_server
+from tallygate.ledger.v1.usage_pb2_grpc import add_UsageServiceServicer_to_server
 from tallygate.ledger.v1.webhooks_pb2_grpc import add_WebhookServiceServicer_to_server
 
 
@@ -47,6 +53,7 @@ def add_account(assembly: Assembly, parts: Parts, provider: PaymentProvider | No
     accounts = AccountService(parts.directory, parts.clock, parts.make_id)
     assembly.serve(add_AccountServiceServicer_to_server, AccountServicer(accounts, parts.keys))
     _add_audit(assembly, parts)
+    _add_usage(assembly, parts)
     _add_provider_keys(assembly, parts)
     _add_webhooks(assembly, parts)
     _add_billing(assembly, parts, provider)
@@ -131,3 +138,10 @@ def _add_billing(assembly: Assembly, parts: Parts, provider: PaymentProvider | N
         bills=BillService(ChargeSums(parts.database)),
     )
     assembly.serve(add_BillingServiceServicer_to_server, servicer)
+
+
+def _add_usage(assembly: Assembly, parts: Parts) -> None:
+    sums = UsageSums(parts.database, parts.writer)
+    usage = UsageService(sums=sums, requests=RequestLog(parts.database), movements=Movements(parts.database))
+    assembly.serve(add_UsageServiceServicer_to_server, UsageServicer(usage))
+    assembly.run(lambda: UsageFolding(sums).run(parts.settings.usage_interval_s))

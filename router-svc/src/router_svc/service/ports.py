@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -41,6 +41,7 @@ class FlightPass:
 @dataclass(frozen=True, slots=True)
 class CompletionCall:
     """Asks for a fresh answer. ``model``: after aliases; ``requested_model``: before. ``trace_id`` may be empty.
+    ``started_at_ms``: the request arrived at the edge at, Unix milliseconds; 0: not known.
 
     ``flight``: the caller leads it, and others will ask for this answer; None for an ordinary call. ``region``: where
     it may be answered.
@@ -56,6 +57,8 @@ class CompletionCall:
     trace_id: str = ""
     flight: FlightPass | None = None
     region: RegionPolicy = RegionPolicy.ANY
+    tags: Mapping[str, str] = field(default_factory=dict)
+    started_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ class SettleFacts:
     trace_id: str
     request_digest: str = ""
     answer_digest: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    started_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

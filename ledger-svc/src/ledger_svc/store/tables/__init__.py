@@ -1,8 +1,8 @@
 """The tables. Amounts are BIGINT nano-USD; times are Unix milliseconds; enumerations are their words.
 
-transfer, posting, attempt, receipt, correction, cap, cap_alert, audit_log, external_event and the log are history:
-triggers (see migrations) forbid to change or delete their rows on both databases. Of the others, triggers let only
-those columns change that the ledger changes.
+transfer, posting, attempt, receipt, correction, cap, cap_alert, audit_log, external_event, failed_request and the log
+are history: triggers (see migrations) forbid to change or delete their rows on both databases. Of the others, triggers
+let only those columns change that the ledger changes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ledger_svc.store.tables.log import CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE
 from ledger_svc.store.tables.payments import EXTERNAL_EVENT, PAYMENT, PAYMENT_REFUND
 from ledger_svc.store.tables.row import metadata
 from ledger_svc.store.tables.secrets import DATA_KEY, PROVIDER_KEY
+from ledger_svc.store.tables.usage import FAILED_REQUEST, USAGE_CURSOR, USAGE_SUM
 from ledger_svc.store.tables.webhooks import (
     ALERT_WATCH,
     CAP_ALERT,
@@ -48,6 +49,7 @@ __all__ = [
     "CREDIT_LOT",
     "DATA_KEY",
     "EXTERNAL_EVENT",
+    "FAILED_REQUEST",
     "KEY_SECRET",
     "LOG_HEAD",
     "LOG_LEAF",
@@ -61,6 +63,8 @@ __all__ = [
     "RECEIPT",
     "RESERVATION",
     "TRANSFER",
+    "USAGE_CURSOR",
+    "USAGE_SUM",
     "WEBHOOK_ATTEMPT",
     "WEBHOOK_DELIVERY",
     "WEBHOOK_ENDPOINT",

@@ -156,6 +156,7 @@ class CorrectionRow(Row, table=True):
     __tablename__ = "correction"
     __table_args__ = (
         Index("ix_correction_receipt_id", "receipt_id"),
+        Index("ix_correction_org_id", "org_id"),
         CheckConstraint(
             "promo_nano_usd >= 0 AND paid_nano_usd >= 0 AND promo_nano_usd + paid_nano_usd > 0", name="amount"
         ),

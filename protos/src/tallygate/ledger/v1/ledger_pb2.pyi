@@ -1540,6 +1540,26 @@ class ChargeFacts(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     USAGE_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     SERVED_MODE_FIELD_NUMBER: _builtins.int
@@ -1552,6 +1572,8 @@ class ChargeFacts(_message.Message):
     TRACE_ID_FIELD_NUMBER: _builtins.int
     REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     ANSWER_DIGEST_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    STARTED_AT_MS_FIELD_NUMBER: _builtins.int
     served_mode: Global___ServedMode.ValueType
     """How the answer was made; decides whether replay_bps applies."""
     outcome: Global___Outcome.ValueType
@@ -1580,6 +1602,8 @@ class ChargeFacts(_message.Message):
     though each has its own `id`, `created`, `usage`, and salt. Of a stream that ended early: of what the client was
     given. Empty: not taken, as nothing was given or the stream could be put together in more than one way.
     """
+    started_at_ms: _builtins.int
+    """The request arrived at the edge at, Unix time in milliseconds; 0: not known."""
     @_builtins.property
     def usage(self) -> _money_pb2.Usage:
         """What was used, in disjoint classes."""
@@ -1587,6 +1611,12 @@ class ChargeFacts(_message.Message):
     @_builtins.property
     def price(self) -> _money_pb2.PriceSnapshot:
         """The price that it was admitted at."""
+
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Names that the client gave the request, to find what it cost by: at most 16, keys of 1 to 64 characters, values of at
+        most 512.
+        """
 
     def __init__(
         self,
@@ -1603,10 +1633,12 @@ class ChargeFacts(_message.Message):
         trace_id: _builtins.str = ...,
         request_digest: _builtins.str = ...,
         answer_digest: _builtins.str = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        started_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_digest", b"answer_digest", "model", b"model", "origin_receipt_id", b"origin_receipt_id", "outcome", b"outcome", "price", b"price", "request_digest", b"request_digest", "requested_model", b"requested_model", "served_mode", b"served_mode", "source_id", b"source_id", "trace_id", b"trace_id", "upstream_model", b"upstream_model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_digest", b"answer_digest", "model", b"model", "origin_receipt_id", b"origin_receipt_id", "outcome", b"outcome", "price", b"price", "request_digest", b"request_digest", "requested_model", b"requested_model", "served_mode", b"served_mode", "source_id", b"source_id", "started_at_ms", b"started_at_ms", "tags", b"tags", "trace_id", b"trace_id", "upstream_model", b"upstream_model", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

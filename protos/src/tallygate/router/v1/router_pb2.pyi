@@ -30,6 +30,26 @@ class CompleteRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
@@ -40,6 +60,8 @@ class CompleteRequest(_message.Message):
     REQUESTED_MODEL_FIELD_NUMBER: _builtins.int
     FLIGHT_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    STARTED_AT_MS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique in the organisation; a hold and a charge are made once for it. "req_..." """
     endpoint: _builtins.str
@@ -54,6 +76,8 @@ class CompleteRequest(_message.Message):
     """The name that the client asked for, before aliases; for the receipt."""
     region: _ledger_pb2.RegionPolicy.ValueType
     """Where the request may be answered; NO_SOURCE where no source of the model is there."""
+    started_at_ms: _builtins.int
+    """The request arrived at the edge at, Unix time in milliseconds; for the receipt."""
     @_builtins.property
     def principal(self) -> _principal_pb2.Principal:
         """Who pays."""
@@ -69,6 +93,10 @@ class CompleteRequest(_message.Message):
         IDEMPOTENCY_KEY_IN_USE that the caller leads no longer. Absent: an ordinary request.
         """
 
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The request's tags, for the receipt."""
+
     def __init__(
         self,
         *,
@@ -82,10 +110,12 @@ class CompleteRequest(_message.Message):
         requested_model: _builtins.str = ...,
         flight: _flights_pb2.FlightPass | None = ...,
         region: _ledger_pb2.RegionPolicy.ValueType = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        started_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "flight", b"flight", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "endpoint", b"endpoint", "flight", b"flight", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "region", b"region", "request_id", b"request_id", "requested_model", b"requested_model", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "endpoint", b"endpoint", "flight", b"flight", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "region", b"region", "request_id", b"request_id", "requested_model", b"requested_model", "started_at_ms", b"started_at_ms", "stream", b"stream", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0010_billing"
-down_revision = "0008_webhooks"
+down_revision = "0009_usage"
 branch_labels = None
 depends_on = None
 
