@@ -125,7 +125,7 @@ class UsageSums:
                 values = {"next_leaf": after.next_leaf, "next_failure": after.next_failure}
                 connection.execute(update(USAGE_CURSOR).values(values))
 
-        await self._writer.write(write)
+        await self._writer.write(write, beside_books=True)
         return after.next_leaf - before.next_leaf + after.next_failure - before.next_failure
 
     async def rebuild(self) -> int:
@@ -137,7 +137,7 @@ class UsageSums:
             connection.execute(update(USAGE_CURSOR).values(next_leaf=0, next_failure=0))
             return int(size)
 
-        return await self._writer.write(write)
+        return await self._writer.write(write, beside_books=True)
 
     async def record(self, failures: Sequence[Failure]) -> int:
         """Keeps failures, each once by its request; gives how many are new."""
@@ -154,7 +154,7 @@ class UsageSums:
                 connection.execute(insert(FAILED_REQUEST), records)
             return len(new)
 
-        return await self._writer.write(write) if by_name else 0
+        return await self._writer.write(write, beside_books=True) if by_name else 0
 
     async def usage(self, question: Question) -> Usage:
         """The sums of one moment, with what has not been taken into them yet.
