@@ -49,6 +49,7 @@ def test_defaults(load: Load, small: str) -> None:
             "1.2",
             "2026-05-01",
         ),
+        byok_price=PriceSnapshot("near/small", BillingTier.BYOK, (RateTier(0, Rates()),), price_source="operator"),
     )
     assert contents.offers[1].price is not None
     assert contents.offers[1].price.price_source == "operator"
@@ -70,6 +71,46 @@ def test_billing_changes_one_field(load: Load, small: str) -> None:
     price = price_of(load(small, "billing: {markup_bps: 0}"), "near/small")
     assert price is not None
     assert (price.markup_bps, price.replay_bps) == (0, 2500)
+
+
+def byok_price_of(contents: Contents, offer_id: str) -> PriceSnapshot | None:
+    return next(offer.byok_price for offer in contents.offers if offer.id == offer_id)
+
+
+def test_an_own_key_costs_nothing_unless_the_operator_takes_a_fee(load: Load, small: str) -> None:
+    fee = byok_price_of(load(small), "near/small")
+    assert fee == PriceSnapshot("near/small", BillingTier.BYOK, (RateTier(0, Rates()),), price_source="operator")
+
+
+def test_a_fee_for_own_keys_is_a_share_rounded_up_and_so_much_for_a_call(load: Load, small: str) -> None:
+    tiered = "{input: 1, output: 0.000001, tiers: [{above: 5, input: 3, output: 4, cached_input: 0}]}"
+    billing = "billing: {byok_fee_bps: 500, byok_fee_per_call: 0.001}"
+    contents = load(small, f"{billing}\noffers: {{near/small: {{price: {tiered}}}}}")
+    fee, price = byok_price_of(contents, "near/small"), price_of(contents, "near/small")
+    assert fee is not None
+    assert price is not None
+    assert (fee.tier, fee.markup_bps, fee.replay_bps) == (BillingTier.BYOK, 0, price.replay_bps)
+    per_call = 10**9
+    assert [(tier.above_input_tokens, tier.rates) for tier in fee.rate_tiers] == [
+        (0, Rates(50_000, 50_000, 50_000, 1, 1, call_pico_usd=per_call)),
+        (5, Rates(150_000, 0, 150_000, 200_000, 200_000, call_pico_usd=per_call)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("billing", "offer", "per_call_pico_usd"),
+    [
+        ("{byok_fee_per_call: 0.001}", "{price: null}", 10**9),
+        ("{byok_fee_bps: 500}", "{price: null}", None),
+        ("{byok_fee_bps: 500, byok_fee_per_call: 0.001}", "{free: true}", 0),
+    ],
+)
+def test_a_fee_for_own_keys_where_there_is_no_price(
+    load: Load, small: str, billing: str, offer: str, per_call_pico_usd: int | None
+) -> None:
+    fee = byok_price_of(load(small, f"billing: {billing}\noffers: {{near/small: {offer}}}"), "near/small")
+    rates = None if fee is None else fee.rate_tiers[0].rates
+    assert rates == (None if per_call_pico_usd is None else Rates(call_pico_usd=per_call_pico_usd))
 
 
 def test_a_price_is_replaced_whole(load: Load, small: str) -> None:

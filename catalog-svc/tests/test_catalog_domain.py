@@ -51,6 +51,8 @@ CONTENTS = Contents(
         "models: {small: {max_output_tokens: 90}}",
         "billing: {markup_bps: 501}",
         "billing: {replay_bps: 2501}",
+        "billing: {byok_fee_bps: 1}",
+        "billing: {byok_fee_per_call: 0.000001}",
     ],
 )
 def test_an_epoch_changes_with_what_alters_answer_or_price(snapshot: Take, overlay: str) -> None:
@@ -86,6 +88,7 @@ def test_a_revision_is_stamped_into_its_prices(snapshot: Take) -> None:
     assert len(taken.revision) == 16
     assert int(taken.revision, 16) >= 0
     assert {offer.price.catalog_revision for offer in taken.offers if offer.price} == {taken.revision}
+    assert {offer.byok_price.catalog_revision for offer in taken.offers if offer.byok_price} == {taken.revision}
 
 
 def test_time_is_no_content() -> None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edge.wire.log import proof_json
+from edge.wire.log import audit_proof_json, proof_json
 from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode, quote
 from ledger_svc.domain.checkpoints import sign_checkpoint
 from ledger_svc.domain.merkle import (
@@ -20,8 +20,9 @@ from ledger_svc.domain.merkle import (
     proof,
 )
 from ledger_svc.domain.receipts import Receipt, encode
-from ledger_svc.domain.signing import Keyring, compact, load_private_key
+from ledger_svc.domain.signing import JwsKind, Keyring, compact, load_private_key
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
+from tallygate.ledger.v1 import audit_pb2
 from tallygate.ledger.v1 import ledger_pb2 as pb
 
 ORIGIN = "example.com/tallygate"
@@ -77,9 +78,13 @@ class Log:
     documents: list[str]
     keys: Keyring = KEYS
 
-    def jws(self, index: int) -> str:
-        document = self.documents[index].encode()
-        return compact(self.keys.signing_kid, document, self.keys.seal(document).signature).decode()
+    def kind(self, index: int) -> JwsKind:
+        """Of a document: an audit entry's says an action."""
+        return JwsKind.AUDIT_ENTRY if '"action":' in self.documents[index] else JwsKind.RECEIPT
+
+    def jws(self, index: int, kind: JwsKind | None = None) -> str:
+        document, kind = self.documents[index].encode(), kind or self.kind(index)
+        return compact(self.keys.signing_kid, document, self.keys.seal(document, kind).signature, kind).decode()
 
     def _leaves(self, size: int) -> list[bytes]:
         return [leaf_hash(self.jws(index).encode()) for index in range(size)]
@@ -101,7 +106,8 @@ class Log:
         return pb.ListSigningKeysResponse(keys=keys)
 
     def bundle(self, index: int, size: int, *, since: int | None = None) -> dict[str, Any]:
-        found = pb.GetInclusionProofResponse(
+        message = audit_pb2.GetAuditProofResponse if self.kind(index) is JwsKind.AUDIT_ENTRY else None
+        found: Any = (message or pb.GetInclusionProofResponse)(
             jws=self.jws(index),
             leaf_index=index,
             tree_size=size,
@@ -109,8 +115,10 @@ class Log:
             checkpoint=self.checkpoint(size),
         )
         grown = None if since is None else self.consistency(*sorted((since, size)))
-        name = json.loads(self.documents[index])["receipt_id"]
-        return proof_json(name, found, self.listed(), grown)
+        said = json.loads(self.documents[index])
+        if message:
+            return audit_proof_json(said["entry_id"], found, self.listed(), grown)
+        return proof_json(said["receipt_id"], found, self.listed(), grown)
 
 
 MODES = [ServedMode.FRESH, ServedMode.EXACT, ServedMode.SEMANTIC, ServedMode.FRESH, ServedMode.EXACT]

@@ -114,7 +114,7 @@ TAMPERED: dict[str, tuple[str, Callable[[], Any]]] = {
         lambda: Log([d.replace(":", ": ", 1) for d in LOG.documents]).bundle(1, 11),
     ),
     "a field more": ("canonical form", _more_fields),
-    "an unknown version": ("canonical form", lambda: _wrong(v=3)),
+    "an unknown version": ("canonical form", lambda: _wrong(v=4)),
     "another price hash": ("price hash", lambda: _wrong(price_sha256="0" * 64)),
     "another price": ("price hash", lambda: _wrong(price=lambda price: price | {"markup_bps": 400})),
     "a charge too high": ("charge", lambda: _wrong(charged_usd="0.00001")),

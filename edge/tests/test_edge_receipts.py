@@ -76,6 +76,7 @@ RECEIPT_JSON = {
     "project_id": "prj_1",
     "key_id": "key_1",
     "created_at": "2025-06-15T15:06:41.000Z",
+    "started_at": None,
     "served_mode": "fresh",
     "outcome": "client_gone",
     "requested_model": "tallygate/fast",
@@ -85,6 +86,7 @@ RECEIPT_JSON = {
     "origin_receipt_id": None,
     "request_digest": None,
     "answer_digest": None,
+    "tags": {},
     "usage": {
         "input_tokens": 7,
         "cached_input_tokens": 0,
@@ -147,6 +149,7 @@ def test_no_field_of_the_contract_is_left_out(receipt: ledger_pb2.Receipt) -> No
     renamed = {
         "facts": "served_mode",
         "created_at_ms": "created_at",
+        "started_at_ms": "started_at",
         **{f"{name}_nano_usd": f"{name}_usd" for name in ("held", "charged", "saved", "absorbed")},
     }
     for message in (receipt, receipt.facts):

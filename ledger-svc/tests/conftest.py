@@ -29,15 +29,21 @@ from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
+from ledger_svc.service.trail import TrailService
+from ledger_svc.service.usage import UsageFolding, UsageService
 from ledger_svc.store.audit import audit
-from ledger_svc.store.database import Database
+from ledger_svc.store.database import Database, WriteSession
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.migrate import migrate
+from ledger_svc.store.movements import Movements
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
+from ledger_svc.store.requests import RequestLog
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.trail import Trail
+from ledger_svc.store.trail_records import TrailRecords
+from ledger_svc.store.usage import UsageSums
 from ledger_svc.store.writer import Writer
 from meshkit.ids import MakeId
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
@@ -180,6 +186,11 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
+def keyring() -> Keyring:
+    return KEYRING
+
+
+@pytest.fixture
 def make_id() -> MakeId:
     numbers = itertools.count(1)
     return lambda kind: f"{kind}_{next(numbers):08d}"
@@ -187,7 +198,13 @@ def make_id() -> MakeId:
 
 @pytest.fixture
 def directory(database: Database, writer: Writer) -> Directory:
-    return Directory(database, writer, Trail())
+    return Directory(database, writer, Trail(Sealer(KEYRING)))
+
+
+@pytest.fixture
+def changes_trail() -> Trail:
+    """Where stores tell of what they change."""
+    return Trail(Sealer(KEYRING))
 
 
 @pytest.fixture
@@ -202,8 +219,8 @@ async def writer(database: Database) -> AsyncIterator[Writer]:
 
 
 @pytest.fixture
-def revocations(directory: Directory, clock: FakeClock) -> Revocations:
-    return Revocations(directory, clock, max_pending=3)
+def revocations(directory: Directory) -> Revocations:
+    return Revocations(directory, max_pending=3)
 
 
 @pytest.fixture
@@ -250,8 +267,31 @@ def log_service(log: ReceiptLog, clock: FakeClock) -> LogService:
 
 
 @pytest.fixture
+def trail(
+    database: Database, writer: Writer, log_service: LogService, clock: FakeClock, make_id: MakeId
+) -> TrailService:
+    records = TrailRecords(database, writer, Trail(Sealer(KEYRING)))
+    return TrailService(records, log_service, clock=clock, make_id=make_id)
+
+
+@pytest.fixture
 def sweeper(writer: Writer, records: Records, clock: FakeClock) -> Sweeper:
     return Sweeper(ledger=writer, records=records, clock=clock, batch_limit=100)
+
+
+@pytest.fixture
+def sums(database: Database, writer: Writer) -> UsageSums:
+    return UsageSums(database, writer)
+
+
+@pytest.fixture
+def usage(sums: UsageSums, database: Database) -> UsageService:
+    return UsageService(sums=sums, requests=RequestLog(database), movements=Movements(database))
+
+
+@pytest.fixture
+def folding(sums: UsageSums) -> UsageFolding:
+    return UsageFolding(sums)
 
 
 NewPayer = Callable[..., Awaitable[Principal]]
@@ -303,3 +343,19 @@ def new_facts() -> NewFacts:
         )
 
     return make
+
+
+@pytest.fixture
+def deaths(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens to the next transactions of the writer; the first of each session takes the lease."""
+    from ledger_dying import Dying
+
+    deaths: list[str] = []
+    take = database.write_session
+
+    async def write_session() -> WriteSession | None:
+        session = await take()
+        return session and Dying(session, deaths)
+
+    monkeypatch.setattr(database, "write_session", write_session)
+    return deaths

@@ -49,12 +49,14 @@ from ledger_svc.service.keys import KeyService
 from ledger_svc.service.log import LogService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
+from ledger_svc.service.usage import UsageFolding
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.log import ReceiptLog
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.tables import ACCOUNT, CAP_BUCKET, CREDIT_LOT, RECEIPT, RESERVATION
 from ledger_svc.store.trail import Trail
+from ledger_svc.store.usage import UsageSums
 from ledger_svc.store.writer import Writer
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 from meshkit.principal import Principal
@@ -89,10 +91,10 @@ class Rig:
         self.seam = CrashingSeam()
         self.database = MortalDatabase(self._url)
         self.writer = Writer(self.database, Sealer(KEYRING), max_batch=BATCH, takeover_poll_s=0.005, seam=self.seam)
-        directory, records = Directory(self.database, self.writer, Trail()), Records(self.database)
+        directory, records = Directory(self.database, self.writer, Trail(Sealer(KEYRING))), Records(self.database)
         self.keys = KeyService(
             directory=directory,
-            revocations=Revocations(directory, self.clock),
+            revocations=Revocations(directory),
             peppers=Peppers({1: "pepper-for-tests"}),
             clock=self.clock,
             make_id=self._make_id,
@@ -105,6 +107,7 @@ class Rig:
         self.log = LogService(
             log=ReceiptLog(self.database, self.writer, KEYRING, ORIGIN), keys=KEYRING, origin=ORIGIN, clock=self.clock
         )
+        self.folding = UsageFolding(UsageSums(self.database, self.writer))
         self._stack = AsyncExitStack()
         await self._stack.enter_async_context(self.writer.running())
         async with asyncio.timeout(10):
@@ -145,8 +148,8 @@ class Rig:
         return [None if task.cancelled() else task.result() for task in tasks]
 
     async def grow(self) -> None:
-        """Signs a checkpoint, if the log has grown; ends early at a crash."""
-        growing = asyncio.create_task(self.log.grow())
+        """Signs a checkpoint, if the log has grown, and takes it into usage; ends early at a crash."""
+        growing = asyncio.create_task(self._grow())
         crashed = asyncio.create_task(self.seam.happened.wait())
         await asyncio.wait({growing, crashed}, return_when=asyncio.FIRST_COMPLETED)
         for task in (growing, crashed):
@@ -154,6 +157,10 @@ class Rig:
         await asyncio.wait({growing, crashed})
         if not growing.cancelled():
             growing.result()
+
+    async def _grow(self) -> None:
+        await self.log.grow()
+        await self.folding.fold()
 
     async def _send(self, operation: Operation) -> tuple[Outcome, str]:
         try:

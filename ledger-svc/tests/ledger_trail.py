@@ -1,11 +1,14 @@
-"""Entries of the audit trail, for stores that are called without their use cases."""
+"""Entries of the audit trail, for stores that are called without their use cases; and what was told."""
 
 from __future__ import annotations
 
 import itertools
 from typing import Any
 
+from ledger_svc.domain.repricing import OfferList, Repricing
 from ledger_svc.domain.trail import TrailEntry
+from ledger_svc.service.trail import TrailService
+from ledger_svc.service.trail_ports import TrailFilter
 from meshkit.principal import OPERATOR
 
 _numbers = itertools.count(1)
@@ -18,3 +21,22 @@ def an_entry(at_ms: int = 1, org_id: str = "org_a") -> TrailEntry:
 def an_entry_at(at_ms: int) -> Any:
     """Whatever was changed."""
     return lambda _before: an_entry(at_ms)
+
+
+async def told(trail: TrailService, org_id: str, action: str = "") -> list[TrailEntry]:
+    """In the order in which they were written, which a page does not have within a millisecond."""
+    found, token = await trail.page(TrailFilter(org_id, action), page_size=0, page_token="")
+    assert not token
+    logged = [await trail.get(org_id, entry.entry_id) for entry in found]
+    return [one.entry for one in sorted(logged, key=lambda one: one.leaf_index)]
+
+
+def a_repricing(revision: str, previous: str = "", **fields: Any) -> Repricing:
+    nothing = OfferList((), 0)
+    given: dict[str, Any] = {"price_changes": (), "price_change_count": 0, "added": nothing, "removed": nothing}
+    return Repricing(revision, previous, **given | fields)
+
+
+def an_entry_of_change(_before: Any, _after: Any) -> TrailEntry:
+    """Whatever it was and is."""
+    return an_entry()

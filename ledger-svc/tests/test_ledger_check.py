@@ -16,7 +16,7 @@ from ledger_svc.domain.charges import ChargeFacts
 from ledger_svc.domain.signing import Keyring, PublicKeys, base64url, load_private_key
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.log import LogService
-from ledger_svc.store import receipt_audit
+from ledger_svc.store import receipt_audit, trail_audit
 from ledger_svc.store.check import Ruling, Terms, examine
 from ledger_svc.store.database import Database
 from ledger_svc.store.hold_audit import IN_TIME
@@ -68,18 +68,22 @@ async def test_a_right_ledger_holds_every_rule_and_says_against_how_much(
     assert not any(ruling.left_out for ruling in found.values())
     counts = {(ruling.table, ruling.checked) for ruling in found.values()}
     assert counts == {
+        ("audit_log", 5),
         ("posting", 10),  # two credits of two, three charges of two: the promotional credit covers none of them alone
-        ("account", 7),
+        ("account", 8),
         ("credit_lot", 2),
         ("correction", 0),
+        ("provider_key", 0),
+        ("payment", 0),
         ("cap", 0),
         ("cap_bucket", 0),
         ("reservation", 4),
         ("receipt", 3),
         ("transfer", 5),
-        ("log_leaf", 3),
+        ("log_leaf", 8),
         ("log_tile", 0),
         ("checkpoint", 1),
+        ("usage_sum", 0),
     }
 
 
@@ -89,6 +93,7 @@ async def test_without_clock_and_keys_their_rules_are_left_out_and_say_why(url: 
         IN_TIME: "no ledger runs that would sweep",
         receipt_audit.ATTESTED: "no keys were given",
         receipt_audit.SEALED: "no keys were given",
+        trail_audit.TRAIL_SEALED: "no keys were given",
     }
 
 
@@ -112,8 +117,9 @@ async def test_a_hold_past_its_time_is_named_until_it_is_swept(url: str, history
 )
 async def test_signatures_of_other_keys_are_named(url: str, history: Principal, known: PublicKeys) -> None:
     found = await rulings(url, Terms(keys=known))
-    assert broken(found) == {receipt_audit.ATTESTED, receipt_audit.SEALED}
-    assert [len(found[rule].breaks) for rule in (receipt_audit.ATTESTED, receipt_audit.SEALED)] == [1, 3]
+    signed = (receipt_audit.ATTESTED, receipt_audit.SEALED, trail_audit.TRAIL_SEALED)
+    assert broken(found) == set(signed)
+    assert [len(found[rule].breaks) for rule in signed] == [1, 3, 5]
 
 
 TAMPERING = {
@@ -121,12 +127,12 @@ TAMPERING = {
         receipt_audit.CHARGED,
         receipt_audit.SEALED,
         "a receipt's columns say what its document says",
-        "a leaf is the hash of its receipt as signed",
+        "a leaf is the hash of its receipt or audit entry as signed",
     },
     "UPDATE receipt SET document = '[]' WHERE charged_nano_usd = 20000": {
         receipt_audit.SEALED,
         "a receipt's columns say what its document says",
-        "a leaf is the hash of its receipt as signed",
+        "a leaf is the hash of its receipt or audit entry as signed",
     },
     "UPDATE receipt SET hold_id = (SELECT hold_id FROM reservation WHERE state = 'open') WHERE request_id = 'req-1'": {
         "a receipt is of the request and the payer of its hold",
@@ -136,9 +142,35 @@ TAMPERING = {
     "UPDATE reservation SET key_id = 'key_of_another' WHERE request_id = 'req-2'": {
         "a receipt is of the request and the payer of its hold",
     },
-    "UPDATE log_leaf SET signature = (SELECT signature FROM log_leaf WHERE leaf_index = 0) WHERE leaf_index = 1": {
+    "UPDATE log_leaf SET signature = (SELECT signature FROM log_leaf WHERE leaf_index = 0) WHERE leaf_index = 7": {
         receipt_audit.SEALED,
-        "a leaf is the hash of its receipt as signed",
+        "a leaf is the hash of its receipt or audit entry as signed",
+    },
+    "UPDATE log_leaf SET signature = (SELECT signature FROM log_leaf WHERE leaf_index = 0) WHERE leaf_index = 1": {
+        trail_audit.TRAIL_SEALED,
+        "a leaf is the hash of its receipt or audit entry as signed",
+    },
+    """UPDATE audit_log SET document = replace(document, '"key"', '"KEY"') WHERE action = 'key.created'""": {
+        trail_audit.TRAIL_SEALED,
+        "a leaf is the hash of its receipt or audit entry as signed",
+    },
+    """UPDATE audit_log SET document = replace(document, ',"actor"', ', "actor"') WHERE action = 'key.created'""": {
+        trail_audit.TRAIL_COLUMNS,
+        trail_audit.TRAIL_SEALED,
+        "a leaf is the hash of its receipt or audit entry as signed",
+    },
+    "UPDATE audit_log SET actor_id = 'key_of_another' WHERE action = 'key.created'": {trail_audit.TRAIL_COLUMNS},
+    "UPDATE audit_log SET document = '[]' WHERE action = 'key.created'": {
+        trail_audit.TRAIL_COLUMNS,
+        trail_audit.TRAIL_SEALED,
+        "a leaf is the hash of its receipt or audit entry as signed",
+    },
+    "DELETE FROM audit_log WHERE action = 'key.created'": {
+        "a leaf is the hash of its receipt or audit entry as signed"
+    },
+    "UPDATE log_leaf SET entry_id = 'aud_of_nothing' WHERE leaf_index = 0": {
+        "an audit entry has a leaf in the log",
+        "a leaf is the hash of its receipt or audit entry as signed",
     },
 }
 

@@ -16,6 +16,7 @@ from ledger_svc.service.receipts import ReceiptService
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.store.database import Database
 from ledger_svc.store.tables import ACCOUNT
+from ledger_svc.store.writer import Writer
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
 
@@ -235,12 +236,12 @@ async def test_a_correction_gives_a_charge_back_once_and_never_more_than_was_cha
 
 
 async def test_credit_pays_a_debt_first_where_the_floor_is_below_zero(
-    charging: ChargingService, credit: CreditService, database: Database, new_payer: NewPayer, new_facts: NewFacts
+    charging: ChargingService, credit: CreditService, writer: Writer, new_payer: NewPayer, new_facts: NewFacts
 ) -> None:
     payer = await new_payer(10_000)
     floor = "UPDATE account SET hard_floor_nano_usd = -1000000 WHERE account_id = :id"
     name = {"id": f"{payer.org_id}/customer_credit"}
-    await database.write(lambda connection: connection.execute(text(floor), name))
+    await writer.write(lambda connection: connection.execute(text(floor), name))
     await spend(charging, payer, "one", new_facts(answer=3))
     assert (await credit.balance(payer.org_id)).posted_nano_usd == -20_000
     assert await left(credit, payer) == []

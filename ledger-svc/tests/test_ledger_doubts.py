@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from ledger_trail import an_entry
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import func, select, text
 
 from ledger_svc.domain.accounts import CreditKind
 from ledger_svc.domain.charges import ChargeFacts, ServedMode
@@ -19,7 +19,7 @@ from ledger_svc.domain.receipts import Receipt
 from ledger_svc.domain.signing import Keyring, load_private_key
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.credit import CreditService
-from ledger_svc.store.database import Database, WriteSession
+from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.records import Records
 from ledger_svc.store.sealing import Sealer
@@ -32,7 +32,6 @@ from meshkit.testing import FakeClock
 
 NewPayer = Callable[..., Awaitable[Principal]]
 NewFacts = Callable[..., ChargeFacts]
-T = TypeVar("T")
 
 SEALER = Sealer(Keyring({"k": load_private_key("b25l" * 10 + "b24")}))
 
@@ -54,45 +53,6 @@ async def outcomes(*work: Coroutine[Any, Any, Any]) -> list[Any]:
 async def count_of(database: Database, table: Any) -> int:
     counted = select(func.count()).select_from(table)
     return int(await database.read(lambda connection: connection.execute(counted).scalar_one()))
-
-
-class Dying(WriteSession):
-    """Loses its connection at COMMIT, ``before`` or after the server has done it."""
-
-    def __init__(self, session: WriteSession, deaths: list[str]) -> None:
-        self._session = session
-        self._deaths = deaths
-
-    async def transact(self, work: Callable[[Connection], T]) -> T:
-        death = self._deaths.pop(0) if self._deaths else ""
-
-        def dies(connection: Connection) -> T:
-            work(connection)
-            raise ConnectionResetError("connection lost")
-
-        if death == "before":
-            return await self._session.transact(dies)
-        answer = await self._session.transact(work)
-        if death == "after":
-            raise ConnectionResetError("connection lost")
-        return answer
-
-    async def close(self) -> None:
-        await self._session.close()
-
-
-@pytest.fixture
-def deaths(database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What happens to the next transactions of the writer; the first of each session takes the lease."""
-    deaths: list[str] = []
-    take = database.write_session
-
-    async def write_session() -> WriteSession | None:
-        session = await take()
-        return session and Dying(session, deaths)
-
-    monkeypatch.setattr(database, "write_session", write_session)
-    return deaths
 
 
 @pytest.mark.parametrize("planned", [["before"], ["after"], ["after", "", "before"], ["before", "", "after"]])
@@ -174,7 +134,7 @@ async def test_a_connection_that_postgresql_ends_at_commit_is_replaced(
     name = await database.read(lambda connection: connection.execute(text("SELECT current_database()")).scalar_one())
     seam = Killing(request.getfixturevalue("postgresql"), name)
     async with Writer(database, SEALER, seam=seam).running() as writer:
-        await Directory(database, writer, Trail()).create_organization("org_a", "Acme", an_entry())
+        await Directory(database, writer, Trail(SEALER)).create_organization("org_a", "Acme", an_entry())
         credit = CreditService(ledger=writer, records=records, clock=clock, make_id=make_id)
         balance = await credit.add("org_a", amount_nano_usd=5, idempotency_key="one", kind=CreditKind.PAID)
         assert (seam.kills, balance.posted_nano_usd) == (1, 5)

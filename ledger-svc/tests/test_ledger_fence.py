@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from ledger_processes import a_payer, processes
 from ledger_trail import an_entry
 from sqlalchemy import Connection, select, text
 
@@ -32,12 +30,11 @@ from meshkit.channels import Dialer
 from meshkit.errors import MeshError, mesh_errors
 from meshkit.telemetry import Telemetry
 from tallygate.common.v1.errors_pb2 import ErrorReason
-from tallygate.common.v1.principal_pb2 import Principal
 from tallygate.ledger.v1 import ledger_pb2 as pb
 from tallygate.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
 
 if TYPE_CHECKING:
-    from tallygate.ledger.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
+    pass
 
 POLL_S = 0.05
 
@@ -75,22 +72,22 @@ async def test_a_second_replica_answers_reads_refuses_writes_and_takes_over(
         async with Writer(database, SEALER, takeover_poll_s=POLL_S).running() as writer:
             await stack.enter_async_context(standby.running())
             assert (writer.is_leading, standby.is_leading) == (True, False)
-            await Directory(database, writer, Trail()).create_organization("org_a", "Acme", an_entry())
+            await Directory(database, writer, Trail(SEALER)).create_organization("org_a", "Acme", an_entry())
             assert (await Records(second).balance("org_a")).posted_nano_usd == 0
             with pytest.raises(Standby) as refused:
-                await Directory(second, standby, Trail()).create_organization("org_b", "Acme", an_entry())
+                await Directory(second, standby, Trail(SEALER)).create_organization("org_b", "Acme", an_entry())
             assert refused.value.metadata == {"role": "standby"}
             epoch = await epoch_of(database)
         await until(lambda: standby.is_leading)
         assert await epoch_of(database) == epoch + 1
-        await Directory(second, standby, Trail()).create_organization("org_c", "Acme", an_entry())
+        await Directory(second, standby, Trail(SEALER)).create_organization("org_c", "Acme", an_entry())
     assert await organisations(database) == ["org_a", "org_c"]
 
 
 async def test_a_writer_that_lost_its_epoch_writes_nothing_more(database: Database, second: Database) -> None:
     """As if it had hung, its lock had been taken for left, and it had come back: only the epoch tells."""
     async with Writer(database, SEALER, takeover_poll_s=POLL_S).running() as writer:
-        directory = Directory(database, writer, Trail())
+        directory = Directory(database, writer, Trail(SEALER))
         await directory.create_organization("org_a", "Acme", an_entry())
         await second.write(lambda connection: connection.execute(text("UPDATE writer_epoch SET epoch = epoch + 1")))
         epoch = await epoch_of(second)
@@ -112,55 +109,6 @@ async def test_the_epoch_is_one_row_for_good(database: Database) -> None:
 
     with pytest.raises(Exception, match=r"(?i)check constraint"):
         await database.write(second_row)
-
-
-Serve = Callable[[str], Awaitable[asyncio.subprocess.Process]]
-
-
-@asynccontextmanager
-async def processes(url: str) -> AsyncIterator[Serve]:
-    """Starts ledgers of their own, as operators do, and ends what is left of them."""
-    started: list[asyncio.subprocess.Process] = []
-    drains: list[asyncio.Task[bytes]] = []
-
-    async def serve(socket: str) -> asyncio.subprocess.Process:
-        env = os.environ | {
-            "TALLYGATE_LEDGER_LISTEN": socket,
-            "TALLYGATE_LEDGER_DATABASE_URL": url,
-            "TALLYGATE_LEDGER_PEPPERS": '{"1": "pepper-for-tests"}',
-            "TALLYGATE_LEDGER_SIGNING_KEYS": json.dumps({"k": "b25l" * 10 + "b24"}),
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ledger_svc", env=env, stderr=asyncio.subprocess.PIPE
-        )
-        started.append(process)
-        assert process.stderr is not None
-        while b'"serving"' not in (line := await process.stderr.readline()):
-            assert line, "it ended before it served"
-        drains.append(asyncio.create_task(process.stderr.read()))
-        return process
-
-    try:
-        yield serve
-    finally:
-        for process in started:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-        await asyncio.gather(*drains)
-
-
-async def a_payer(stub: LedgerServiceAsyncStub) -> Principal:
-    org = await stub.CreateOrganization(pb.CreateOrganizationRequest(name="Acme"), timeout=20)
-    project = await stub.CreateProject(pb.CreateProjectRequest(org_id=org.org_id, name="web"), timeout=20)
-    key = await stub.CreateKey(
-        pb.CreateKeyRequest(org_id=org.org_id, project_id=project.project_id, name="key"), timeout=20
-    )
-    credit = pb.AddCreditRequest(
-        org_id=org.org_id, amount_nano_usd=10**9, idempotency_key="first", kind=pb.CREDIT_KIND_PAID
-    )
-    await stub.AddCredit(credit, timeout=20)
-    return (await stub.Authenticate(pb.AuthenticateRequest(secret=key.secret), timeout=20)).principal
 
 
 async def test_a_standby_process_takes_over_within_seconds_when_the_writer_is_killed(

@@ -84,7 +84,10 @@ async def test_history_refuses_to_be_changed(
         "UPDATE account SET version = version - 1",
         "UPDATE account SET kind = 'revenue2' WHERE kind = 'revenue'",
         "DELETE FROM api_key",
-        "UPDATE api_key SET hmac_sha256_hex = 'known'",
+        "UPDATE api_key SET change_seq = change_seq - 1",
+        "DELETE FROM key_secret",
+        "UPDATE key_secret SET hmac_sha256_hex = 'known'",
+        "UPDATE key_secret SET key_id = 'key_other'",
         "UPDATE api_key SET project_id = 'prj_other'",
         "DELETE FROM credit_lot",
         "UPDATE credit_lot SET remaining_nano_usd = remaining_nano_usd + 1",
@@ -93,7 +96,9 @@ async def test_history_refuses_to_be_changed(
         "UPDATE cap_bucket SET spent = spent - 1",
         "UPDATE cap_bucket SET ends_at_ms = ends_at_ms + 1",
     ]
-    for table in ("transfer", "posting", "attempt", "receipt", "correction", "cap", "log_leaf", "checkpoint"):
+    for table in (
+        *("transfer", "posting", "attempt", "receipt", "correction", "cap", "log_leaf", "checkpoint", "audit_log"),
+    ):
         column = metadata.tables[table].columns.keys()[-1]
         changes += [f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"]
     for change in changes:
@@ -180,24 +185,31 @@ TAMPERING = {
     },
     "UPDATE receipt SET document = replace(document, '\"openai\"', '\"azure\"')": {
         "a receipt's columns say what its document says",
-        "a leaf is the hash of its receipt as signed",
+        "a leaf is the hash of its receipt or audit entry as signed",
     },
     "DELETE FROM receipt": {
         "a bucket of dollars counts the receipts and the open holds of its period",
         "a hold has a receipt if and only if it was settled",
         "a settlement has a receipt",
-        "a leaf is the hash of its receipt as signed",
+        "a leaf is the hash of its receipt or audit entry as signed",
     },
-    "UPDATE log_leaf SET kid = 'another'": {"a leaf is the hash of its receipt as signed"},
+    "UPDATE log_leaf SET kid = 'another'": {"a leaf is the hash of its receipt or audit entry as signed"},
     "DELETE FROM log_leaf WHERE leaf_index = 0": {
+        "an audit entry has a leaf in the log",
+        "the leaves of the log have no gap, and its head counts them",
+    },
+    "DELETE FROM log_leaf WHERE entry_id LIKE 'rcpt%'": {
         "a receipt has a leaf in the log",
         "the leaves of the log have no gap, and its head counts them",
-        "a checkpoint says the root of the leaves",
     },
-    "UPDATE log_leaf SET leaf_index = 7": {"the leaves of the log have no gap, and its head counts them"},
-    "UPDATE log_head SET size = 7": {"the leaves of the log have no gap, and its head counts them"},
-    "UPDATE checkpoint SET root_hash = (SELECT signature FROM log_leaf)": {"a checkpoint says the root of the leaves"},
-    "UPDATE checkpoint SET note = replace(note, '1', '2') WHERE size = 1": {"a checkpoint says the root of the leaves"},
+    "UPDATE log_leaf SET leaf_index = 99 WHERE leaf_index = 3": {
+        "the leaves of the log have no gap, and its head counts them"
+    },
+    "UPDATE log_head SET size = 99": {"the leaves of the log have no gap, and its head counts them"},
+    "UPDATE checkpoint SET root_hash = (SELECT signature FROM log_leaf WHERE leaf_index = 0)": {
+        "a checkpoint says the root of the leaves"
+    },
+    "UPDATE checkpoint SET note = replace(note, '8', '9') WHERE size = 8": {"a checkpoint says the root of the leaves"},
     "UPDATE reservation SET closed_at_ms = 5 WHERE state = 'open'": {
         "a hold has a receipt if and only if it was settled"
     },

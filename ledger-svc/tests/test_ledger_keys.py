@@ -20,7 +20,7 @@ from ledger_svc.service.keys import KeyService
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
-from ledger_svc.store.tables import API_KEY, metadata
+from ledger_svc.store.tables import API_KEY, KEY_SECRET, metadata
 from meshkit.ids import new_id
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
@@ -171,7 +171,9 @@ async def test_after_a_rotation_old_secrets_hold_and_new_ones_take_the_new_peppe
         assert (await rotated.authenticate(secret))[0].org_id == payer.org_id
     with pytest.raises(InvalidApiKey):
         await keys.authenticate(new_secret)
-    query = select(API_KEY.c.name, API_KEY.c.pepper_version)
+    query = select(API_KEY.c.name, KEY_SECRET.c.pepper_version).join_from(
+        API_KEY, KEY_SECRET, API_KEY.c.key_id == KEY_SECRET.c.key_id
+    )
     versions = {row.name: row.pepper_version for row in await database.read(lambda c: c.execute(query).all())}
     assert (versions["old"], versions["new"]) == (1, 2)
 

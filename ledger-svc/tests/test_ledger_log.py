@@ -31,6 +31,8 @@ NewPayer = Callable[..., Awaitable[Principal]]
 NewFacts = Callable[..., ChargeFacts]
 
 SEED = "b25l" * 10 + "b24"
+ENTRIES_OF_A_PAYER = 4
+"""Of the audit trail: organisation, project, key, credit."""
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def check(found: InclusionProof, public: PublicKeys) -> None:
 
 
 async def leaves(database: Database) -> list[tuple[int, str]]:
-    query = select(LOG_LEAF.c.leaf_index, LOG_LEAF.c.receipt_id).order_by(LOG_LEAF.c.leaf_index)
+    query = select(LOG_LEAF.c.leaf_index, LOG_LEAF.c.entry_id).order_by(LOG_LEAF.c.leaf_index)
     return [(row[0], row[1]) for row in await database.read(lambda connection: connection.execute(query).all())]
 
 
@@ -93,8 +95,8 @@ async def test_two_hundred_settlements_at_once_leave_no_gap(
     assert [receipt.receipt_id for receipt in again] == written[:3]
     growing.cancel()
     found = await leaves(database)
-    assert [index for index, _ in found] == list(range(200))
-    assert {receipt_id for _, receipt_id in found} == set(written[:200])
+    assert [index for index, _ in found] == list(range(200 + 5 * ENTRIES_OF_A_PAYER + 3))
+    assert {receipt_id for _, receipt_id in found if receipt_id.startswith("rcpt")} == set(written[:200])
     for receipt_id in written[:200:20]:
         check(await log_service.inclusion("", str(receipt_id), 0), public)
 
@@ -107,24 +109,25 @@ async def test_a_proof_reads_stored_subtrees_and_every_receipt_has_one(
     new_payer: NewPayer,
     public: PublicKeys,
 ) -> None:
-    payer = await new_payer(10**9)
-    sizes, ids = [0], list[str]()
     await log_service.grow()
+    payer = await new_payer(10**9)
+    first = ENTRIES_OF_A_PAYER
+    sizes, ids = [0], list[str]()
     for step in (1, 2, 254, 1, 90):
         for _ in range(step):
             ids.append(await charge(payer, f"req-{len(ids)}"))
         assert await log_service.grow() == 1
-        sizes.append(len(ids))
+        sizes.append(first + len(ids))
     tiles = await database.read(lambda c: [(row.level, row.tile_index) for row in c.execute(select(LOG_TILE))])
     assert tiles == [(8, 0)]
     with pytest.raises(DBAPIError, match="is history"):
         await database.write(lambda c: c.execute(text("DELETE FROM log_tile")))
-    for index in (0, 1, 2, 100, 255, 256, 257, 347):
+    for index in (0, 1, 2, 100, 251, 252, 253, 347):
         found = await log_service.inclusion(payer.org_id, ids[index], 0)
-        assert (found.receipt.leaf_index, found.checkpoint.size) == (index, 348)
+        assert (found.receipt.leaf_index, found.checkpoint.size) == (first + index, first + 348)
         check(found, public)
-    early = await log_service.inclusion(payer.org_id, ids[2], 257)
-    assert early.checkpoint.size == 257
+    early = await log_service.inclusion(payer.org_id, ids[2], first + 257)
+    assert early.checkpoint.size == first + 257
     check(early, public)
     states = [await log_service.checkpoint(size) for size in sizes[1:]]
     states.insert(0, await log.checkpoint(0))
@@ -132,7 +135,7 @@ async def test_a_proof_reads_stored_subtrees_and_every_receipt_has_one(
     for at, old in enumerate(states):
         for new in states[at:]:
             proof = await log_service.consistency(old.size, new.size)
-            assert (proof.first_size, proof.second_size) == (old.size, new.size or 348)
+            assert (proof.first_size, proof.second_size) == (old.size, new.size or first + 348)
             if new.size:
                 assert verify_consistency(old.size, new.size, old.root_hash, new.root_hash, proof.hashes)
 
@@ -151,7 +154,7 @@ async def test_a_receipt_is_proved_at_once_and_a_checkpoint_is_there_from_the_st
     receipt_id = await charge(payer, "req")
     check(await log_service.inclusion(payer.org_id, receipt_id, 0), public)
     assert await log_service.grow() == 0
-    assert (await log_service.checkpoint(0)) == (await log_service.checkpoint(1))
+    assert (await log_service.checkpoint(0)) == (await log_service.checkpoint(ENTRIES_OF_A_PAYER + 1))
 
 
 async def test_what_can_not_be_proved_is_refused(
@@ -162,15 +165,16 @@ async def test_what_can_not_be_proved_is_refused(
     await log_service.grow()
     second = await charge(payer, "req-1")
     await log_service.grow()
+    one = ENTRIES_OF_A_PAYER + 3 + 1  # the other payer has no credit
     for org_id, receipt_id in ((other.org_id, first), (payer.org_id, "rcpt_none")):
         with pytest.raises(NotFound):
             await log_service.inclusion(org_id, receipt_id, 0)
-    for receipt_id, size in ((second, 1), (first, 3), (first, -1)):
+    for receipt_id, size in ((second, one), (first, one + 2), (first, -1)):
         with pytest.raises(InvalidRequest, match="tree_size"):
             await log_service.inclusion(payer.org_id, receipt_id, size)
     with pytest.raises(NotFound):
-        await log_service.checkpoint(3)
-    for sizes, name in (((2, 1), "first_size"), ((0, 3), "second_size"), ((-1, 2), "first_size")):
+        await log_service.checkpoint(one + 2)
+    for sizes, name in (((2, 1), "first_size"), ((0, one + 2), "second_size"), ((-1, 2), "first_size")):
         with pytest.raises(InvalidRequest, match=name):
             await log_service.consistency(*sizes)
 
@@ -201,7 +205,7 @@ async def test_many_leaves_are_taken_in_bounded_steps(unchecked: Database, clock
 
     def fill(connection: Connection) -> None:
         values = [
-            {"leaf_index": n, "receipt_id": f"r{n}", "kid": "k", "signature": b"s", "leaf_hash": leaf_hash(b"%d" % n)}
+            {"leaf_index": n, "entry_id": f"r{n}", "kid": "k", "signature": b"s", "leaf_hash": leaf_hash(b"%d" % n)}
             for n in range(count)
         ]
         connection.execute(insert(LOG_LEAF), values)
@@ -232,7 +236,7 @@ async def _without_foreign_keys(database: Database, work: Callable[[Connection],
     await database.write(run)
 
 
-async def test_receipts_from_before_the_log_get_leaves(
+async def test_receipts_and_entries_from_before_the_log_get_leaves(
     database: Database,
     log: ReceiptLog,
     log_service: LogService,
@@ -254,13 +258,18 @@ async def test_receipts_from_before_the_log_get_leaves(
         connection.execute(text("UPDATE log_head SET size = 0, unlogged = (SELECT count(*) FROM receipt)"))
 
     await database.write(forget)
-    assert {found.rule for found in await audit(database)} == {"a receipt has a leaf in the log"}
-    assert sorted(await asyncio.gather(*(log.backfill() for _ in range(3)))) == [0, 0, 3]
+    assert {found.rule for found in await audit(database)} == {
+        "a receipt has a leaf in the log",
+        "an audit entry has a leaf in the log",
+    }
+    assert sum(await asyncio.gather(*(log.backfill() for _ in range(3)))) == 3 + ENTRIES_OF_A_PAYER
     assert await log.backfill() == 0
     new = await charge(payer, "req-3")
     for receipt_id in (*ids, new):
         check(await log_service.inclusion(payer.org_id, receipt_id, 0), public)
-    assert [receipt_id for _, receipt_id in await leaves(database)] == [*sorted(ids), new]
+    found = [entry_id for _, entry_id in await leaves(database)]
+    assert (found[:3], found[-1]) == (sorted(ids), new)
+    assert await audit(database) == []
 
 
 async def test_a_rewritten_tree_is_found(

@@ -48,7 +48,15 @@ USAGES = st.builds(
     **{name: UNITS for name in Usage.__dataclass_fields__ if name != "provenance"},
     provenance=st.sampled_from(Provenance),
 )
-FACTS = st.builds(ChargeFacts, USAGES, PRICES, st.sampled_from(ServedMode), st.sampled_from(Outcome), *[TEXTS] * 8)
+TAG_KEYS = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs", "Cc"]), min_size=1, max_size=5)
+TAGS = st.dictionaries(TAG_KEYS, TEXTS, max_size=4).map(lambda tags: tuple(sorted(tags.items())))
+FACTS = st.builds(
+    ChargeFacts,
+    *(USAGES, PRICES, st.sampled_from(ServedMode), st.sampled_from(Outcome)),
+    *[TEXTS] * 8,
+    TAGS,
+    st.integers(0, 2**53 - 1),
+)
 ATTEMPTS = st.builds(
     Attempt, TEXTS, st.integers(0, 2**53 - 1), st.integers(0, 2**53 - 1), st.integers(0, 999), st.booleans(), TEXTS
 )
@@ -76,7 +84,7 @@ def test_a_document_carries_amounts_as_decimal_strings(new_facts: NewFacts) -> N
         "rcpt_1", "hold_1", "req", "org", "prj", "key", facts, 5_750, 5_750, 17_250, 0, (), 1_750_000_000_000
     )
     document = json.loads(encode(receipt))
-    assert document["v"] == 2
+    assert document["v"] == 3
     assert (document["held_usd"], document["charged_usd"]) == ("0.00000575", "0.00000575")
     assert (document["saved_usd"], document["absorbed_usd"]) == ("0.00001725", "0")
     assert document["served_mode"] == "exact"
@@ -89,7 +97,7 @@ def test_a_document_carries_amounts_as_decimal_strings(new_facts: NewFacts) -> N
 def test_a_document_of_another_version_is_refused(new_facts: NewFacts) -> None:
     receipt = Receipt("r", "h", "q", "o", "p", "k", new_facts(), 0, 0, 0, 0, (), 0)
     with pytest.raises(ValueError, match="version"):
-        decode(encode(receipt).replace('"v":2', '"v":3'))
+        decode(encode(receipt).replace('"v":3', '"v":4'))
 
 
 def conforms(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> None:
@@ -97,6 +105,7 @@ def conforms(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> None:
     assert schema.keys() <= {
         *("$ref", "$schema", "$id", "$defs", "title", "description", "type", "enum", "const", "pattern", "minimum"),
         *("maximum", "maxItems", "items", "properties", "required", "additionalProperties"),
+        *("maxProperties", "maxLength"),
     }
     assert schema.get("description") or "title" in schema
     if "$ref" in schema:
@@ -115,6 +124,10 @@ def conforms(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> None:
         assert len(value) <= schema["maxItems"]
         for item in value:
             conforms(schema["items"], item, root)
+    if "maxProperties" in schema:
+        assert len(value) <= schema["maxProperties"]
+        for part in value.values():
+            conforms(schema["additionalProperties"], part, root)
     if "properties" in schema:
         assert schema["additionalProperties"] is False
         assert set(value) == set(schema["properties"]) == set(schema["required"])
@@ -127,7 +140,7 @@ DIGESTS = st.sampled_from(["", "0" * 32 + ":" + "f" * 64])
 
 @given(RECEIPTS, DIGESTS, DIGESTS)
 def test_a_document_is_what_its_schema_says(receipt: Receipt, request: str, answer: str) -> None:
-    schema = json.loads((Path(__file__).parents[1] / "receipt-2.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((Path(__file__).parents[1] / "receipt-3.schema.json").read_text(encoding="utf-8"))
     facts = replace(receipt.facts, request_digest=request, answer_digest=answer)
     document = json.loads(encode(replace(receipt, facts=facts)))
     conforms(schema, document, schema)
@@ -139,6 +152,14 @@ def test_a_document_of_version_1_stays_as_it_was(new_facts: NewFacts) -> None:
     """Receipts from before the log are signed as they are."""
     document = encode(Receipt("r", "h", "q", "o", "p", "k", new_facts(), 0, 0, 0, 0, (), 0, version=1))
     assert not {"price_sha256", "request_digest", "answer_digest"} & json.loads(document).keys()
+    assert encode(decode(document)) == document
+
+
+def test_a_document_of_version_2_stays_as_it_was(new_facts: NewFacts) -> None:
+    """Receipts from before tags are signed as they are."""
+    document = encode(Receipt("r", "h", "q", "o", "p", "k", new_facts(), 0, 0, 0, 0, (), 0, version=2))
+    assert "price_sha256" in json.loads(document)
+    assert not {"tags", "started_at_ms"} & json.loads(document).keys()
     assert encode(decode(document)) == document
 
 

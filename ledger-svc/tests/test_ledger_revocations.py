@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from ledger_trail import an_entry_at
+from ledger_trail import an_entry_at, an_entry_of_change
 
 from ledger_svc.domain.errors import LedgerUnavailable
+from ledger_svc.domain.key_changes import KeyChange
 from ledger_svc.domain.keys import ApiKey, KeyDigest
 from ledger_svc.service.keys import KeyService
 from ledger_svc.service.ports import Due
-from ledger_svc.service.revocations import OVERLAP_MS, Revocations
+from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.store.directory import Directory
 from meshkit.principal import Principal
@@ -45,33 +47,47 @@ async def test_a_watch_stands_first_and_then_tells(
             await asyncio.wait_for(anext(one), 0.01)
 
 
-async def test_a_revocation_by_another_replica_is_told_once_after_a_poll(
+async def test_every_change_of_a_key_is_told(keys: KeyService, revocations: Revocations, new_payer: NewPayer) -> None:
+    payer, other = await new_payer(), await new_payer()
+    async with aclosing(revocations.watch()) as watch:
+        await told(watch, 1)
+        await keys.update_key(payer.key_id, "", KeyChange(read_only=True))
+        await keys.update_key(payer.key_id, "", KeyChange(read_only=True))  # it is that already
+        await keys.rotate_key(other.key_id, "", overlap_ms=0)
+        await keys.update_key(payer.key_id, "", KeyChange(read_only=False))
+        assert await told(watch, 3) == [payer.key_id, other.key_id, payer.key_id]
+        await revocations.poll()
+        with pytest.raises(asyncio.TimeoutError):  # the first poll tells that it began, and nothing twice
+            assert await told(watch, 2) == [""]
+
+
+async def test_a_change_by_another_replica_is_told_once_after_a_poll(
     revocations: Revocations, directory: Directory, clock: FakeClock, new_payer: NewPayer
 ) -> None:
     payer, later = await new_payer(), await new_payer()
+    await directory.revoke_key(payer.key_id, "", an_entry_at(clock.now_ms()))
     async with aclosing(revocations.watch()) as watch:
         await told(watch, 1)
-        clock.advance(2_000)
-        await directory.revoke_key(payer.key_id, "", an_entry_at(clock.now_ms()))
         await revocations.poll()
-        clock.advance(2_000)
-        # Its clock is behind, or its commit was slow: the time it carries is before that of the last poll.
-        await directory.revoke_key(later.key_id, "", an_entry_at(clock.now_ms() - 3_000))
-        await revocations.poll()
-        await revocations.poll()
-        assert await told(watch, 2) == [payer.key_id, later.key_id]
+        assert await told(watch, 1) == [""], "what was changed before the first poll is not known one by one"
+        for now_ms in (clock.now_ms(), clock.now_ms() - 3_000):  # clocks differ, and don't matter
+            key_id = (await new_payer()).key_id
+            await directory.revoke_key(key_id, "", an_entry_at(now_ms))
+            changed = await directory.change_key(
+                later.key_id, "", lambda key: replace(key, name=key.name + "x"), an_entry_of_change
+            )
+            revocations.announce(later.key_id, changed.change_seq)
+            await revocations.poll()
+            await revocations.poll()
+            assert await told(watch, 2) == [later.key_id, key_id]
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(anext(watch), 0.01)
 
 
-async def test_what_was_told_is_forgotten_in_time(
-    keys: KeyService, revocations: Revocations, clock: FakeClock, new_payer: NewPayer
-) -> None:
+async def test_what_was_told_is_forgotten(keys: KeyService, revocations: Revocations, new_payer: NewPayer) -> None:
     payer = await new_payer()
     await keys.revoke_key(payer.key_id, "")
-    for _ in range(3):
-        clock.advance(OVERLAP_MS)
-        await revocations.poll()
+    await revocations.poll()
     assert revocations._told == {}
 
 
@@ -93,11 +109,15 @@ class FailingOnce:
     def __init__(self) -> None:
         self.looks = 0
 
-    async def revoked_since(self, since_ms: int) -> list[tuple[str, int]]:
+    async def newest_change(self) -> int:
         self.looks += 1
         if self.looks == 1:
             raise LedgerUnavailable("restarting")
-        return [("key_1", since_ms)]
+        return 7
+
+    async def changes_after(self, change_seq: int) -> list[tuple[str, int]]:
+        self.looks += 1
+        return [("key_1", 8)] if change_seq == 7 else []
 
     async def due_holds(self, now_ms: int, *, limit: int, after: Due | None) -> list[Due]:
         self.looks += 1
@@ -128,13 +148,13 @@ async def test_a_failed_poll_and_a_failed_sweep_are_logged_and_tried_again(
 ) -> None:
     clock, failing = FakeClock(), FailingOnce()
     store: Any = failing
-    revocations = Revocations(store, clock)
+    revocations = Revocations(store)
     async with aclosing(revocations.watch()) as watch:
         await told(watch, 1)
         with pytest.raises(Stop):
             await revocations.run(1.5, three_rounds())
-        assert await told(watch, 1) == ["key_1"]
-    assert failing.looks == 3
+        assert await told(watch, 2) == ["", "key_1"]
+    assert failing.looks == 4
     store = sweeping = FailingOnce()
     with pytest.raises(Stop):
         await Sweeper(ledger=store, records=store, clock=clock, batch_limit=1).run(1.5, three_rounds())

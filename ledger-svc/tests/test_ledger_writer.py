@@ -255,7 +255,7 @@ async def test_a_caller_that_has_gone_before_its_turn_is_left_out(
 
 async def test_what_waits_when_the_writer_ends_is_still_done(database: Database) -> None:
     async with Writer(database, SEALER).running() as writer:
-        directory = Directory(database, writer, Trail())
+        directory = Directory(database, writer, Trail(SEALER))
         waiting = [asyncio.create_task(directory.create_organization(f"org_{n}", "Acme", an_entry())) for n in range(5)]
         await asyncio.sleep(0)
     await asyncio.gather(*waiting)

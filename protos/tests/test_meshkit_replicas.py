@@ -17,8 +17,8 @@ from meshkit.replicas import may_be_sent_again
 from meshkit.serve import running
 from meshkit.telemetry import Telemetry
 from tallygate.common.v1.errors_pb2 import ErrorReason
+from tallygate.ledger.v1 import account_pb2, ledger_pb2_grpc, webhooks_pb2
 from tallygate.ledger.v1 import ledger_pb2 as pb
-from tallygate.ledger.v1 import ledger_pb2_grpc
 
 OFF = Telemetry.off()
 UNAVAILABLE = ErrorReason.ERROR_REASON_UNAVAILABLE
@@ -201,6 +201,15 @@ def test_the_ledger_says_which_calls_may_be_sent_again() -> None:
     service = pb.DESCRIPTOR.services_by_name["LedgerService"]
     once = {method.name for method in service.methods if not may_be_sent_again(f"/{service.full_name}/{method.name}")}
     assert once == {"CreateOrganization", "CreateProject", "CreateKey"}
+    service = account_pb2.DESCRIPTOR.services_by_name["AccountService"]
+    once = {method.name for method in service.methods if not may_be_sent_again(f"/{service.full_name}/{method.name}")}
+    assert once == {"RotateKey"}
+
+
+def test_the_webhook_service_says_which_calls_may_be_sent_again() -> None:
+    service = webhooks_pb2.DESCRIPTOR.services_by_name["WebhookService"]
+    once = {method.name for method in service.methods if not may_be_sent_again(f"/{service.full_name}/{method.name}")}
+    assert once == {"CreateWebhook", "DeleteWebhook", "RotateWebhookSecret", "SetKeyWebhook", "TestWebhook"}
 
 
 @pytest.mark.parametrize("address", ["grpc://a:1,grpc://a:1", "grpc://a:1,local://b", "grpc://a:1,", "grpc://a:1 b:2"])

@@ -27,7 +27,14 @@ from router_svc.wiring import build
 from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tallygate.common.v1.errors_pb2 import ErrorReason
-from tallygate.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from tallygate.ledger.v1 import (
+    audit_pb2,
+    audit_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
+    provider_keys_pb2,
+    provider_keys_pb2_grpc,
+)
 from tallygate.router.v1 import router_pb2
 from tallygate.router.v1.router_pb2_grpc import RouterServiceStub
 
@@ -63,7 +70,11 @@ def snapshot_of(base_url: str, revision: str = "rev1", **source_fields: Any) -> 
 
 @dataclass
 class Neighbours(
-    catalog_pb2_grpc.CatalogServiceServicer, ledger_pb2_grpc.LedgerServiceServicer, cache_pb2_grpc.CacheServiceServicer
+    catalog_pb2_grpc.CatalogServiceServicer,
+    ledger_pb2_grpc.LedgerServiceServicer,
+    cache_pb2_grpc.CacheServiceServicer,
+    audit_pb2_grpc.AuditServiceServicer,
+    provider_keys_pb2_grpc.ProviderKeyServiceServicer,
 ):
     """Catalog, ledger and cache in one, as scripted."""
 
@@ -74,13 +85,55 @@ class Neighbours(
     released: list[ledger_pb2.ReleaseRequest] = field(default_factory=list)
     stored: list[cache_pb2.StoreRequest] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    told: asyncio.Queue[audit_pb2.RecordCatalogRevisionRequest] = field(default_factory=asyncio.Queue)
+    sent: dict[str, catalog_pb2.Snapshot] = field(default_factory=dict)
     refuse_reserve: bool = False
     settle_failures: int = 0
+    secrets: dict[str, list[provider_keys_pb2.ProviderSecret]] = field(default_factory=dict)
+    """By organisation."""
+    secrets_asked: list[str] = field(default_factory=list)
+    secrets_away: bool = False
+    answering: asyncio.Event | None = None
+    """Secrets are read at once, and told when it is set."""
+    key_changes: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
+    """None ends the watch."""
 
     def register(self, server: grpc.aio.Server) -> None:
         catalog_pb2_grpc.add_CatalogServiceServicer_to_server(self, server)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(self, server)
+        provider_keys_pb2_grpc.add_ProviderKeyServiceServicer_to_server(self, server)
         cache_pb2_grpc.add_CacheServiceServicer_to_server(self, server)
+        audit_pb2_grpc.add_AuditServiceServicer_to_server(self, server)
+
+    async def GetSnapshot(self, request: Any, context: Any) -> catalog_pb2.GetSnapshotResponse:
+        if not self.sent:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "none yet")
+        return catalog_pb2.GetSnapshotResponse(snapshot=self.sent[request.revision or list(self.sent)[-1]])
+
+    async def RecordCatalogRevision(
+        self, request: audit_pb2.RecordCatalogRevisionRequest, context: Any
+    ) -> audit_pb2.RecordCatalogRevisionResponse:
+        self.told.put_nowait(request)
+        return audit_pb2.RecordCatalogRevisionResponse(revision=request.revision)
+
+    async def ListProviderSecrets(
+        self, request: provider_keys_pb2.ListProviderSecretsRequest, context: Any
+    ) -> provider_keys_pb2.ListProviderSecretsResponse:
+        self.secrets_asked.append(request.org_id)
+        if self.secrets_away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
+        answer = provider_keys_pb2.ListProviderSecretsResponse(secrets=self.secrets.get(request.org_id, []))
+        if self.answering is not None:
+            await self.answering.wait()
+        return answer
+
+    async def WatchProviderKeys(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[provider_keys_pb2.WatchProviderKeysResponse]:
+        yield provider_keys_pb2.WatchProviderKeysResponse()
+        while (org_id := await self.key_changes.get()) is not None:
+            yield provider_keys_pb2.WatchProviderKeysResponse(org_id=org_id)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "going")
 
     async def WatchSnapshot(self, request: Any, context: Any) -> AsyncIterator[catalog_pb2.WatchSnapshotResponse]:
         self.watches.append(request.known_revision)
@@ -88,6 +141,7 @@ class Neighbours(
             snapshot = await self.snapshots.get()
             if not snapshot.revision:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "going")
+            self.sent[snapshot.revision] = snapshot
             yield catalog_pb2.WatchSnapshotResponse(snapshot=snapshot)
 
     async def Reserve(self, request: ledger_pb2.ReserveRequest, context: Any) -> ledger_pb2.ReserveResponse:

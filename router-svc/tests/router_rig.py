@@ -21,6 +21,7 @@ from meshkit.telemetry import Telemetry
 from router_svc.domain.answer import Attempt
 from router_svc.domain.catalog import Capabilities, CatalogSnapshot, Model, Offer, Source, WireFormat
 from router_svc.domain.errors import CacheUnavailable, HoldUnknown, LedgerUnavailable
+from router_svc.domain.own_key import OwnKey, OwnKeys
 from router_svc.service.pipe import Event
 from router_svc.service.ports import (
     CacheTicket,
@@ -52,6 +53,10 @@ def price(offer_id: str = "a/m", *, input_usd: int = 1, output_usd: int = 2) -> 
         reasoning_pico_usd=output_usd * 10**6,
     )
     return PriceSnapshot(offer_id, BillingTier.PASSTHROUGH, (RateTier(0, rates),), markup_bps=500)
+
+
+def fee(offer_id: str, *, call_pico_usd: int = 0) -> PriceSnapshot:
+    return PriceSnapshot(offer_id, BillingTier.BYOK, (RateTier(0, Rates(call_pico_usd=call_pico_usd)),))
 
 
 def chunk(text: str | None = None, *, finish: str | None = None, **extra: Any) -> bytes:
@@ -224,6 +229,19 @@ class FakeLedger:
 
 
 @dataclass
+class FakeProviderKeys:
+    """The keys of each organisation; ``away``: they can't be known."""
+
+    by_org: dict[str, dict[str, OwnKey]] = field(default_factory=dict)
+    away: bool = False
+
+    async def of(self, org_id: str) -> OwnKeys:
+        if self.away:
+            raise LedgerUnavailable("away")
+        return self.by_org.get(org_id, {})
+
+
+@dataclass
 class FakeCache:
     """Keeps what it is offered."""
 
@@ -288,6 +306,7 @@ def catalog_of(*sources: Source, model: Model = MODEL, prices: Sequence[PriceSna
             source.source_id,
             f"up-{source.source_id}",
             prices[number] if prices else price(f"{source.source_id}/m", input_usd=number + 1, output_usd=number + 2),
+            byok_price=fee(f"{source.source_id}/m", call_pico_usd=1_000_000),
         )
         for number, source in enumerate(sources)
     )
@@ -305,6 +324,7 @@ class Rig:
     cache: FakeCache
     http: httpx.AsyncClient
     flights: FakeFlights
+    provider_keys: FakeProviderKeys
 
     async def begin(
         self, body: dict[str, Any] | None = None, *, stream: bool = True, **fields: Any
@@ -337,6 +357,7 @@ async def rig_over(
 ) -> AsyncIterator[Rig]:
     limits = limits or Limits(settle_patience_s=5.0)
     ledger, cache, flights = ledger or FakeLedger(), FakeCache(), FakeFlights()
+    provider_keys = FakeProviderKeys()
     secrets = {"A_KEY": SecretStr(SECRET)}
     async with open_http(max_connections=100) as http:
         client = OpenAISourceClient(
@@ -349,6 +370,7 @@ async def rig_over(
         service = RouterService(
             catalog=catalog,
             ledger=ledger,
+            provider_keys=provider_keys,
             cache=cache,
             flights=flights,
             clients={WireFormat.OPENAI: client},
@@ -360,6 +382,6 @@ async def rig_over(
             seam=seam,
         )
         try:
-            yield Rig(service, ledger, cache, http, flights)
+            yield Rig(service, ledger, cache, http, flights, provider_keys)
         finally:
             await service.aclose(5.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from router_rig import FakeCache, FakeFlights, FakeLedger, call_of, catalog_of, chunk, usage_chunk
+from router_rig import FakeCache, FakeFlights, FakeLedger, FakeProviderKeys, call_of, catalog_of, chunk, usage_chunk
 
 from meshkit.clock import SystemClock
 from meshkit.digests import new_salt
@@ -151,6 +151,7 @@ def test_every_history_ends_once(
         service = RouterService(
             catalog=catalog,
             ledger=ledger,
+            provider_keys=FakeProviderKeys(),
             cache=cache,
             flights=FakeFlights(),
             clients={WireFormat.OPENAI: client},

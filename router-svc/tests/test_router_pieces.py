@@ -104,6 +104,20 @@ def test_refusals(status: int, body: bytes, kind: FailureKind, message: str | No
     assert failure.elsewhere is (kind is not FailureKind.REJECTED)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (401, b'{"error":{"message":"key sk-own-1"}}', "it is not valid there (HTTP 401)"),
+        (400, b'{"error":{"message":"API_KEY_INVALID"}}', "it is not valid there (HTTP 400)"),
+        (402, b'{"error":{"message":"Insufficient Balance"}}', "its account there can't pay (HTTP 402)"),
+        (403, b"", "it may not be used for this there (HTTP 403)"),
+    ],
+)
+def test_a_refused_own_key_is_told_from_the_operators(status: int, body: bytes, said: str) -> None:
+    failure = refusal_of(status, body, "sk-own-1", own_key=True)
+    assert (failure.kind, failure.message, failure.elsewhere) == (FailureKind.KEY_REJECTED, said, False)
+
+
 async def ask(served: ScriptedSource) -> bytes:
     candidate = Candidate(Offer("a/m", "m", "a", "up", None), Source("a", served.base_url), price(), 0, 10_000, 1_000)
     async with open_http(max_connections=10) as http:

@@ -26,7 +26,7 @@ from meshkit.testing import TRANSPORTS, SpanCollector
 from router_svc.settings import source_secret
 from tallygate.cache.v1 import cache_pb2
 from tallygate.catalog.v1 import catalog_pb2
-from tallygate.common.v1 import money_pb2
+from tallygate.common.v1 import actor_pb2, money_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.ledger.v1 import ledger_pb2
 from tallygate.router.v1 import router_pb2
@@ -244,9 +244,10 @@ async def test_a_call_of_a_source_is_a_span_and_carries_the_trace(
     trace_id, span_id = f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}"
     assert source.headers[0]["traceparent"].startswith(f"00-{trace_id}-{span_id}-")
     assert neighbours.settled[0].facts.trace_id == trace_id
-    assert {s.context.trace_id for s in spans.finished("router") if s.context and "Watch" not in s.name} == {
-        span.context.trace_id
-    }
+    background = {"WatchSnapshot", "GetSnapshot", "RecordCatalogRevision"}
+    assert {
+        s.context.trace_id for s in spans.finished("router") if s.context and s.name.split("/")[-1] not in background
+    } == {span.context.trace_id}
 
 
 async def test_the_http_client_logs_no_requests(neighbours: Neighbours, caplog: pytest.LogCaptureFixture) -> None:
@@ -266,3 +267,22 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert source_secret("EMPTY_SOURCE_KEY") is None
     assert source_secret("NO_SUCH_SOURCE_KEY") is None
     assert source_secret("") is None
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_the_audit_trail_is_told_of_each_revision(neighbours: Neighbours, transport: str) -> None:
+    async with meshed(neighbours, transport):
+        first = await neighbours.told.get()
+        dear = snapshot_of("http://a", "rev2")
+        dear.offers[0].price.rate_tiers[0].rates.input_pico_usd += 1
+        del dear.offers[1]
+        neighbours.snapshots.put_nowait(dear)
+        second = await neighbours.told.get()
+    assert (first.revision, first.previous_revision) == ("rev1", "")
+    assert list(first.added_offer_ids) == ["a/m", "a/unpriced", "keyless/m"]
+    assert (second.revision, second.previous_revision, second.price_change_count) == ("rev2", "rev1", 1)
+    (change,) = second.price_changes
+    rates = [price.rate_tiers[0].rates.input_pico_usd for price in (change.before, change.after)]
+    assert (change.offer_id, rates[1] - rates[0]) == ("a/m", 1)
+    assert list(second.removed_offer_ids) == ["keyless/m"]
+    assert (second.actor.kind, second.actor.id) == (actor_pb2.ACTOR_KIND_SYSTEM, "catalog")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from meshkit.money import NANO_PER_USD
 from meshkit.telemetry import Telemetry
 from router_svc.settings import RouterSettings
 from tallygate.ledger.v1 import ledger_pb2, ledger_pb2_grpc
-from tallygate_deploy.composition import Addresses, Composition, ServiceSettings
+from tallygate_deploy.composition import Addresses, Composition, MakeTelemetry, ServiceSettings
 from tests.upstream.overlay import API_KEYS
 from tests.upstream.server import ScriptedUpstream, scripted_upstream
 
@@ -62,6 +64,8 @@ class Installation:
     upstream: ScriptedUpstream
     app: Any
     stack: AsyncExitStack
+    folder: Path
+    """With the ledger's SQLite file."""
 
     async def tenant(self, name: str = "Acme") -> Tenant:
         """A new organisation."""
@@ -78,45 +82,85 @@ class Installation:
         await self.ledger.AddCredit(credit, timeout=TIMEOUT_S)
         account = ledger_pb2.KeyPolicy(scope=ledger_pb2.KEY_SCOPE_ACCOUNT)
         reader = ledger_pb2.KeyPolicy(scope=ledger_pb2.KEY_SCOPE_ACCOUNT, read_only=True)
+        calling = ledger_pb2.KeyPolicy(requests_per_minute=0)  # a test sends more than the default lets through
         keys = [
             await self.ledger.CreateKey(
                 ledger_pb2.CreateKeyRequest(org_id=org.org_id, project_id=project.project_id, name=name, policy=policy),
                 timeout=TIMEOUT_S,
             )
-            for name, policy in (("chat", ledger_pb2.KeyPolicy()), ("admin", account), ("reader", reader))
+            for name, policy in (("chat", calling), ("admin", account), ("reader", reader))
         ]
         chatting, http, reading = [await self.client(key.secret) for key in keys]
         return Tenant(org.org_id, project.project_id, keys[0].key.key_id, http, reading, chatting)
+
+    async def key(self, tenant: Tenant, **fields: Any) -> tuple[dict[str, Any], httpx.AsyncClient]:
+        """A new key of an organisation, as its administrator makes it, and a client with it."""
+        made = await tenant.http.post("/v1/keys", json={"name": "key"} | fields)
+        assert made.status_code == 201, made.text
+        return made.json(), await self.client(made.json()["secret"])
 
     async def client(self, secret: str = "") -> httpx.AsyncClient:
         """A client of its own, with a key or without."""
         headers = {"authorization": f"Bearer {secret}"} if secret else {}
         transport = httpx.ASGITransport(self.app)
         return await self.stack.enter_async_context(
-            httpx.AsyncClient(transport=transport, base_url="http://edge", headers=headers, timeout=TIMEOUT_S)
+            httpx.AsyncClient(
+                transport=transport,
+                base_url="http://edge",
+                headers=headers,
+                timeout=TIMEOUT_S,
+                event_hooks={"response": [refuse_floats]},
+            )
         )
 
 
+async def refuse_floats(response: httpx.Response) -> None:
+    """Fails a test whose gateway sends money, or anything else of an account, as a float."""
+    if response.headers.get("content-type") != "application/json" or _MAY_HAVE_FLOATS.search(response.url.path):
+        return
+
+    def refuse(number: str) -> float:
+        raise AssertionError(f"{response.request.method} {response.url.path} answers with the float {number}")
+
+    json.loads(await response.aread(), parse_float=refuse, parse_constant=refuse)
+
+
+_MAY_HAVE_FLOATS = re.compile("/(chat|embeddings|models|rerank)")
+
+
 @asynccontextmanager
-async def installed(**edge_settings: Any) -> AsyncIterator[Installation]:
-    """A gateway of its own, inside the block. ``edge_settings``: of the edge, beside addresses."""
+async def installed(
+    ledger_settings: Mapping[str, Any] | None = None,
+    *,
+    overlay: str = "",
+    make_telemetry: MakeTelemetry = Telemetry.off,
+    **edge_settings: Any,
+) -> AsyncIterator[Installation]:
+    """A gateway of its own, inside the block. ``overlay``: of the catalog, on top of the scripted upstream's.
+    ``edge_settings``: of the edge, beside addresses. ``ledger_settings``: of the ledger, beside what it needs.
+    """
     async with AsyncExitStack() as stack:
         patched = stack.enter_context(pytest.MonkeyPatch.context())
         for name, secret in API_KEYS.items():
             patched.setenv(name, secret)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tg-")))
         upstream = await stack.enter_async_context(scripted_upstream())
+        overlays = [upstream.write_overlay(folder / "overlay.yaml")]
+        if overlay:
+            overlays.append(folder / "more.yaml")
+            overlays[-1].write_text(overlay, encoding="utf-8")
         settings = ServiceSettings(
-            catalog=CatalogSettings(overlays=[upstream.write_overlay(folder / "overlay.yaml")]),
+            catalog=CatalogSettings(overlays=overlays),
             ledger=LedgerSettings(
                 database_url=f"sqlite+aiosqlite:///{folder}/ledger.db",
                 peppers={1: SecretStr("a pepper for account tests")},
                 signing_keys={"account": SecretStr("b25l" * 10 + "b24")},
+                **{"secrets_keys": {"2026-11": SecretStr("c2Vj" * 10 + "c2U")}} | dict(ledger_settings or {}),
             ),
             cache=CacheSettings(url="memory://"),
             router=RouterSettings(),
         )
-        composition = await stack.enter_async_context(Composition(Telemetry.off))
+        composition = await stack.enter_async_context(Composition(make_telemetry))
         found = await composition.serve_four(settings, Addresses())
         dial, telemetry = await composition.node("edge")
         addresses: dict[str, Any] = {
@@ -124,6 +168,7 @@ async def installed(**edge_settings: Any) -> AsyncIterator[Installation]:
             "cache_addr": found.cache,
             "router_addr": found.router,
             "catalog_addr": found.catalog,
+            "account_requests_per_minute": 0,
         }
         made = EdgeSettings(**addresses | edge_settings)
         app = await stack.enter_async_context(edge.wiring.build(made, dial, telemetry))
@@ -131,7 +176,7 @@ async def installed(**edge_settings: Any) -> AsyncIterator[Installation]:
         await stack.enter_async_context(app.router.lifespan_context(app))
         channel = dial(found.ledger)
         await _until_ready(app)
-        yield Installation(ledger_pb2_grpc.LedgerServiceStub(channel), channel, upstream, app, stack)
+        yield Installation(ledger_pb2_grpc.LedgerServiceStub(channel), channel, upstream, app, stack, folder)
 
 
 async def _until_ready(app: Starlette) -> None:

@@ -177,9 +177,14 @@ async def latency(databases: Databases, kind: str, seconds: float) -> float:
     """The 99th percentile of Reserve at 500 operations a second over the socket, in milliseconds."""
     async with over_socket(databases.make(kind, "open_loop")) as served:
         await closed_loop(served.spend, 500)
-        found = statistics.quantiles(await open_loop(served.spend, seconds), n=1_000)
+        with cpu_cost(int(OPEN_LOOP_PER_S * seconds), databases.parts(kind, served)) as cost:
+            latencies = await open_loop(served.spend, seconds)
+    found = statistics.quantiles(latencies, n=1_000)
     p50, p99, p999 = found[499], found[989], found[998]
-    say(f"{kind} socket at {OPEN_LOOP_PER_S}/s open loop: Reserve p50 {p50:.1f}, p99 {p99:.1f}, p99.9 {p999:.1f} ms")
+    say(
+        f"{kind} socket at {OPEN_LOOP_PER_S}/s open loop: Reserve p50 {p50:.1f}, p99 {p99:.1f}, p99.9 {p999:.1f} ms; "
+        f"CPU-ms a request: {cost}"
+    )
     return p99
 
 
@@ -188,19 +193,19 @@ async def growth(databases: Databases, kind: str, operations: int, receipts: int
     alternation, because the machine does not stay the same; the best counts.
     """
     sizes = (1_000, receipts)
-    urls = {stored: databases.make(kind, f"growth_{stored}") for stored in sizes}
-    for stored, url in urls.items():
+    urls = [databases.make(kind, f"growth_{turn}") for turn in range(len(sizes))]
+    for stored, url in zip(sizes, urls, strict=True):
         async with store_spending(url) as spend:
             await closed_loop(spend, 10)
         await fill(url, stored)
-    best = dict.fromkeys(sizes, 0.0)
-    async with store_spending(urls[sizes[0]]) as small, store_spending(urls[sizes[1]]) as large:
-        for stored, spend in [*zip(sizes, (small, large), strict=True)] * 3:
+    best = [0.0, 0.0]
+    async with store_spending(urls[0]) as small, store_spending(urls[1]) as large:
+        for turn, spend in [*enumerate((small, large))] * 3:
             await closed_loop(spend, operations // 10)
-            best[stored] = max(best[stored], await closed_loop(spend, operations // 2))
-    for stored, rate in best.items():
+            best[turn] = max(best[turn], await closed_loop(spend, operations // 2))
+    for stored, rate in zip(sizes, best, strict=True):
         say(f"{kind} store with {stored:,} receipts: {rate:,.0f} requests/s")
-    return best[sizes[0]] / best[sizes[1]]
+    return best[0] / best[1]
 
 
 async def check(url: str) -> None:

@@ -20,7 +20,7 @@ from ledger_svc.service.credit import CreditService
 from ledger_svc.service.keys import KeyService
 from ledger_svc.service.ports import Ledger
 from ledger_svc.service.revocations import Revocations
-from ledger_svc.store.batch import decide
+from ledger_svc.store.batch import decide_beside_others
 from ledger_svc.store.database import Database
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.migrate import migrate
@@ -81,7 +81,7 @@ class PerOperation:
 
     async def execute(self, command: Command[R]) -> R:
         """See ``ports.Ledger``."""
-        (answer,) = await self._database.write(lambda connection: decide(connection, [command], SEALER, fenced=False))
+        (answer,) = await self._database.write(lambda connection: decide_beside_others(connection, [command], SEALER))
         if answer.error is not None:
             raise answer.error
         value: R = answer.value
@@ -114,10 +114,10 @@ async def _opened(url: str) -> AsyncIterator[tuple[Database, Writer]]:
 
 
 async def _spending(database: Database, writer: Writer, ledger: Ledger) -> Spend:
-    clock, directory = SystemClock(), Directory(database, writer, Trail())
+    clock, directory = SystemClock(), Directory(database, writer, Trail(SEALER))
     keys = KeyService(
         directory=directory,
-        revocations=Revocations(directory, clock),
+        revocations=Revocations(directory),
         peppers=Peppers({1: PEPPER}),
         clock=clock,
         make_id=new_id,

@@ -96,6 +96,17 @@ def test_a_request_that_the_source_refuses(client: openai.OpenAI, gateway: Gatew
 
 
 @STREAMED
+def test_a_key_that_calls_too_often(gateway: Gateway, client_for: MakeClient, stream: bool) -> None:
+    client = client_for(gateway.tenants.make(10**9, requests_per_minute=1).secret)
+    assert ask(client).choices[0].finish_reason == "stop"
+    error = refused(client, openai.RateLimitError, stream=stream)
+    assert (error.status_code, error.code) == (429, "rate_limit_exceeded")
+    assert "1 request per minute" in error.message
+    assert 0 < int(error.response.headers["retry-after"]) <= 60
+    assert error.response.headers["x-ratelimit-remaining"] == "0"
+
+
+@STREAMED
 def test_sources_that_are_called_too_often(client: openai.OpenAI, gateway: Gateway, stream: bool) -> None:
     error = refused(client, openai.RateLimitError, model="test/429", stream=stream)
     assert (error.status_code, error.code) == (429, "upstream_rate_limited")

@@ -50,7 +50,7 @@ def _document() -> dict[str, Any]:
     """What the application says of itself; it describes itself without being asked anything else."""
     nobody = MagicMock()
     app = create_app(
-        nobody, nobody, EdgeSettings(), nobody, clock=FakeClock(), make_id=new_id, new_salt=lambda: b"0" * 16
+        nobody, nobody, nobody, EdgeSettings(), nobody, clock=FakeClock(), make_id=new_id, new_salt=lambda: b"0" * 16
     )
     return openapi.describe(app)
 

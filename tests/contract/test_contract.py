@@ -10,20 +10,48 @@ import pytest_asyncio
 from meshkit.testing import TRANSPORTS
 from tallygate.cache.v1 import cache_pb2, flights_pb2
 from tallygate.catalog.v1 import catalog_pb2
-from tallygate.ledger.v1 import account_pb2, ledger_pb2
+from tallygate.ledger.v1 import (
+    account_pb2,
+    audit_pb2,
+    billing_pb2,
+    ledger_pb2,
+    provider_keys_pb2,
+    usage_pb2,
+    webhooks_pb2,
+)
 from tallygate.router.v1 import router_pb2
 from tests.contract import (  # noqa: F401 - they register
     account_cases,
+    audit_cases,
+    billing_cases,
     cache_cases,
     catalog_cases,
     flight_cases,
     ledger_cases,
+    provider_key_cases,
     router_cases,
+    usage_cases,
+    webhook_cases,
 )
 from tests.contract.cases import CASES
 from tests.contract.world import World, world_over
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+MODULES = (
+    cache_pb2,
+    flights_pb2,
+    catalog_pb2,
+    ledger_pb2,
+    account_pb2,
+    audit_pb2,
+    billing_pb2,
+    provider_keys_pb2,
+    usage_pb2,
+    webhooks_pb2,
+    router_pb2,
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=TRANSPORTS)
@@ -40,7 +68,7 @@ async def test_an_rpc_keeps_its_contract(world: World, method: str) -> None:
 async def test_every_rpc_has_a_case() -> None:
     declared = {
         f"{service.name}/{method.name}"
-        for module in (cache_pb2, flights_pb2, catalog_pb2, ledger_pb2, account_pb2, router_pb2)
+        for module in MODULES
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

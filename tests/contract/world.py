@@ -22,11 +22,21 @@ from router_svc.settings import RouterSettings
 from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2_grpc
 from tallygate.common.v1 import principal_pb2
-from tallygate.ledger.v1 import account_pb2_grpc, ledger_pb2, ledger_pb2_grpc
+from tallygate.ledger.v1 import (
+    account_pb2_grpc,
+    audit_pb2_grpc,
+    billing_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
+    provider_keys_pb2_grpc,
+    usage_pb2_grpc,
+    webhooks_pb2_grpc,
+)
 from tallygate.router.v1 import router_pb2_grpc
 from tallygate_deploy.composition import Addresses, Composition, ServiceSettings
 from tests.upstream.overlay import API_KEYS
 from tests.upstream.server import ScriptedUpstream, scripted_upstream
+from tests.webhooks.receiver import LOOPBACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,11 @@ class World:
 
     ledger: ledger_pb2_grpc.LedgerServiceAsyncStub
     accounts: account_pb2_grpc.AccountServiceAsyncStub
+    audit: audit_pb2_grpc.AuditServiceAsyncStub
+    provider_keys: provider_keys_pb2_grpc.ProviderKeyServiceAsyncStub
+    webhooks: webhooks_pb2_grpc.WebhookServiceAsyncStub
+    billing: billing_pb2_grpc.BillingServiceAsyncStub
+    usage: usage_pb2_grpc.UsageServiceAsyncStub
     cache: cache_pb2_grpc.CacheServiceAsyncStub
     flights: flights_pb2_grpc.FlightServiceAsyncStub
     router: router_pb2_grpc.RouterServiceAsyncStub
@@ -82,6 +97,11 @@ async def world_over(transport: str) -> AsyncIterator[World]:
         yield World(
             ledger=ledger,
             accounts=account_pb2_grpc.AccountServiceStub(dial(found.ledger)),
+            audit=audit_pb2_grpc.AuditServiceStub(dial(found.ledger)),
+            provider_keys=provider_keys_pb2_grpc.ProviderKeyServiceStub(dial(found.ledger)),
+            webhooks=webhooks_pb2_grpc.WebhookServiceStub(dial(found.ledger)),
+            billing=billing_pb2_grpc.BillingServiceStub(dial(found.ledger)),
+            usage=usage_pb2_grpc.UsageServiceStub(dial(found.ledger)),
             cache=cache_pb2_grpc.CacheServiceStub(dial(found.cache)),
             flights=flights_pb2_grpc.FlightServiceStub(dial(found.cache)),
             router=router_pb2_grpc.RouterServiceStub(dial(found.router)),
@@ -104,6 +124,9 @@ def _settings(folder: Path, overlay: Path) -> ServiceSettings:
             database_url=f"sqlite+aiosqlite:///{folder}/ledger.db",
             peppers={1: SecretStr("a pepper for contract tests")},
             signing_keys={"contract": SecretStr("b25l" * 10 + "b24")},
+            secrets_keys={"2026-11": SecretStr("c2Vj" * 10 + "c2U")},
+            webhook_allow_private=LOOPBACK,
+            billing_provider="local",
         ),
         cache=CacheSettings(url="memory://"),
         router=RouterSettings(),

@@ -210,3 +210,11 @@ def test_the_same_api_is_under_both_prefixes(gateway: Gateway) -> None:
         assert (one.status_code, one.json()["id"]) == (200, "test/ok")
     assert httpx.get(f"{root}/api/health").status_code == 200
     assert httpx.get(f"{root}/readyz").status_code == 200
+
+
+def test_a_key_has_its_limit_in_either_mode_and_is_told_of_it(gateway: Gateway) -> None:
+    secret = gateway.tenants.make(10**9, requests_per_minute=2).secret
+    answers = [ask(gateway, secret) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["1", "0", "0"]
+    assert 0 < int(answers[2].headers["retry-after"]) <= 60

@@ -142,6 +142,23 @@ def test_the_operators_commands_work_while_it_serves_and_while_it_does_not(insta
     assert "decimals" in wrong.stderr
 
 
+def test_the_operator_restricts_and_rotates_keys(gateway: Gateway) -> None:
+    run = gateway.process.tallygate
+    key_id = re.findall(r"(key_\w+) made", run("key", "create", "turning").stderr)[0]
+    rotated = run("key", "rotate", key_id, "--overlap-hours", "1")
+    assert (len(rotated.stdout.strip()), "ends 20" in rotated.stderr) == (46, True), rotated.stderr
+    admin = run(
+        "key", "create", "admin", "--scope", "account", "--read-only", "--allow-cidr", "10.0.0.0/8", "--region",
+        "overseas-only", "--requests-per-minute", "7", "--tokens-per-minute", "0", "--cache", "off",
+    )  # fmt: skip
+    assert admin.returncode == 0, admin.stderr
+    (admin_id,) = re.findall(r"(key_\w+) made", admin.stderr)
+    assert re.search(rf"{admin_id}\W+admin\W+account, only reads", run("key", "list").stdout)
+    shown = json.loads(run("key", "show", admin_id).stdout)
+    assert (shown["scope"], shown["read_only"], shown["allowed_cidrs"]) == ("account", True, ["10.0.0.0/8"])
+    assert (shown["region"], shown["requests_per_minute"], shown["cache_default"]) == ("overseas-only", 7, "off")
+
+
 def test_the_operator_bounds_spending_and_gives_money_back(gateway: Gateway) -> None:
     run = gateway.process.tallygate
     key_id = re.findall(r"(key_\w+)", run("key", "list").stdout)[-1]

@@ -24,7 +24,7 @@ from tallygate_deploy.mesh import GRPC_SERVICES, service_environments, until_edg
 from tallygate_deploy.model_choice import ModelChoice
 from tests.faults.parts import START_WITHIN_S, Postgres, Service, is_gone, until
 from tests.faults.trigger import ARMED, PLANTED, Trigger
-from tests.harness.gateway import PROVIDER_KEYS
+from tests.harness.gateway import NO_LIMITS, PROVIDER_KEYS
 from tests.upstream.overlay import API_KEYS
 from tests.upstream.server import ScriptedUpstream, scripted_upstream
 
@@ -45,6 +45,7 @@ SETTINGS = {
     "TALLYGATE_LEDGER_CHECKPOINT_INTERVAL_S": "0.1",
     "TALLYGATE_LEDGER_TAKEOVER_POLL_S": "0.1",
     "TALLYGATE_LEDGER_DRAIN_S": "1",
+    **NO_LIMITS,
     # Whoever runs this may have keys of real sources, and a receiver of traces.
     **dict.fromkeys(PROVIDER_KEYS, ""),
     "OTEL_TRACES_EXPORTER": "none",

@@ -26,6 +26,8 @@ PROVIDER_KEYS = (
     "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "ARK_API_KEY", "DASHSCOPE_API_KEY", "DEEPSEEK_API_KEY",
     "OPENROUTER_API_KEY", "MOONSHOT_API_KEY", "MISTRAL_API_KEY", "GROQ_API_KEY", "XAI_API_KEY",
 )  # fmt: skip
+NO_LIMITS = {"TALLYGATE_LEDGER_REQUESTS_PER_MINUTE": "0", "TALLYGATE_EDGE_ACCOUNT_REQUESTS_PER_MINUTE": "0"}
+"""Lifts the rate limits of keys that have none of their own: a suite sends more from one key than they allow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ def running_gateway(
         name: value for name, value in os.environ.items() if name not in PROVIDER_KEYS and not name.startswith("OTEL_")
     }
     with log.open("ab") as output:
-        process = subprocess.Popen(command, env={**clean, **(environment or {})}, stdout=output, stderr=output)
+        variables = {**clean, **NO_LIMITS, **(environment or {})}
+        process = subprocess.Popen(command, env=variables, stdout=output, stderr=output)
     try:
         facts = _wait_until_ready(process, ready, log)
         yield RunningGateway(mode, facts["base_url"], facts["api_key"], data, process, log)

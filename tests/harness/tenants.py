@@ -38,8 +38,10 @@ class Tenants:
         self._background = background
         self._ledger_addr = ledger_addr
 
-    def make(self, credit_nano_usd: int = 0, *, allowed_models: tuple[str, ...] = ()) -> NewKey:
-        """An organisation of its own with a project, a key and credit."""
+    def make(
+        self, credit_nano_usd: int = 0, *, allowed_models: tuple[str, ...] = (), requests_per_minute: int = 0
+    ) -> NewKey:
+        """An organisation of its own with a project, a key and credit. ``requests_per_minute`` 0: no limit."""
 
         async def make(ledger: Ledger) -> NewKey:
             org = await ledger.CreateOrganization(ledger_pb2.CreateOrganizationRequest(name=new_id("test")))
@@ -53,7 +55,11 @@ class Tenants:
                 )
                 await ledger.AddCredit(credit)
             request = ledger_pb2.CreateKeyRequest(
-                org_id=org.org_id, project_id=project.project_id, name="test", allowed_models=allowed_models
+                org_id=org.org_id,
+                project_id=project.project_id,
+                name="test",
+                allowed_models=allowed_models,
+                policy=ledger_pb2.KeyPolicy(requests_per_minute=requests_per_minute),
             )
             key = await ledger.CreateKey(request)
             return NewKey(org.org_id, project.project_id, key.key.key_id, key.secret)

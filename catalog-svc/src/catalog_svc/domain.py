@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from meshkit.money import PriceSnapshot
+from meshkit.money import PriceSnapshot, Rates
 
 DIGEST_HEX_DIGITS = 16
 
@@ -93,7 +93,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model at a source. ``price`` is None where it is unknown; limits are 0 where they are the model's."""
+    """A model at a source. ``price`` is None where it is unknown; limits are 0 where they are the model's.
+
+    ``byok_price``: the operator's fee where an organisation's own key is used; None where it would be a share of a
+    price that is unknown.
+    """
 
     model_id: str
     source_id: str
@@ -101,6 +105,7 @@ class Offer:
     price: PriceSnapshot | None = None
     context_tokens: int = 0
     max_output_tokens: int = 0
+    byok_price: PriceSnapshot | None = None
 
     @property
     def id(self) -> str:
@@ -116,6 +121,27 @@ class Alias:
     model_id: str
 
 
+FLAT_RATES = Rates(
+    input_pico_usd=3_000_000,
+    cached_input_pico_usd=3_000_000,
+    cache_write_pico_usd=3_000_000,
+    output_pico_usd=12_000_000,
+    reasoning_pico_usd=12_000_000,
+)
+"""$3 and $12 per million tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class BillingPolicy:
+    """What the operator charges, see catalog.proto."""
+
+    markup_bps: int = 0
+    replay_bps: int = 2_500
+    flat_rates: Rates = FLAT_RATES
+    byok_fee_bps: int = 0
+    byok_fee_per_call_pico_usd: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """A whole catalog before it is named: what a revision is made from."""
@@ -124,6 +150,7 @@ class Contents:
     sources: tuple[Source, ...] = ()
     offers: tuple[Offer, ...] = ()
     aliases: tuple[Alias, ...] = ()
+    billing: BillingPolicy = BillingPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +163,7 @@ class Snapshot:
     sources: tuple[Source, ...]
     offers: tuple[Offer, ...]
     aliases: tuple[Alias, ...] = field(default=())
+    billing: BillingPolicy = BillingPolicy()
 
 
 def make_snapshot(contents: Contents, *, created_at_ms: int) -> Snapshot:
@@ -158,7 +186,8 @@ def make_snapshot(contents: Contents, *, created_at_ms: int) -> Snapshot:
         for model in sorted(contents.models, key=lambda model: model.id)
     )
     aliases = tuple(sorted(contents.aliases, key=lambda alias: alias.name))
-    revision = digest([[_plain(item) for item in part] for part in (models, sources, offers, aliases)])
+    parts = (models, sources, offers, aliases, (contents.billing,))
+    revision = digest([[_plain(item) for item in part] for part in parts])
     return Snapshot(
         revision=revision,
         created_at_ms=created_at_ms,
@@ -166,15 +195,16 @@ def make_snapshot(contents: Contents, *, created_at_ms: int) -> Snapshot:
         sources=sources,
         offers=tuple(_stamped(offer, revision) for offer in offers),
         aliases=aliases,
+        billing=contents.billing,
     )
 
 
 def policy_epoch(model: Model, offers: Iterable[Offer], sources: Mapping[str, Source]) -> str:
     """A digest over all that can alter an answer of ``model`` or its price, and over nothing else.
 
-    In: capabilities and limits, and for each offer its upstream name, limits, rates, markup and replay share, and
-    where and how its source is spoken to. Out: names, release dates, and which data set the same rates were read
-    from.
+    In: capabilities and limits, and for each offer its upstream name, limits, rates, markup, replay share and fee for
+    own keys, and where and how its source is spoken to. Out: names, release dates, and which data set the same rates
+    were read from.
     """
     return digest(
         {
@@ -194,7 +224,6 @@ def digest(value: Any) -> str:
 
 
 def _offer_facts(offer: Offer, source: Source) -> dict[str, Any]:
-    price = offer.price
     return {
         "id": offer.id,
         "upstream_model": offer.upstream_model,
@@ -202,10 +231,15 @@ def _offer_facts(offer: Offer, source: Source) -> dict[str, Any]:
         "base_url": source.base_url,
         "wire_format": source.wire_format.value,
         "cached_tokens": source.cached_tokens.value,
-        "price": None
-        if price is None
-        else [price.tier.value, [_plain(tier) for tier in price.rate_tiers], price.markup_bps, price.replay_bps],
+        "price": _price_facts(offer.price),
+        "byok_price": _price_facts(offer.byok_price),
     }
+
+
+def _price_facts(price: PriceSnapshot | None) -> Any:
+    if price is None:
+        return None
+    return [price.tier.value, [_plain(tier) for tier in price.rate_tiers], price.markup_bps, price.replay_bps]
 
 
 def _broken_references(contents: Contents) -> Iterable[str]:
@@ -231,7 +265,10 @@ def _broken_references(contents: Contents) -> Iterable[str]:
 
 
 def _stamped(offer: Offer, revision: str) -> Offer:
-    return offer if offer.price is None else replace(offer, price=replace(offer.price, catalog_revision=revision))
+    def stamped(price: PriceSnapshot | None) -> PriceSnapshot | None:
+        return None if price is None else replace(price, catalog_revision=revision)
+
+    return replace(offer, price=stamped(offer.price), byok_price=stamped(offer.byok_price))
 
 
 def _unstamped(offer: Offer) -> Offer:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from catalog_svc.domain import Model, Offer, RevisionNotFound, Snapshot, Source, StoreUnavailable
+from catalog_svc.domain import BillingPolicy, Model, Offer, RevisionNotFound, Snapshot, Source, StoreUnavailable
 from catalog_svc.service import CatalogService
-from meshkit.codec import price_to_proto
+from meshkit.codec import price_to_proto, rates_to_proto
 from meshkit.errors import ErrorTable, maps_errors
 from tallygate.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tallygate.common.v1.errors_pb2 import ErrorReason
@@ -60,6 +60,17 @@ def snapshot_to_proto(snapshot: Snapshot) -> catalog_pb2.Snapshot:
         sources=[_source(source) for source in snapshot.sources],
         offers=[_offer(offer) for offer in snapshot.offers],
         aliases=[catalog_pb2.Alias(name=alias.name, model_id=alias.model_id) for alias in snapshot.aliases],
+        billing=_billing(snapshot.billing),
+    )
+
+
+def _billing(billing: BillingPolicy) -> catalog_pb2.BillingPolicy:
+    return catalog_pb2.BillingPolicy(
+        markup_bps=billing.markup_bps,
+        replay_bps=billing.replay_bps,
+        flat_rates=rates_to_proto(billing.flat_rates),
+        byok_fee_bps=billing.byok_fee_bps,
+        byok_fee_per_call_pico_usd=billing.byok_fee_per_call_pico_usd,
     )
 
 
@@ -103,6 +114,7 @@ def _offer(offer: Offer) -> catalog_pb2.Offer:
         source_id=offer.source_id,
         upstream_model=offer.upstream_model,
         price=None if offer.price is None else price_to_proto(offer.price),
+        byok_price=None if offer.byok_price is None else price_to_proto(offer.byok_price),
         context_tokens=offer.context_tokens,
         max_output_tokens=offer.max_output_tokens,
     )

@@ -104,6 +104,7 @@ def ledger_settings(data: DataDir) -> LedgerSettings:
         database_url=f"sqlite+aiosqlite:///{data.ledger_db}",
         peppers={1: SecretStr(data.pepper())},
         signing_keys={kid: SecretStr(seed) for kid, seed in data.signing_keys().items()},
+        secrets_keys={kid: SecretStr(key) for kid, key in data.secrets_keys().items()},
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from tallygate_deploy import budgets, ledger_check, operator, verify
+from tallygate_deploy import budgets, keys, ledger_check, operator, payments, provider_keys, usage, verify
 from tallygate_deploy.account import commands as account
 from tallygate_deploy.data_dir import DataDir, DataDirError
 from tallygate_deploy.installation import CannotStartError, RunInstallation, StartOptions
@@ -23,12 +23,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="One OpenAI-compatible endpoint in front of many model sources, which keeps the tally.",
 )
-app.add_typer(operator.key_app, name="key")
+app.add_typer(keys.app, name="key")
 app.add_typer(operator.credit_app, name="credit")
 app.add_typer(operator.receipt_app, name="receipt")
 app.add_typer(budgets.app, name="cap")
+app.add_typer(provider_keys.app, name="provider-key")
+app.add_typer(payments.app, name="billing")
 app.add_typer(ledger_check.app, name="ledger")
 app.add_typer(account.app, name="account")
+app.add_typer(usage.app, name="usage")
 
 app.command("verify")(verify.command)
 

@@ -123,11 +123,22 @@ class DataDir:
 
         To rotate, add a line with a later date to the file: the greatest kid signs, the others still verify.
         """
-        path = self.signing_keys_file
+        return self._keys(self.signing_keys_file.name)
+
+    def secrets_keys(self) -> dict[str, str]:
+        """The keys under which the ledger stores secrets that it must read again, by kid, 32 bytes in base64url; made
+        on first use. Whoever loses them loses those secrets.
+
+        To rotate, add a line with a later date to the file: the greatest kid encrypts, the others still decrypt.
+        """
+        return self._keys("secrets-keys.json")
+
+    def _keys(self, name: str) -> dict[str, str]:
+        path = self.root / name
         if not path.exists():
-            kid = f"{dt.datetime.now(dt.UTC):%Y-%m-%d}-{secrets.token_hex(4)}"  # the name that verifiers pin
-            seed = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
-            self.write_private(path.name, json.dumps({kid: seed}, indent=2))
+            kid = f"{dt.datetime.now(dt.UTC):%Y-%m-%d}-{secrets.token_hex(4)}"  # unique: verifiers pin it
+            key = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+            self.write_private(name, json.dumps({kid: key}, indent=2))
         keys: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
         return keys
 

@@ -70,6 +70,9 @@ def announce(options: StartOptions, url: str, welcome: Welcome, *, model: str) -
         out.write(f"  {key}\nTry it:\n  curl {url}/chat/completions -H 'Authorization: Bearer {key}' \\\n")
         body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
         out.write(f"    -H 'Content-Type: application/json' -d '{body}'\n")
+        if welcome.first:
+            out.write("It calls models. A key that manages the account over HTTP (keys, caps, usage) is made by:\n")
+            out.write(f"  tallygate key create admin --scope account --data {options.data.root}\n")
     else:
         out.write(f"Keys: tallygate key list --data {options.data.root}\n")
     out.flush()

@@ -76,8 +76,8 @@ def command(
     The rules: the postings of a transfer sum to 0; balances chain and add up; reserved is what open holds keep; nobody
     is below the floor; a hold is settled once, and has a receipt if it was; a receipt says what was posted, and charges
     what its usage costs at its price; the log, rebuilt from the receipts, has the roots that its checkpoints say; all
-    signatures are the log's (its keys are those of the data folder, or given); no hold is open past its time and a
-    sweep.
+    signatures are the log's (its keys are those of the data folder, or given); a provider key is sealed under its
+    organisation's data key, or erased; no hold is open past its time and a sweep.
     """
     try:
         keys = _pinned(jwks, key)

@@ -20,11 +20,13 @@ from meshkit.errors import MeshError, mesh_errors
 from meshkit.logs import configure_logging
 from meshkit.money import parse_usd
 from meshkit.telemetry import Telemetry
-from tallygate.ledger.v1 import ledger_pb2_grpc
+from tallygate.ledger.v1 import billing_pb2_grpc, ledger_pb2_grpc, usage_pb2_grpc
 from tallygate_deploy.data_dir import DataDir, DataDirError, DataDirInUseError, Tenant
 
 if TYPE_CHECKING:
     Ledger: TypeAlias = ledger_pb2_grpc.LedgerServiceAsyncStub
+    Billing: TypeAlias = billing_pb2_grpc.BillingServiceAsyncStub
+    UsageClient: TypeAlias = usage_pb2_grpc.UsageServiceAsyncStub
 
 DataOption = Annotated[
     Path, typer.Option("--data", envvar="TALLYGATE_DATA", help="The folder that `tallygate up` serves from.")
@@ -35,25 +37,27 @@ LedgerOption = Annotated[
 ]
 DEFAULT_DATA = Path("~/.tallygate")
 _TIMEOUT_S = 15.0
+_PROVIDER_TIMEOUT_S = 60.0
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
 @asynccontextmanager
-async def _ledger(data: DataDir, address: str | None) -> AsyncIterator[Ledger]:
-    """A client of the ledger: the one named, the one that serves from the folder, or one opened for the moment."""
+async def _channel(data: DataDir, address: str | None) -> AsyncIterator[grpc.aio.Channel]:
+    """To the ledger: the one named, the one that serves from the folder, or one opened for the moment."""
     if address is None:
         try:
             with data.locked():
                 async with _opened_for_the_moment(data) as channel:
-                    yield ledger_pb2_grpc.LedgerServiceStub(channel)
+                    yield channel
                 return
         except DataDirInUseError:
             address = data.ledger_address()
             if address is None:
                 raise DataDirError(f"the tallygate on {data.root} is still starting; try again in a moment") from None
     async with Dialer(Telemetry.off("tallygate-cli")) as dial:
-        yield ledger_pb2_grpc.LedgerServiceStub(dial(address))
+        yield dial(address)
 
 
 def _opened_for_the_moment(data: DataDir) -> AbstractAsyncContextManager[grpc.aio.Channel]:
@@ -66,13 +70,36 @@ def _opened_for_the_moment(data: DataDir) -> AbstractAsyncContextManager[grpc.ai
 
 def ask(data: Path, address: str | None, question: Callable[[Ledger, DataDir], Awaitable[T]]) -> T:
     """Run one question against the ledger; a refusal is printed in one line and ends the command with 1."""
+    return ask_service(data, address, ledger_pb2_grpc.LedgerServiceStub, question)
+
+
+def ask_billing(data: Path, address: str | None, question: Callable[[Billing], Awaitable[T]]) -> T:
+    """The same of the billing service, which may ask a payment provider in turn."""
+    stub_of = billing_pb2_grpc.BillingServiceStub
+    return ask_service(data, address, stub_of, lambda client, _: question(client), timeout_s=_PROVIDER_TIMEOUT_S)
+
+
+def ask_usage(data: Path, address: str | None, question: Callable[[UsageClient], Awaitable[T]]) -> T:
+    """The same, of its usage."""
+    return ask_service(data, address, usage_pb2_grpc.UsageServiceStub, lambda client, _: question(client))
+
+
+def ask_service(
+    data: Path,
+    address: str | None,
+    stub_of: Callable[[grpc.aio.Channel], S],
+    question: Callable[[S, DataDir], Awaitable[T]],
+    *,
+    timeout_s: float = _TIMEOUT_S,
+) -> T:
+    """As ``ask``, of another of the ledger's services."""
     configure_logging("tallygate-cli", level="warning")
     data_dir = DataDir(data)
 
     async def run() -> T:
-        async with _ledger(data_dir, address) as ledger:
-            with deadline(_TIMEOUT_S), mesh_errors():
-                return await question(ledger, data_dir)
+        async with _channel(data_dir, address) as channel:
+            with deadline(timeout_s), mesh_errors():
+                return await question(stub_of(channel), data_dir)
 
     try:
         return asyncio.run(run())
@@ -119,3 +146,8 @@ def nano_usd(amount_usd: str) -> int:
 def when(at_ms: int) -> str:
     """A moment, for people."""
     return dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def days_from_now_ms(days: float | None) -> int:
+    """Unix time in milliseconds; 0, which is never, for None."""
+    return int((dt.datetime.now(dt.UTC) + dt.timedelta(days=days)).timestamp() * 1000) if days is not None else 0

@@ -92,7 +92,9 @@ def service_environments(
     environments["ledger"]["TALLYGATE_LEDGER_DATABASE_URL"] = database_url
     environments["ledger"]["TALLYGATE_LEDGER_PEPPERS"] = json.dumps({"1": data.pepper()})
     environments["ledger"]["TALLYGATE_LEDGER_SIGNING_KEYS"] = json.dumps(data.signing_keys())
+    environments["ledger"]["TALLYGATE_LEDGER_SECRETS_KEYS"] = json.dumps(data.secrets_keys())
     environments["cache"]["TALLYGATE_CACHE_URL"] = cache_url
+    environments["edge"]["TALLYGATE_EDGE_LIMITS_URL"] = cache_url
     return environments
 
 

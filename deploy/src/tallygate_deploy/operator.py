@@ -1,8 +1,7 @@
-"""`tallygate key`, `tallygate credit`, `tallygate receipt`: the operator's commands, over the ledger's own API."""
+"""`tallygate credit`, `tallygate receipt`: the operator's commands, over the ledger's own API."""
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +14,7 @@ from edge.wire.receipts import receipt_json
 from meshkit.ids import new_id
 from meshkit.money import format_usd
 from tallygate.ledger.v1 import ledger_pb2
+from tallygate_deploy import payments
 from tallygate_deploy.data_dir import DataDir
 from tallygate_deploy.ledger_client import (
     DEFAULT_DATA,
@@ -22,6 +22,7 @@ from tallygate_deploy.ledger_client import (
     LedgerOption,
     OrgOption,
     ask,
+    days_from_now_ms,
     nano_usd,
     tenant_of,
     when,
@@ -30,72 +31,10 @@ from tallygate_deploy.ledger_client import (
 if TYPE_CHECKING:
     from tallygate_deploy.ledger_client import Ledger
 
-key_app = typer.Typer(no_args_is_help=True, help="API keys.")
 credit_app = typer.Typer(no_args_is_help=True, help="Prepaid credit.")
 receipt_app = typer.Typer(no_args_is_help=True, help="Receipts.")
 
 _console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)  # a pipe has no width: wrap nothing
-
-
-@key_app.command("create")
-def create_key(
-    name: Annotated[str, typer.Argument(help="A name for people.")],
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="A model id or glob that it may use; repeatable.")
-    ] = None,
-    expires_in_days: Annotated[
-        float | None, typer.Option(min=0.0001, max=36_500, help="It ends by itself after so many days.")
-    ] = None,
-    org: OrgOption = None,
-    project: Annotated[str | None, typer.Option("--project")] = None,
-    data: DataOption = DEFAULT_DATA,
-    ledger: LedgerOption = None,
-) -> None:
-    """Make a key. Its secret is printed once, on the last line."""
-
-    async def question(client: Ledger, folder: DataDir) -> ledger_pb2.CreateKeyResponse:
-        tenant = tenant_of(folder, org, project)
-        return await client.CreateKey(
-            ledger_pb2.CreateKeyRequest(
-                org_id=tenant.org_id,
-                project_id=tenant.project_id,
-                name=name,
-                allowed_models=model or [],
-                expires_at_ms=_days_from_now_ms(expires_in_days),
-            )
-        )
-
-    made = ask(data, ledger, question)
-    typer.echo(f"{made.key.key_id} made. Its secret is shown once:", err=True)
-    typer.echo(made.secret)
-
-
-@key_app.command("list")
-def list_keys(org: OrgOption = None, data: DataOption = DEFAULT_DATA, ledger: LedgerOption = None) -> None:
-    """All keys, newest first, without secrets."""
-    answer = ask(data, ledger, lambda client, _: client.ListKeys(ledger_pb2.ListKeysRequest(org_id=org or "")))
-    table = Table(Column("key", no_wrap=True), "name", "starts with", "models", "made", "state")
-    for key in answer.keys:
-        state = f"revoked {when(key.revoked_at_ms)}" if key.revoked_at_ms else "active"
-        if not key.revoked_at_ms and key.expires_at_ms:
-            state = f"until {when(key.expires_at_ms)}"
-        table.add_row(
-            key.key_id, key.name, key.prefix, ", ".join(key.allowed_models) or "any", when(key.created_at_ms), state
-        )
-    _console.print(table)
-
-
-@key_app.command("revoke")
-def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="key_...")],
-    org: OrgOption = None,
-    data: DataOption = DEFAULT_DATA,
-    ledger: LedgerOption = None,
-) -> None:
-    """End a key at once."""
-    request = ledger_pb2.RevokeKeyRequest(key_id=key_id, org_id=org or "")
-    ended = ask(data, ledger, lambda client, _: client.RevokeKey(request))
-    typer.echo(f"{ended.key.key_id} revoked {when(ended.key.revoked_at_ms)}")
 
 
 @credit_app.command("add")
@@ -129,7 +68,7 @@ def add_credit(
                 idempotency_key=idempotency_key or new_id("credit"),
                 kind=ledger_pb2.CREDIT_KIND_PROMOTIONAL if promotional else ledger_pb2.CREDIT_KIND_PAID,
                 priority=priority,
-                expires_at_ms=_days_from_now_ms(expires_in_days),
+                expires_at_ms=days_from_now_ms(expires_in_days),
             )
         )
 
@@ -170,8 +109,12 @@ def list_credit(org: OrgOption = None, data: DataOption = DEFAULT_DATA, ledger: 
 @credit_app.command("refund")
 def refund_credit(
     amount_usd: Annotated[
-        str, typer.Argument(help="A decimal amount; no more than the paid credit that is available.")
-    ],
+        str | None, typer.Argument(help="A decimal amount; no more than the paid credit that is available.")
+    ] = None,
+    payment: Annotated[
+        str | None,
+        typer.Option(help="pay_...: its provider pays it back; all that is left of it, where no amount is given."),
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why, for the books.")] = "",
     idempotency_key: Annotated[
         str | None, typer.Option(help="Names this refund: sent twice under one name, it is made once.")
@@ -180,7 +123,13 @@ def refund_credit(
     data: DataOption = DEFAULT_DATA,
     ledger: LedgerOption = None,
 ) -> None:
-    """Take paid credit out of the books, to be paid back, and show the balance."""
+    """Take paid credit out of the books, to be paid back, and show the balance; with --payment, pay it back."""
+    if payment is not None:
+        amount = 0 if amount_usd is None else nano_usd(amount_usd)
+        payments.refund_payment(payment, amount, reason, idempotency_key, org, data, ledger)
+        return
+    if amount_usd is None:
+        raise typer.BadParameter("say how much, or of which payment (--payment)")
     amount = nano_usd(amount_usd)
 
     async def question(client: Ledger, folder: DataDir) -> ledger_pb2.RefundCreditResponse:
@@ -247,8 +196,3 @@ def _print_balance(balance: ledger_pb2.Balance) -> None:
         f"held ${format_usd(balance.held_nano_usd)} in {balance.open_holds} requests, "
         f"available ${format_usd(balance.available_nano_usd)}"
     )
-
-
-def _days_from_now_ms(days: float | None) -> int:
-    """0: never."""
-    return int((dt.datetime.now(dt.UTC) + dt.timedelta(days=days)).timestamp() * 1000) if days is not None else 0

@@ -1,13 +1,12 @@
-"""`tallygate verify`: checks a receipt offline, and says what it has checked.
+"""`tallygate verify`: checks a receipt, or an entry of the audit trail, offline, and says what it has checked.
 
 Works on a file and needs no network, no service and no database: also as `python -m tallygate_deploy.verify`, with
-nothing installed but this, `ledger_svc.domain`, `meshkit.money`, `meshkit.answers`, cryptography, orjson, rfc8785 and
-typer.
+nothing installed but this, `ledger_svc.domain`, meshkit's money, answers, ids and principal, cryptography, orjson,
+rfc8785 and typer.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,22 +17,17 @@ import rfc8785
 import typer
 
 from ledger_svc.domain.charges import ServedMode, quote
-from ledger_svc.domain.checkpoints import Statement, verify_checkpoint
-from ledger_svc.domain.merkle import HASH_BYTES, leaf_hash, verify_consistency, verify_inclusion
 from ledger_svc.domain.receipts import Receipt, decode, encode, price_sha256
-from ledger_svc.domain.signing import (
-    PublicKeys,
-    public_key_from_jwk,
-    verify_jws,
-)
+from ledger_svc.domain.signing import JwsKind, verify_jws
 from meshkit.answers.statement import COVERED
 from meshkit.money import format_usd
+from tallygate_deploy.audit_entry import check_entry
 from tallygate_deploy.checking import Check, Passed, VerificationError, load, printable, strict_json
 from tallygate_deploy.contents import check_answer, check_request
 from tallygate_deploy.key_trust import DEFAULT_TRUST_FILE, FirstUse, Trust, pinned_by_jwks, pinned_by_text
+from tallygate_deploy.log_checks import bundled_keys, check_form, check_log, check_proof_form, origin_of
 
-_BUNDLE = {"object", "receipt_id", "jws", "inclusion", "checkpoint", "jwks"}
-_PROOF = {"first_size", "second_size", "hashes"}
+_WITH_ARTICLE = {JwsKind.RECEIPT: "a receipt", JwsKind.AUDIT_ENTRY: "an audit entry"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +52,28 @@ def verify(evidence: Evidence) -> Iterator[Passed]:
     """
     bundle = evidence.bundle
     with Check("form"):
-        _check_form(bundle)
-    yield Passed("form", "the file has exactly the parts of a receipt's proof")
+        kind = check_form(bundle)
+    yield Passed("form", f"the file has exactly the parts of {_WITH_ARTICLE[kind.jws]}'s proof")
     with Check("keys"):
-        keys, how = evidence.trust.keys_for(_bundled_keys(bundle), _origin(bundle["checkpoint"]))
+        keys, how = evidence.trust.keys_for(bundled_keys(bundle), origin_of(bundle["checkpoint"]))
     yield Passed("keys", how)
     with Check("signature"):
-        kid, document = verify_jws(bundle["jws"], keys)
-    yield Passed("signature", f"the receipt is signed with {kid} (Ed25519)")
-    receipt = yield from _check_document(document, bundle["receipt_id"])
-    yield from _check_arithmetic(document, receipt)
-    yield from _check_contents(evidence, receipt)
-    yield from _check_log(evidence, keys)
+        kid, document = verify_jws(bundle["jws"], keys, kind.jws)
+    yield Passed("signature", f"the {kind.noun} is signed with {kid} (Ed25519)")
+    if kind.jws is JwsKind.AUDIT_ENTRY:
+        yield from check_entry(document, bundle["entry_id"])
+        _refuse_contents(evidence)
+    else:
+        receipt = yield from _check_document(document, bundle["receipt_id"])
+        yield from _check_arithmetic(document, receipt)
+        yield from _check_contents(evidence, receipt)
+    yield from check_log(bundle, keys, pinned=evidence.pinned, consistency=evidence.consistency)
+
+
+def _refuse_contents(evidence: Evidence) -> None:
+    for name, given in (("request", evidence.request), ("answer", evidence.answer)):
+        if given is not None:
+            raise VerificationError(name, f"an audit entry is of no {name}, so there is nothing to compare with")
 
 
 def _check_document(document: bytes, receipt_id: str) -> Generator[Passed, None, Receipt]:
@@ -134,93 +138,13 @@ def _check_contents(evidence: Evidence, receipt: Receipt) -> Iterator[Passed]:
         yield Passed("answer", found)
 
 
-def _check_log(evidence: Evidence, keys: PublicKeys) -> Iterator[Passed]:
-    bundle = evidence.bundle
-    inclusion, leaf = bundle["inclusion"], leaf_hash(bundle["jws"].encode())
-    yield Passed("leaf hash", leaf.hex())
-    with Check("checkpoint signature"):
-        kid, statement = verify_checkpoint(bundle["checkpoint"], keys)
-    yield Passed("checkpoint signature", f"{statement.origin} of {statement.size} receipts is signed with {kid}")
-    with Check("inclusion"):
-        index, size, hashes = inclusion["leaf_index"], inclusion["tree_size"], _hashes(inclusion["hashes"])
-        if size != statement.size:
-            raise ValueError(f"the proof is for {size} receipts, the checkpoint for {statement.size}")
-        if not verify_inclusion(leaf, index, size, hashes, statement.root_hash):
-            raise ValueError(f"the proof does not lead from this receipt as leaf {index} to the checkpoint's root")
-    yield Passed("inclusion", f"leaf {index} of {size}, by {len(hashes)} hashes")
-    proof = evidence.consistency or bundle.get("consistency")
-    if evidence.pinned is None:
-        if proof is not None:
-            raise VerificationError("consistency", "there is a consistency proof, but no --checkpoint that it is for")
-        yield Passed("consistency", "no earlier checkpoint was given (--checkpoint)", made=False)
-        return
-    with Check("pinned checkpoint"):
-        _, pinned = verify_checkpoint(evidence.pinned, keys)
-        if pinned.origin != statement.origin:
-            raise ValueError(f"it is of another log: {pinned.origin}")
-    with Check("consistency"):
-        found = _check_consistency(pinned, statement, proof)
-    yield Passed("consistency", found)
-
-
-def _check_consistency(pinned: Statement, statement: Statement, proof: Mapping[str, Any] | None) -> str:
-    first, second = sorted((pinned, statement), key=lambda state: state.size)
-    if proof is None:
-        if first.size == second.size:
-            proof = {"first_size": first.size, "second_size": second.size, "hashes": []}
-        elif first.size == 0:
-            return "the pinned checkpoint is of the empty log, which begins every log"
-        else:
-            raise ValueError(
-                f"no proof from {first.size} to {second.size} receipts: "
-                f"ask for /v1/receipts/ID/proof?since={pinned.size}"
-            )
-    sizes = (proof["first_size"], proof["second_size"])
-    if sizes != (first.size, second.size):
-        raise ValueError(f"the proof is from {sizes[0]} to {sizes[1]}, needed is {first.size} to {second.size}")
-    if not verify_consistency(*sizes, first.root_hash, second.root_hash, _hashes(proof["hashes"])):
-        raise ValueError(f"the log of {first.size} receipts is not the beginning of that of {second.size}: rewritten")
-    return f"the pinned log of {pinned.size} receipts and this one of {statement.size} are one log"
-
-
-def _check_form(bundle: Mapping[str, Any]) -> None:
-    if not isinstance(bundle, dict) or bundle.get("object") != "receipt_proof":
-        raise ValueError("not the answer of GET /v1/receipts/{id}/proof")
-    if bundle.keys() - {"consistency"} != _BUNDLE:
-        raise ValueError(f"its parts are {sorted(bundle)}, expected {sorted(_BUNDLE)}")
-    if bundle["inclusion"].keys() != {"leaf_index", "tree_size", "hashes"} or bundle["jwks"].keys() != {"keys"}:
-        raise ValueError("the inclusion proof or the keys have other parts than expected")
-    for proof in (bundle.get("consistency"),) if "consistency" in bundle else ():
-        _check_proof_form(proof)
-    numbers = (bundle["inclusion"]["leaf_index"], bundle["inclusion"]["tree_size"])
-    if any(type(number) is not int for number in numbers):
-        raise ValueError("sizes are integers")
-
-
-def _check_proof_form(proof: Any) -> None:
-    if proof.get("object") != "consistency_proof" or proof.keys() - {"object"} != _PROOF:
-        raise ValueError("not the answer of GET /v1/log/consistency")
-    if any(type(proof[name]) is not int for name in ("first_size", "second_size")):
-        raise ValueError("sizes are integers")
-
-
-def _bundled_keys(bundle: Mapping[str, Any]) -> PublicKeys:
-    return dict(public_key_from_jwk(jwk) for jwk in bundle["jwks"]["keys"])
-
-
-def _origin(note: str) -> str:
-    return note.partition("\n")[0]
-
-
-def _hashes(encoded: Any) -> list[bytes]:
-    hashes = [base64.b64decode(text, validate=True) for text in encoded]
-    if any(len(item) != HASH_BYTES for item in hashes) or [base64.b64encode(h).decode() for h in hashes] != encoded:
-        raise ValueError("a hash is not 32 bytes in base64")
-    return hashes
-
-
 _File: dict[str, Any] = {"exists": True, "dir_okay": False}
-_Receipt = Annotated[Path, typer.Argument(**_File, help="The answer of GET /v1/receipts/ID/proof, in a file.")]
+_Receipt = Annotated[
+    Path,
+    typer.Argument(
+        **_File, help="The answer of GET /v1/receipts/ID/proof or of GET /v1/audit-log/ID/proof, in a file."
+    ),
+]
 _Checkpoint = Annotated[
     Path | None,
     typer.Option(
@@ -271,9 +195,9 @@ def command(
     request: _Request = None,
     answer: _Answer = None,
 ) -> None:
-    """Verify a receipt offline.
+    """Verify a receipt, or an entry of the audit trail, offline.
 
-    A proof carries its keys, but keys that come with a receipt prove nothing. Pin them with --jwks or --key. Without
+    A proof carries its keys, but keys that come with a document prove nothing. Pin them with --jwks or --key. Without
     either, those of a log that is met for the first time are believed and kept in --trust-file, and no others later:
     then the first time is the one to be sure of. The receipt has no text of a request or an answer, only digests: keep
     both to compare them, with --request and --answer. Prints a line for each check and ends with 1 at the first that
@@ -314,7 +238,7 @@ def _consistency_file(path: Path | None) -> Mapping[str, Any] | None:
     if path is None:
         return None
     proof: Mapping[str, Any] = strict_json(load(path))
-    _check_proof_form(proof)
+    check_proof_form(proof)
     return proof
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import grpc
 
 from meshkit.errors import mesh_errors
-from tallygate.ledger.v1 import account_pb2_grpc, ledger_pb2_grpc
+from tallygate.ledger.v1 import (
+    account_pb2_grpc,
+    audit_pb2_grpc,
+    billing_pb2_grpc,
+    ledger_pb2_grpc,
+    provider_keys_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
+    webhooks_pb2_grpc,
+)
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -21,13 +31,24 @@ class Account:
     def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
+        self.audit = audit_pb2_grpc.AuditServiceStub(channel)
+        self.provider_keys = provider_keys_pb2_grpc.ProviderKeyServiceStub(channel)
+        self.webhooks = webhooks_pb2_grpc.WebhookServiceStub(channel)
+        self.billing = billing_pb2_grpc.BillingServiceStub(channel)
+        self.usage = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_s = timeout_s
 
-    async def ask(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
-        """What a method of one of the stubs answers.
+    async def ask(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q, *, timeout_s: float | None = None
+    ) -> A:
+        """What a method of one of the stubs answers. ``timeout_s``: if not as usual.
 
         Raises:
             MeshError: refused, or the ledger is away.
         """
         with mesh_errors():
-            return await method(request, timeout=self._timeout_s)
+            return await method(request, timeout=timeout_s or self._timeout_s)
+
+    async def record_failures(self, failures: Sequence[usage_pb2.FailedRequest]) -> None:
+        """See ``edge.failures.FailureStore``."""
+        await self.ask(self.usage.RecordFailures, usage_pb2.RecordFailuresRequest(failures=failures))

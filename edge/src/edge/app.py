@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -21,7 +22,9 @@ from edge.auth import Authenticator
 from edge.catalog import CatalogView
 from edge.errors import code_of, error_response, invalid, refusal
 from edge.exchange import Exchange
+from edge.failures import Failures
 from edge.idempotency import Idempotency
+from edge.limits import RateLimits
 from edge.mesh import Mesh
 from edge.observe import Observe
 from edge.openapi import Described
@@ -48,6 +51,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def create_app(
     mesh: Mesh,
     account: Account,
+    limits: RateLimits,
     settings: EdgeSettings,
     telemetry: Telemetry,
     *,
@@ -58,27 +62,19 @@ def create_app(
     """The application over the clients of ``mesh``, and of ``account`` for the routes that manage one. Its lifespan
     holds the watches of catalog and revocations.
     """
-    authenticator = Authenticator(mesh.ledger, clock, max_entries=settings.auth_entries)
+    authenticator = _authenticator(mesh, limits, settings, clock)
     catalog = CatalogView(mesh.catalog)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watches = [
-            asyncio.create_task(Watch("catalog", catalog.changes, catalog.take).run()),
-            asyncio.create_task(Watch("revocations", mesh.ledger.revocations, authenticator.forget).run()),
-        ]
-        try:
-            yield
-        finally:
-            for watch in watches:
-                watch.cancel()
-            await asyncio.gather(*watches, return_exceptions=True)
-
+    failures = Failures(account, clock, interval_s=settings.failure_interval_s, max_waiting=settings.failures_waiting)
+    tasks = [
+        Watch("catalog", catalog.changes, catalog.take).run,
+        Watch("revocations", mesh.ledger.revocations, authenticator.forget).run,
+        failures.run,
+    ]
     app = FastAPI(
         title="Tallygate",
-        lifespan=lifespan,
+        lifespan=lambda _: _running(tasks, failures),
         middleware=[
-            Middleware(Observe, telemetry=telemetry, clock=clock, make_id=make_id),
+            Middleware(Observe, telemetry=telemetry, clock=clock, make_id=make_id, note_end=failures.note_end),
             Middleware(Admission, max_inflight=settings.max_inflight),
         ],
         exception_handlers={
@@ -93,18 +89,37 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     idempotency = Idempotency(mesh.flights, mesh.ledger, settings, clock=clock, make_id=make_id)
-    chat = ChatCompletions(mesh, authenticator, catalog, idempotency, settings, clock=clock, new_salt=new_salt)
+    chat = ChatCompletions(mesh, authenticator, limits, catalog, idempotency, settings, clock=clock, new_salt=new_salt)
     log, health = Log(mesh.ledger), Health(mesh, catalog, version("tallygate-edge"))
     for prefix in PREFIXES:
         _route(app, "POST", f"{prefix}/chat/completions", chat.create, openapi.CHAT)
         _route_reading(app, prefix, Models(authenticator, catalog), Receipts(authenticator, mesh.ledger), log)
-        for router in account_routers(account, authenticator):
+        for router in account_routers(account, authenticator, catalog, clock):
             app.include_router(router, prefix=prefix, include_in_schema=prefix == openapi.SHOWN_PREFIX)
     _route(app, "GET", "/.well-known/jwks.json", log.keys, openapi.SIGNING_KEYS)
     _route(app, "GET", "/api/health", health.live, openapi.LIVE)
     _route(app, "GET", "/readyz", health.ready, openapi.READY)
     app.add_route("/openapi.json", _describe, include_in_schema=False)
     return app
+
+
+@asynccontextmanager
+async def _running(tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]], failures: Failures) -> AsyncIterator[None]:
+    """Runs what goes on beside the requests; at the end no failure is left untold."""
+    begun = [asyncio.create_task(task()) for task in tasks]
+    try:
+        yield
+    finally:
+        for task in begun:
+            task.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)
+        await failures.flush()
+
+
+def _authenticator(mesh: Mesh, limits: RateLimits, settings: EdgeSettings, clock: Clock) -> Authenticator:
+    return Authenticator(
+        mesh.ledger, limits, clock, max_entries=settings.auth_entries, trusted_proxies=settings.trusted_proxies
+    )
 
 
 def _route_reading(app: FastAPI, prefix: str, models: Models, receipts: Receipts, log: Log) -> None:

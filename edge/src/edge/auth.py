@@ -1,4 +1,5 @@
-"""Who is calling. The ledger knows; its answer is kept for as long as it allows, and dropped when a key is revoked.
+"""Who is calling. The ledger knows; its answer is kept for as long as it allows, and dropped when a key is revoked,
+rotated or changed.
 
 The secret itself is kept nowhere: entries are found by its SHA-256. A refusal is not kept at all. What is kept is a
 shortcut and no licence: the ledger checks the key again whenever it holds or charges.
@@ -15,7 +16,9 @@ from starlette.requests import Request
 
 from edge.errors import refusal
 from edge.exchange import Exchange
+from edge.limits import NOT_VALID, RateLimits
 from edge.mesh import Ledger
+from edge.origin import Address, Network, client_address, networks_of
 from meshkit.clock import Clock
 from meshkit.errors import MeshError
 from tallygate.common.v1 import principal_pb2
@@ -32,6 +35,8 @@ class Caller:
 
     principal: principal_pb2.Principal
     policy: ledger_pb2.KeyPolicy
+    networks: tuple[Network, ...] = ()
+    """Where its key may be used from; empty: anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +46,32 @@ class _Kept:
 
 
 class Authenticator:
-    """Turns the ``Authorization`` header into a principal."""
+    """Turns the ``Authorization`` header into a principal, for a client that is where its key may be used, and
+    counts the request for the limits of its key.
 
-    def __init__(self, ledger: Ledger, clock: Clock, *, max_entries: int) -> None:
+    ``trusted_proxies``: see ``edge.origin``.
+    """
+
+    def __init__(
+        self, ledger: Ledger, limits: RateLimits, clock: Clock, *, max_entries: int, trusted_proxies: int = 0
+    ) -> None:
         self._ledger = ledger
+        self._limits = limits
+        self._trusted_proxies = trusted_proxies
         self._clock = clock
         self._max_entries = max_entries
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._revocations = 0
 
     async def authenticate(self, request: Request) -> Caller:
-        """Who sent the request, whatever its key is for; noted in its exchange.
+        """Who sent a request that reads, whatever its key is for.
 
         Raises:
-            MeshError: INVALID_API_KEY, API_KEY_REVOKED, or the ledger is away.
+            MeshError: INVALID_API_KEY, API_KEY_REVOKED, RATE_LIMIT_EXCEEDED, or the ledger is away; PERMISSION_DENIED
+                where the key may not be used from the client's address.
         """
-        caller = await self._holder(_bearer(request.headers.get("authorization")))
-        exchange = Exchange.of(request.scope)
-        exchange.org_id, exchange.key_id = caller.principal.org_id, caller.principal.key_id
+        caller = await self._known(request)
+        await self._limits.count_account(Exchange.of(request.scope), caller.principal.key_id)
         return caller
 
     async def for_inference(self, request: Request) -> Caller:
@@ -67,7 +80,10 @@ class Authenticator:
         Raises:
             MeshError: as ``authenticate``; PERMISSION_DENIED for a key that is not for that.
         """
-        caller = await self.authenticate(request)
+        Exchange.of(request.scope).is_inference = True
+        caller = await self._known(request)
+        key_id, per_minute = caller.principal.key_id, caller.policy.requests_per_minute
+        await self._limits.count_call(Exchange.of(request.scope), key_id, per_minute)
         if caller.policy.scope == ledger_pb2.KEY_SCOPE_ACCOUNT:
             raise _denied("This is an account key: it manages the account and calls no model. Use an inference key.")
         if caller.policy.read_only:
@@ -87,18 +103,39 @@ class Authenticator:
             raise _denied("This account key only reads. Use one that may change the account.")
         return caller
 
-    async def _holder(self, secret: str) -> Caller:
+    async def _known(self, request: Request) -> Caller:
+        """Noted in the exchange of the request."""
+        exchange = Exchange.of(request.scope)
+        address = client_address(request.scope, self._trusted_proxies)
+        exchange.address = "" if address is None else str(address)
+        caller = await self._holder(_bearer(request.headers.get("authorization")), exchange.address)
+        principal = caller.principal
+        exchange.org_id, exchange.project_id, exchange.key_id = principal.org_id, principal.project_id, principal.key_id
+        if caller.networks:
+            _check_address(caller.networks, address)
+        return caller
+
+    async def _holder(self, secret: str, address: str) -> Caller:
         digest = hashlib.sha256(secret.encode()).digest()
         kept = self._kept.get(digest)
         if kept is not None and self._clock.monotonic_s() < kept.until_s:
             self._kept.move_to_end(digest)
             return kept.caller
-        return await self._ask(secret, digest)
+        if kept is None:
+            async with self._limits.attempting(address):
+                return await self._ask(secret, digest)
+        # It was valid a moment ago and is no guess: whoever guesses from the same address must not shut it out.
+        try:
+            return await self._ask(secret, digest)
+        except MeshError as error:
+            if error.reason in NOT_VALID:
+                self._kept.pop(digest, None)
+            raise
 
     async def _ask(self, secret: str, digest: bytes) -> Caller:
         asked_at_s, revocations = self._clock.monotonic_s(), self._revocations
         answer = await self._ledger.authenticate(secret)
-        caller = Caller(answer.principal, answer.policy)
+        caller = Caller(answer.principal, answer.policy, networks_of(answer.policy.allowed_cidrs))
         # An answer that crossed a revocation may be older than it: good for this request, which the ledger checks
         # again, but not to be kept.
         if revocations == self._revocations and answer.valid_for_ms > 0:
@@ -109,14 +146,26 @@ class Authenticator:
         return caller
 
     def forget(self, key_id: str) -> None:
-        """Drops what is kept of a key that was revoked; of every key for the empty id, with which a watch begins."""
+        """Drops what is kept of a key that was revoked, rotated or changed; of every key for the empty id, with which a
+        watch begins.
+        """
         self._revocations += 1
         if not key_id:
             self._kept.clear()
             return
         for digest in [digest for digest, kept in self._kept.items() if kept.caller.principal.key_id == key_id]:
             del self._kept[digest]
-        _log.info("key_revoked", key_id=key_id)
+        _log.info("key_changed", key_id=key_id)
+
+
+def _check_address(networks: tuple[Network, ...], address: Address | None) -> None:
+    if address is None:
+        raise _denied(
+            "This API key may only be used from certain addresses, and the address of this request is not known: "
+            "the proxies before this gateway did not say it in X-Forwarded-For."
+        )
+    if not any(address in network for network in networks):
+        raise _denied(f"This API key may not be used from the address {address}.")
 
 
 def _denied(message: str) -> MeshError:

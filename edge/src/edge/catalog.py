@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import orjson
 import structlog
 
-from edge.errors import refusal
+from edge.errors import invalid, refusal
 from edge.mesh import Catalog
 from edge.wire.models import model_json
 from tallygate.catalog.v1 import catalog_pb2
@@ -29,6 +29,11 @@ class _Index:
     objects: Mapping[str, bytes]
     """The JSON of each."""
     listing: bytes
+    keyed_sources: frozenset[str]
+    """Sources that can be called and need a key."""
+    snapshot: catalog_pb2.Snapshot
+    regions: Mapping[str, str]
+    """Where each source is, by its id; empty: not known."""
 
 
 class CatalogView:
@@ -65,6 +70,14 @@ class CatalogView:
             raise self._unknown(name)
         return found
 
+    def region_of(self, source_id: str) -> str:
+        """Where a source is: "cn", "us", "eu"; empty: not known.
+
+        Raises:
+            MeshError: UNAVAILABLE before the first snapshot.
+        """
+        return self._current().regions.get(source_id, "")
+
     def listing_json(self) -> bytes:
         """All models and aliases as one list object.
 
@@ -72,6 +85,28 @@ class CatalogView:
             MeshError: UNAVAILABLE before the first snapshot.
         """
         return self._current().listing
+
+    def check_takes_keys(self, source_id: str) -> None:
+        """That a provider key can be of use at this source.
+
+        Raises:
+            MeshError: INVALID_REQUEST, with the sources that there are; UNAVAILABLE before the first snapshot.
+        """
+        keyed = self._current().keyed_sources
+        if source_id not in keyed:
+            known = ", ".join(sorted(keyed)) or "none"
+            raise invalid(
+                f"There is no source `{source_id[:_MAX_SHOWN_CHARS]}` that takes a key. Those that do: {known}.",
+                "source",
+            )
+
+    def snapshot(self) -> catalog_pb2.Snapshot:
+        """The newest revision as it came.
+
+        Raises:
+            MeshError: UNAVAILABLE before the first snapshot.
+        """
+        return self._current().snapshot
 
     def changes(self) -> AsyncGenerator[catalog_pb2.Snapshot]:
         """The stream to watch."""
@@ -93,6 +128,9 @@ class CatalogView:
             models=names,
             objects={name: orjson.dumps(entry) for name, entry in objects.items()},
             listing=orjson.dumps({"object": "list", "data": list(objects.values())}),
+            keyed_sources=frozenset(s.id for s in snapshot.sources if s.base_url and s.api_key_env),
+            snapshot=snapshot,
+            regions={source.id: source.region for source in snapshot.sources},
         )
         _log.info("catalog_revision", revision=snapshot.revision, models=len(models), aliases=len(names) - len(models))
 

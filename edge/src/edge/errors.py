@@ -34,7 +34,8 @@ class OpenAIError:
     advice: str = ""
     """Added to what the service said: what to do about it."""
     retry: bool | None = None
-    """False: sent again it would fail again, and clients that retry by status are told so."""
+    """False: sent again it would fail again, and clients that retry by status are told so. A refusal may say so of
+    itself (``metadata["retry"]`` "false")."""
     retry_after_s: int | None = None
     """When to try again, unless the refusal knows better (``metadata["retry_after_s"]``)."""
     param: str | None = None
@@ -158,6 +159,15 @@ TABLE: Mapping[ErrorReason.ValueType, OpenAIError] = {
         "Every source of this model is being called too often. Try again in a moment, or use another model.",
         retry_after_s=1,
     ),
+    # Not 401 or 403: the caller's key is good, and SDKs would say that it is not.
+    _R.ERROR_REASON_UPSTREAM_KEY_REJECTED: OpenAIError(
+        424,
+        _UPSTREAM,
+        "provider_key_rejected",
+        "A source refused the provider key that your organisation brought for it.",
+        advice="Check the key with that source, then rotate or revoke it under /v1/provider-keys.",
+        retry=False,
+    ),
     _R.ERROR_REASON_CACHE_MISS: OpenAIError(
         404,
         _INVALID,
@@ -180,6 +190,9 @@ TABLE: Mapping[ErrorReason.ValueType, OpenAIError] = {
         "A request with this Idempotency-Key was answered and charged, and its answer is no longer kept.",
         advice="It is not charged again. Use a new Idempotency-Key to ask anew.",
         retry=False,
+    ),
+    _R.ERROR_REASON_PAYMENTS_NOT_CONFIGURED: OpenAIError(
+        409, _BILLING, "payments_not_configured", "This installation takes no payments.", retry=False
     ),
 }
 """Complete by test: every ErrorReason has its line."""
@@ -225,7 +238,7 @@ def error_response(error: MeshError) -> Response:
     retry_after_s = error.metadata.get("retry_after_s") or shape.retry_after_s
     if retry_after_s is not None:
         headers["retry-after"] = str(retry_after_s)
-    if shape.retry is False:
+    if shape.retry is False or error.metadata.get("retry") == "false":
         headers["x-should-retry"] = "false"
     if shape.status == 401:
         headers["www-authenticate"] = "Bearer"

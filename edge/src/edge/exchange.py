@@ -19,9 +19,16 @@ class Exchange:
     Idempotency-Key get that of the one that was charged."""
     trace_id: str
     """32 hex digits."""
+    started_at_ms: int = 0
+    """The request arrived at, Unix time in milliseconds."""
+    is_inference: bool = False
+    """It came to a route that calls models."""
     status: int = 0
     """The HTTP status sent; 0 before the answer began."""
+    address: str = ""
+    """Of the client; empty: not known, or no key was asked about."""
     org_id: str = ""
+    project_id: str = ""
     key_id: str = ""
     requested_model: str = ""
     model: str = ""
@@ -29,8 +36,12 @@ class Exchange:
     receipt_id: str = ""
     idempotent_replayed: bool = False
     """The answer is that of an earlier request with the same Idempotency-Key."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """The client's names for the request."""
     error_code: str = ""
     """The code of the OpenAI error sent, also of one that came after the answer had begun."""
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Headers of the answer whatever it is, an error too."""
     span_attributes: dict[str, Any] = field(default_factory=dict)
     """Attributes for the span, OpenTelemetry's names."""
 

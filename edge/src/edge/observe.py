@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.errors import error_response, refusal
 from edge.exchange import ClientGone, Exchange
+from edge.failures import NoteEnd
 from meshkit.clock import Clock
 from meshkit.ids import MakeId
 from meshkit.telemetry import Telemetry, current_trace_id
@@ -24,13 +25,16 @@ _log = structlog.get_logger(__name__)
 
 
 class Observe:
-    """Wraps the application. Continues the client's W3C trace context, or begins a trace."""
+    """Wraps the application. Continues the client's W3C trace context, or begins a trace. ``note_end`` is told of every
+    exchange that has ended.
+    """
 
-    def __init__(self, app: ASGIApp, *, telemetry: Telemetry, clock: Clock, make_id: MakeId) -> None:
+    def __init__(self, app: ASGIApp, *, telemetry: Telemetry, clock: Clock, make_id: MakeId, note_end: NoteEnd) -> None:
         self._app = app
         self._tracer = telemetry.tracer
         self._clock = clock
         self._make_id = make_id
+        self._note_end = note_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -43,19 +47,21 @@ class Observe:
         ]
         span = self._tracer.start_span(scope["method"], context=from_metadata(headers), kind=SpanKind.SERVER)
         with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-            exchange = Exchange(request_id=self._make_id("req"), trace_id=current_trace_id())
+            exchange = Exchange(self._make_id("req"), current_trace_id(), self._clock.now_ms())
             exchange.attach(scope)
             try:
                 await self._guarded(scope, receive, send, exchange)
             finally:
-                self._finish(scope, span, exchange, self._clock.monotonic_s() - began_s)
+                duration_s = self._clock.monotonic_s() - began_s
+                self._finish(scope, span, exchange, duration_s)
+                self._note_end(exchange, round(duration_s * 1_000))
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         async def send_with_ids(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
                 ids = ((b"x-trace-id", exchange.trace_id.encode()), (b"x-request-id", exchange.request_id.encode()))
-                message["headers"] = [*message["headers"], *ids]
+                message["headers"] = [*message["headers"], *exchange.headers, *ids]
             await send(message)
 
         try:

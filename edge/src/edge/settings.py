@@ -22,6 +22,12 @@ class EdgeSettings(BaseSettings):
     fd: int | None = Field(default=None, ge=0)
     """A listening socket that the process inherits under this file descriptor; host and port are then not used."""
 
+    trusted_proxies: int = Field(default=0, ge=0, le=10)
+    """How many proxies of the operator's own stand before the edge, each of which adds to ``X-Forwarded-For`` the
+    address that a request came to it from. The client is then the n-th address from the right. 0: there is none, and
+    the client is the peer of the connection. Too high a number lets clients say where they are.
+    """
+
     ledger_addr: str = "grpc://127.0.0.1:7003"
     """Where the ledger is: "grpc://HOST:PORT", "unix:///PATH" or "local://NAME". With replicas, the addresses of all of
     them with commas between: "grpc://ledger-0.ledger:7003,grpc://ledger-1.ledger:7003".
@@ -75,6 +81,34 @@ class EdgeSettings(BaseSettings):
 
     auth_entries: int = Field(default=10_000, ge=1)
     """Authenticated keys that are remembered, for as long as the ledger allows."""
+
+    limits_url: str = Field(default="memory://", pattern=r"^(memory://|rediss?://.+|unix://.+)$")
+    """Where it is kept how much of its limits a key has used. "memory://": in this process, right for a single edge.
+    "redis://[user:password@]host:port/db", "rediss://..." or "unix:///path": in Redis or Valkey, for all edges
+    together."""
+
+    limits_timeout_s: float = Field(default=0.2, gt=0)
+    """Redis says within so many seconds whether a request is within its limit, or counts as away."""
+
+    limits_retry_after_s: float = Field(default=1.0, gt=0)
+    """Seconds after a failure of Redis during which it is not asked. Meanwhile this edge keeps the limits by itself."""
+
+    limits_entries: int = Field(default=50_000, ge=1)
+    """Limits of which this process itself remembers how much was used in the last minute: up to three a key, and one a
+    client address. Beyond, those that were not used for longest begin anew."""
+
+    account_requests_per_minute: int = Field(default=600, ge=0)
+    """The most requests in a minute that one key may send to the routes that manage and read; 0: no limit. How many may
+    call a model is the key's own, and its default the ledger's."""
+
+    failed_authentications_per_minute: int = Field(default=600, ge=0)
+    """The most keys in a minute that come from one address (of IPv6: from one /64) and turn out not to be valid; 0: no
+    limit. Then more are not even asked about at the ledger."""
+    failure_interval_s: float = Field(default=1.0, gt=0)
+    """Requests that ended in an error are told to the ledger every so many seconds."""
+
+    failures_waiting: int = Field(default=10_000, ge=1)
+    """So many of them wait where the ledger is away; then the oldest are dropped."""
 
     keep_alive_s: int = Field(default=75, ge=1)
     """An idle connection is kept so many seconds; longer than the 60 that load balancers keep theirs."""

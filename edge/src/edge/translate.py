@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from edge.exchange import Exchange
+from edge.limits import Tokens
 from edge.wire.cache_control import Controls, Mode, status_forward
 from edge.wire.checks import ChatCall
 from edge.wire.receipts import served_mode
 from meshkit.answers import statement
 from meshkit.digests import NewSalt, salted
 from meshkit.money import format_usd
+from meshkit.regions import RegionPolicy
 from tallygate.cache.v1 import cache_pb2, flights_pb2
 from tallygate.catalog.v1 import catalog_pb2
 from tallygate.common.v1 import money_pb2, principal_pb2
@@ -27,6 +29,11 @@ _MODES = {
     Mode.OFF: cache_pb2.CacheControls.MODE_OFF,
     Mode.REFRESH: cache_pb2.CacheControls.MODE_REFRESH,
     Mode.ONLY: cache_pb2.CacheControls.MODE_ONLY,
+}
+_REGIONS = {
+    RegionPolicy.ANY: ledger_pb2.REGION_POLICY_ANY,
+    RegionPolicy.CN_ONLY: ledger_pb2.REGION_POLICY_CN_ONLY,
+    RegionPolicy.OVERSEAS_ONLY: ledger_pb2.REGION_POLICY_OVERSEAS_ONLY,
 }
 _SERVED_BY_TIER = {
     cache_pb2.REPLAY_TIER_EXACT: ledger_pb2.SERVED_MODE_EXACT,
@@ -56,6 +63,10 @@ class Admitted:
     controls: Controls
     idempotency_key: str | None = None
     """One answer and one charge for all requests that have it."""
+    tokens: Tokens = field(default_factory=Tokens)
+    """What it has taken of its key's tokens by the minute."""
+    region: RegionPolicy = RegionPolicy.ANY
+    """Where it may be answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +80,8 @@ class Settled:
     """Of the request that was charged."""
 
 
-def lookup_request(request: Admitted) -> cache_pb2.LookupRequest:
-    """Asks for a stored answer."""
+def lookup_request(request: Admitted, mode: Mode | None = None) -> cache_pb2.LookupRequest:
+    """Asks for a stored answer; ``mode``: in place of the one that the request asks for."""
     controls = request.controls
     return cache_pb2.LookupRequest(
         principal=request.principal,
@@ -79,7 +90,7 @@ def lookup_request(request: Admitted) -> cache_pb2.LookupRequest:
         policy_epoch=request.model.policy_epoch,
         openai_body=request.body,
         controls=cache_pb2.CacheControls(
-            mode=_MODES[controls.mode], max_age_s=controls.max_age_s, allow_sampled=controls.allow_sampled
+            mode=_MODES[mode or controls.mode], max_age_s=controls.max_age_s, allow_sampled=controls.allow_sampled
         ),
         completion_id=request.exchange.generation_id,
     )
@@ -99,6 +110,9 @@ def complete_request(
         cache_ticket=ticket,
         requested_model=request.call.model,
         flight=flight,
+        region=_REGIONS[request.region],
+        tags=request.exchange.tags,
+        started_at_ms=request.exchange.started_at_ms,
     )
 
 
@@ -126,6 +140,8 @@ def charge_request(request: Admitted, hit: cache_pb2.Hit, new_salt: NewSalt) -> 
             trace_id=request.exchange.trace_id,
             request_digest=salted(request.body, new_salt()),
             answer_digest=salted(said, new_salt()),
+            tags=request.exchange.tags,
+            started_at_ms=request.exchange.started_at_ms,
         ),
     )
 
@@ -183,6 +199,13 @@ def settled_headers(settled: Settled) -> dict[str, str]:
         "x-usage-input-tokens": str(prompt_tokens(usage)),
         "x-usage-output-tokens": str(answer_tokens(usage)),
     }
+
+
+def estimated_tokens(body: bytes, call: ChatCall) -> int:
+    """What a request may use, before it is known: a token for four bytes of it, and the answer that it allows. OpenAI
+    reckons alike: https://platform.openai.com/docs/guides/rate-limits
+    """
+    return -(-len(body) // 4) + call.max_answer_tokens
 
 
 def prompt_tokens(usage: money_pb2.Usage) -> int:

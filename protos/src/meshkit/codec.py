@@ -1,11 +1,13 @@
-"""The shared messages of ``tallygate.common.v1`` to and from the plain types of meshkit. Servicers and clients call
-it."""
+"""The messages that services share, most of them of ``tallygate.common.v1``, to and from the plain types of meshkit.
+Servicers and clients call it."""
 
 from __future__ import annotations
 
 from meshkit.money import USAGE_CLASSES, BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 from meshkit.principal import Actor, ActorKind, Principal
+from meshkit.regions import RegionPolicy
 from tallygate.common.v1 import actor_pb2, money_pb2, principal_pb2
+from tallygate.ledger.v1 import ledger_pb2
 
 _ACTOR_KINDS = {
     actor_pb2.ACTOR_KIND_UNSPECIFIED: ActorKind.OPERATOR,
@@ -14,6 +16,12 @@ _ACTOR_KINDS = {
     actor_pb2.ACTOR_KIND_SYSTEM: ActorKind.SYSTEM,
 }
 _ACTOR_NUMBERS = {kind: number for number, kind in _ACTOR_KINDS.items()}
+_REGION_POLICIES = {
+    ledger_pb2.REGION_POLICY_UNSPECIFIED: RegionPolicy.ANY,
+    ledger_pb2.REGION_POLICY_ANY: RegionPolicy.ANY,
+    ledger_pb2.REGION_POLICY_CN_ONLY: RegionPolicy.CN_ONLY,
+    ledger_pb2.REGION_POLICY_OVERSEAS_ONLY: RegionPolicy.OVERSEAS_ONLY,
+}
 _RATE_FIELDS = tuple(Rates.__dataclass_fields__)
 
 
@@ -34,6 +42,20 @@ def usage_from_proto(message: money_pb2.Usage) -> Usage:
     return Usage(**{name: getattr(message, name) for name in USAGE_CLASSES}, provenance=Provenance(message.provenance))
 
 
+def rates_to_proto(rates: Rates) -> money_pb2.Rates:
+    """Encode rates."""
+    return money_pb2.Rates(**{name: getattr(rates, name) for name in _RATE_FIELDS})
+
+
+def rates_from_proto(message: money_pb2.Rates) -> Rates:
+    """Decode rates.
+
+    Raises:
+        ValueError: one is negative.
+    """
+    return Rates(**{name: getattr(message, name) for name in _RATE_FIELDS})
+
+
 def price_to_proto(price: PriceSnapshot) -> money_pb2.PriceSnapshot:
     """Encode a price."""
     return money_pb2.PriceSnapshot(
@@ -42,7 +64,7 @@ def price_to_proto(price: PriceSnapshot) -> money_pb2.PriceSnapshot:
         rate_tiers=[
             money_pb2.RateTier(
                 above_input_tokens=tier.above_input_tokens,
-                rates=money_pb2.Rates(**{name: getattr(tier.rates, name) for name in _RATE_FIELDS}),
+                rates=rates_to_proto(tier.rates),
             )
             for tier in price.rate_tiers
         ],
@@ -65,8 +87,7 @@ def price_from_proto(message: money_pb2.PriceSnapshot) -> PriceSnapshot:
         offer_id=message.offer_id,
         tier=BillingTier(message.tier),
         rate_tiers=tuple(
-            RateTier(tier.above_input_tokens, Rates(**{name: getattr(tier.rates, name) for name in _RATE_FIELDS}))
-            for tier in message.rate_tiers
+            RateTier(tier.above_input_tokens, rates_from_proto(tier.rates)) for tier in message.rate_tiers
         ),
         markup_bps=message.markup_bps,
         replay_bps=message.replay_bps,
@@ -106,3 +127,15 @@ def actor_from_proto(message: actor_pb2.Actor) -> Actor:
     if message.kind not in _ACTOR_KINDS:
         raise ValueError(f"actor kind {message.kind} is not known")
     return Actor(_ACTOR_KINDS[message.kind], message.id, message.address, message.trace_id)
+
+
+def region_from_proto(number: int) -> RegionPolicy:
+    """Decode a region policy.
+
+    Raises:
+        ValueError: it is not one that this build knows.
+    """
+    try:
+        return _REGION_POLICIES[number]  # type: ignore[index] # an enum's number is an int
+    except KeyError:
+        raise ValueError(f"{number} is no region policy") from None

@@ -122,6 +122,8 @@ STATUS_OF_REASON: Mapping[ErrorReason.ValueType, grpc.StatusCode] = {
     ErrorReason.ERROR_REASON_CACHE_MISS: grpc.StatusCode.NOT_FOUND,
     ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_IN_USE: grpc.StatusCode.ABORTED,
     ErrorReason.ERROR_REASON_ANSWER_GONE: grpc.StatusCode.ALREADY_EXISTS,
+    ErrorReason.ERROR_REASON_UPSTREAM_KEY_REJECTED: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorReason.ERROR_REASON_PAYMENTS_NOT_CONFIGURED: grpc.StatusCode.FAILED_PRECONDITION,
 }
 """The status that goes with a reason where nobody chose another. Callers decide by the reason; the status is for
 tools."""

@@ -98,6 +98,9 @@ class RateTier:
     rates: Rates
 
 
+_NO_RATES = Rates()
+
+
 @dataclass(frozen=True, slots=True)
 class PriceSnapshot:
     """The prices as they stood when a request was admitted. With a Usage, all that is needed to compute the charge.
@@ -131,7 +134,7 @@ class PriceSnapshot:
 
     def rates_for(self, prompt_tokens: int) -> Rates:
         """The rates of the highest tier that ``prompt_tokens`` is above."""
-        chosen = Rates()
+        chosen = _NO_RATES
         for tier in self.rate_tiers:
             if tier.above_input_tokens == 0 or prompt_tokens > tier.above_input_tokens:
                 chosen = tier.rates

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from meshkit.codec import price_to_proto, principal_from_proto, usage_to_proto
+from meshkit.codec import price_to_proto, principal_from_proto, region_from_proto, usage_to_proto
 from meshkit.errors import ErrorTable, maps_errors
+from meshkit.regions import RegionPolicy
 from meshkit.telemetry import current_trace_id
 from router_svc.domain import errors
 from router_svc.domain.plan import Candidate, Rejection
@@ -38,6 +39,10 @@ ERRORS: ErrorTable = {
     errors.CacheUnavailable: (grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UNAVAILABLE),
     errors.UpstreamFailed: (grpc.StatusCode.UNAVAILABLE, ErrorReason.ERROR_REASON_UPSTREAM_ERROR),
     errors.UpstreamRejected: (grpc.StatusCode.INVALID_ARGUMENT, ErrorReason.ERROR_REASON_UPSTREAM_REJECTED),
+    errors.ProviderKeyRejected: (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        ErrorReason.ERROR_REASON_UPSTREAM_KEY_REJECTED,
+    ),
     errors.UpstreamRateLimited: (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         ErrorReason.ERROR_REASON_UPSTREAM_RATE_LIMITED,
@@ -74,7 +79,9 @@ class RouterServicer(RouterServiceServicer):
     async def Plan(self, request: router_pb2.PlanRequest, context: Context) -> router_pb2.PlanResponse:
         """What Complete would do."""
         _check_endpoint(request.endpoint)
-        plan = await self._service.plan(request.model, request.openai_body)
+        plan = await self._service.plan(
+            request.principal.org_id, request.model, request.openai_body, _region(request.region)
+        )
         return router_pb2.PlanResponse(
             candidates=[_candidate(candidate) for candidate in plan.candidates],
             rejections=[_rejection(rejection) for rejection in plan.rejections],
@@ -101,10 +108,20 @@ def _call(request: router_pb2.CompleteRequest) -> CompletionCall:
         if request.HasField("cache_ticket")
         else None,
         trace_id=current_trace_id(),
+        tags=dict(request.tags),
+        started_at_ms=request.started_at_ms,
         flight=FlightPass(flight.name, flight.token, flight.run, flight.fingerprint)
         if request.HasField("flight")
         else None,
+        region=_region(request.region),
     )
+
+
+def _region(number: int) -> RegionPolicy:
+    try:
+        return region_from_proto(number)
+    except ValueError as error:
+        raise errors.InvalidRequest(str(error), "region") from error
 
 
 def _event(event: Event) -> router_pb2.CompleteResponse:
@@ -138,6 +155,7 @@ def _candidate(candidate: Candidate) -> router_pb2.Candidate:
         worst_case_nano_usd=candidate.worst_case_nano_usd,
         price=price_to_proto(candidate.price),
         upstream_model=candidate.offer.upstream_model,
+        provider_key_id=candidate.own_key.provider_key_id if candidate.own_key else "",
     )
 
 

@@ -43,6 +43,11 @@ class RouterSettings(BaseSettings):
     client_queue_bytes: int = Field(256 * 1024, gt=0)
     """What may wait for a slow client before the source is slowed, in bytes."""
 
+    provider_keys_kept_s: float = Field(5.0, ge=0, le=5)
+    """How long the keys that an organisation brought are kept in memory, in seconds; a change drops them at once."""
+    provider_keys_orgs: int = Field(10_000, gt=0)
+    """Of how many organisations they are kept."""
+
     max_connections: int = Field(1_000, gt=0)
     """Connections to sources, over all of them."""
     max_inflight: int = Field(2_000, gt=0)

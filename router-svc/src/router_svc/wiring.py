@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +18,10 @@ from router_svc.clients.cache import GrpcCache
 from router_svc.clients.catalog import WatchedCatalog
 from router_svc.clients.flights import GrpcFlights
 from router_svc.clients.ledger import GrpcLedger
+from router_svc.clients.provider_keys import WatchedProviderKeys
+from router_svc.clients.trail import GrpcPriceTrail
 from router_svc.domain.catalog import WireFormat
+from router_svc.service.repricing import PriceTeller
 from router_svc.service.router import Limits, RouterService
 from router_svc.service.seam import CallSeam
 from router_svc.servicer import RouterServicer
@@ -43,7 +45,15 @@ async def build(
     catalog = WatchedCatalog(
         dial(settings.catalog_addr), wait_s=settings.catalog_wait_s, watch_s=settings.catalog_watch_s
     )
-    cache = dial(settings.cache_addr)
+    cache, ledger = dial(settings.cache_addr), dial(settings.ledger_addr)
+    teller = PriceTeller(catalog, GrpcPriceTrail(ledger, timeout_s=settings.ledger_timeout_s))
+    provider_keys = WatchedProviderKeys(
+        ledger,
+        SystemClock(),
+        timeout_s=settings.ledger_timeout_s,
+        kept_s=settings.provider_keys_kept_s,
+        most_orgs=settings.provider_keys_orgs,
+    )
     async with open_http(max_connections=settings.max_connections) as http:
         openai = OpenAISourceClient(
             http,
@@ -54,7 +64,8 @@ async def build(
         )
         service = RouterService(
             catalog=catalog,
-            ledger=GrpcLedger(dial(settings.ledger_addr), timeout_s=settings.ledger_timeout_s),
+            ledger=GrpcLedger(ledger, timeout_s=settings.ledger_timeout_s),
+            provider_keys=provider_keys,
             cache=GrpcCache(cache, timeout_s=settings.cache_timeout_s),
             flights=GrpcFlights(cache, timeout_s=settings.cache_timeout_s),
             clients={WireFormat.OPENAI: openai},
@@ -69,15 +80,19 @@ async def build(
         def register(server: grpc.aio.Server) -> None:
             add_RouterServiceServicer_to_server(RouterServicer(service), server)
 
-        watch = asyncio.create_task(catalog.watch(), name="router watches catalog")
+        tasks = [
+            asyncio.create_task(catalog.watch(), name="router watches catalog"),
+            asyncio.create_task(teller.run(), name="router tells of prices"),
+            asyncio.create_task(provider_keys.watch(), name="router watches provider keys"),
+        ]
         try:
             yield register
         finally:
             # The server has drained: no caller is left to wait for. What goes on is for those who went away before.
             await service.aclose(_AFTER_THE_CALLERS_S)
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _limits(settings: RouterSettings) -> Limits:

@@ -16,6 +16,7 @@ from edge.exchange import Exchange
 from edge.hangup import Hangup
 from edge.idempotency import Idempotency, Leg, idempotency_key, run_is_over
 from edge.inbound import read_body
+from edge.limits import RateLimits
 from edge.mesh import Mesh
 from edge.routes.stream import EventStream
 from edge.settings import EdgeSettings
@@ -26,6 +27,7 @@ from edge.translate import (
     begun_headers,
     charge_request,
     complete_request,
+    estimated_tokens,
     landing_of,
     lookup_request,
     miss_status,
@@ -39,11 +41,15 @@ from edge.wire import sse
 from edge.wire.cache_control import Mode, parse_controls, status_hit
 from edge.wire.checks import parse_chat
 from edge.wire.strict_json import refuse_ambiguous
+from edge.wire.tags import tags_of
 from meshkit.clock import Clock
+from meshkit.codec import region_from_proto
 from meshkit.digests import NewSalt
 from meshkit.errors import MeshError
 from tallygate.cache.v1 import cache_pb2, flights_pb2
+from tallygate.common.v1 import money_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
+from tallygate.ledger.v1 import ledger_pb2
 from tallygate.router.v1 import router_pb2
 
 _JSON = "application/json"
@@ -66,6 +72,7 @@ class ChatCompletions:
         self,
         mesh: Mesh,
         authenticator: Authenticator,
+        limits: RateLimits,
         catalog: CatalogView,
         idempotency: Idempotency,
         settings: EdgeSettings,
@@ -74,6 +81,7 @@ class ChatCompletions:
     ) -> None:
         self._mesh = mesh
         self._authenticator = authenticator
+        self._limits = limits
         self._catalog = catalog
         self._idempotency = idempotency
         self._settings = settings
@@ -88,9 +96,14 @@ class ChatCompletions:
             ClientGone: nobody is there to be answered.
         """
         admitted = await self._admit(request)
-        if admitted.idempotency_key is None:
-            return await self._answer(request, admitted)
-        return await self._answer_once(request, admitted, admitted.idempotency_key)
+        try:
+            if admitted.idempotency_key is None:
+                return await self._answer(request, admitted)
+            return await self._answer_once(request, admitted, admitted.idempotency_key)
+        except MeshError as error:
+            if error.reason not in _AWAY:  # after those it may be called and settled all the same
+                admitted.tokens.used(0)
+            raise
 
     async def _answer_once(self, request: Request, admitted: Admitted, key: str) -> Response:
         """The answer of the first request with this key, whichever that is."""
@@ -128,10 +141,20 @@ class ChatCompletions:
         call = parse_chat(body)
         exchange.requested_model = call.model[:200]
         exchange.span_attributes |= {"gen_ai.operation.name": "chat", "gen_ai.request.model": exchange.requested_model}
-        controls = parse_controls(request.headers)
+        exchange.tags = tags_of(call.metadata, request.headers)
+        policy = caller.policy
+        controls = parse_controls(request.headers, off_by_default=policy.cache_default == ledger_pb2.CACHE_DEFAULT_OFF)
         model = self._catalog.resolve(call.model)
         exchange.model = model.id
-        return Admitted(exchange, caller.principal, body, call, model, controls, key)
+        tokens = await self._limits.take_tokens(
+            exchange,
+            caller.principal.key_id,
+            policy.tokens_per_minute,
+            estimated_tokens(body, call),
+            calls_per_minute=policy.requests_per_minute,
+        )
+        region = region_from_proto(policy.region)
+        return Admitted(exchange, caller.principal, body, call, model, controls, key, tokens, region)
 
     async def _look_up(self, admitted: Admitted) -> cache_pb2.LookupResponse:
         """What the cache has. A cache that is away counts as a miss without leave to store."""
@@ -139,7 +162,13 @@ class ChatCompletions:
             refuse_ambiguous(admitted.body)
             return _missed(cache_pb2.Miss.REASON_BYPASSED)
         try:
-            return await self._mesh.cache.lookup(lookup_request(admitted))
+            found = await self._mesh.cache.lookup(lookup_request(admitted))
+            if not found.HasField("hit") or admitted.region.admits(self._catalog.region_of(found.hit.source_id)):
+                return found
+            # Another key of the project may have it from there. Asked for anew, it takes the place of that answer.
+            if admitted.controls.mode is Mode.ONLY:
+                return _missed(cache_pb2.Miss.REASON_NOT_STORED)
+            return await self._mesh.cache.lookup(lookup_request(admitted, Mode.REFRESH))
         except MeshError as error:
             if error.reason not in _AWAY:
                 raise
@@ -165,6 +194,7 @@ class ChatCompletions:
             receipt = charged
         settled = Settled(receipt.receipt_id, receipt.charged_nano_usd, hit.usage, exchange.trace_id)
         self._note(exchange, settled)
+        admitted.tokens.used(0)
         headers = begun_headers(exchange, status_hit(exchange.served_mode, hit.key_digest)) | settled_headers(settled)
         headers["age"] = str(max(0, hit.age_ms) // 1_000)
         if not admitted.call.stream:
@@ -177,6 +207,7 @@ class ChatCompletions:
         exchange.served_mode, exchange.idempotent_replayed = mode_of(landing.tier), True
         settled = Settled(landing.receipt_id, landing.charged_nano_usd, landing.usage, landing.trace_id)
         self._note(exchange, settled)
+        admitted.tokens.used(0)
         headers = repeated_headers(exchange) | settled_headers(settled)
         if not admitted.call.stream:
             return Response(landing.openai_body, headers=headers, media_type=_JSON)
@@ -199,7 +230,7 @@ class ChatCompletions:
         if not admitted.call.stream:
             async with Hangup(request.receive), aclosing(events):
                 final = await _final(events)
-            settled = self._settle(exchange, final)
+            settled = self._settle(admitted, final)
             return Response(final.openai_body, headers=headers | settled_headers(settled), media_type=_JSON)
         async with Hangup(request.receive):
             # The answer begins with the first event and not before: until then a refusal is still an HTTP status.
@@ -218,7 +249,7 @@ class ChatCompletions:
                 event = await anext(events, None)
             if event is None:
                 raise refusal(ErrorReason.ERROR_REASON_INTERNAL, "the router ended the stream without a Final")
-            settled = self._settle(admitted.exchange, event.final)
+            settled = self._settle(admitted, event.final)
             yield self._end(admitted, event.final.usage_chunk, settled)
         except Exception as error:  # noqa: BLE001 - whatever it was, the client must not take the stream for whole
             yield self._broken_off(admitted.exchange, error)
@@ -240,9 +271,12 @@ class ChatCompletions:
             sse.frames([usage_payload(admitted, usage_chunk, settled, now_s=self._clock.now_ms() // 1_000)]) + sse.DONE
         )
 
-    def _settle(self, exchange: Exchange, final: router_pb2.Final) -> Settled:
-        settled = Settled(final.receipt_id, final.charged_nano_usd, final.usage, exchange.trace_id)
+    def _settle(self, admitted: Admitted, final: router_pb2.Final) -> Settled:
+        exchange, usage = admitted.exchange, final.usage
+        settled = Settled(final.receipt_id, final.charged_nano_usd, usage, exchange.trace_id)
         self._note(exchange, settled)
+        if usage.provenance != money_pb2.USAGE_PROVENANCE_NONE:  # else nobody knows, and the estimate stays
+            admitted.tokens.used(prompt_tokens(usage) + answer_tokens(usage))
         return settled
 
     @staticmethod

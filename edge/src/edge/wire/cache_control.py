@@ -1,7 +1,8 @@
 """What a request asks of the cache, and what the answer says of it.
 
-``X-Tallygate-Cache`` takes one of ``off``, ``refresh`` and ``only``, and beside it ``sampled``, as in
-``X-Tallygate-Cache: refresh, sampled``.
+``X-Tallygate-Cache`` takes one of ``on``, ``off``, ``refresh`` and ``only``, and beside it ``sampled``, as in
+``X-Tallygate-Cache: refresh, sampled``. A key whose cache is off by default replays and stores only for requests that
+have this header.
 ``Cache-Control`` is read as RFC 9111 section 5.2.1 has it; directives without a meaning here are passed over.
 ``Cache-Status`` is RFC 9211.
 """
@@ -41,8 +42,9 @@ class Controls:
 _MODE_OF_DIRECTIVE = {"no-store": Mode.OFF, "no-cache": Mode.REFRESH, "only-if-cached": Mode.ONLY}
 
 
-def parse_controls(headers: Headers) -> Controls:
+def parse_controls(headers: Headers, *, off_by_default: bool = False) -> Controls:
     """The controls in the headers of a request. ``X-Tallygate-Cache`` beats ``Cache-Control`` where both name a mode.
+    ``off_by_default``: without the former, the cache is off.
 
     Raises:
         MeshError: INVALID_REQUEST for a value that means nothing, or for two that exclude each other.
@@ -50,13 +52,16 @@ def parse_controls(headers: Headers) -> Controls:
     # A list may come in several lines, one of them a proxy's (RFC 9110, 5.3).
     ours, standard = headers.getlist("x-tallygate-cache"), headers.getlist("cache-control")
     if not ours and not standard:
-        return _NONE
+        return _OFF if off_by_default else _NONE
     named, sampled = _ours(",".join(ours))
     directed, max_age_s = _standard(",".join(standard))
+    if off_by_default and not ours:
+        return _OFF
     return Controls(named or directed or Mode.DEFAULT, max_age_s, sampled)
 
 
-_NONE = Controls()
+_NONE, _OFF = Controls(), Controls(Mode.OFF)
+_MODE_OF_WORD = {"on": Mode.DEFAULT, "off": Mode.OFF, "refresh": Mode.REFRESH, "only": Mode.ONLY}
 
 
 def _ours(value: str) -> tuple[Mode | None, bool]:
@@ -64,12 +69,12 @@ def _ours(value: str) -> tuple[Mode | None, bool]:
     for word in _words(value):
         if word == "sampled":
             sampled = True
-        elif word in {"off", "refresh", "only"}:
-            modes.add(Mode(word))
+        elif word in _MODE_OF_WORD:
+            modes.add(_MODE_OF_WORD[word])
         else:
-            raise invalid(f"{CACHE_HEADER} takes off, refresh, only and sampled, not {word[:40]!r}.")
+            raise invalid(f"{CACHE_HEADER} takes on, off, refresh, only and sampled, not {word[:40]!r}.")
     if len(modes) > 1:
-        raise invalid(f"{CACHE_HEADER} takes one of off, refresh and only, not several.")
+        raise invalid(f"{CACHE_HEADER} takes one of on, off, refresh and only, not several.")
     return (modes.pop() if modes else None), sampled
 
 

@@ -8,11 +8,12 @@ https://platform.openai.com/docs/api-reference/chat/create
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
 from edge.errors import invalid
+from edge.wire.tags import check_metadata
 
 MAX_CHOICES = 128
 MAX_TOKENS = 2**31 - 1
@@ -27,6 +28,10 @@ class ChatCall:
     stream: bool
     include_usage: bool
     """The client asked for the usage chunk at the end of its stream."""
+    max_answer_tokens: int = 0
+    """The most tokens that the client allows, over all choices; 0: it does not say."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The client's names for the request."""
 
 
 def parse_chat(body: bytes) -> ChatCall:
@@ -57,7 +62,15 @@ def parse_chat(body: bytes) -> ChatCall:
     if include_usage is not None:
         _boolean("stream_options.include_usage", include_usage)
     stream = bool(parsed.get("stream"))
-    return ChatCall(model=model, stream=stream, include_usage=stream and bool(include_usage))
+    # The newer name counts where both are given, as at OpenAI.
+    bound = parsed.get("max_completion_tokens") or parsed.get("max_tokens") or 0
+    return ChatCall(
+        model=model,
+        stream=stream,
+        include_usage=stream and bool(include_usage),
+        max_answer_tokens=bound * (parsed.get("n") or 1),
+        metadata=parsed.get("metadata") or {},
+    )
 
 
 def _kind(value: object) -> str:
@@ -237,7 +250,7 @@ _FIELDS: Mapping[str, Check] = {
     "function_call": _string_or_object,
     "response_format": _having({"type": _string}),
     "logit_bias": _object,
-    "metadata": _object,
+    "metadata": check_metadata,
     "modalities": _strings,
     "prediction": _object,
     "audio": _object,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from tallygate.ledger.v1 import ledger_pb2
+from tallygate.ledger.v1 import audit_pb2, ledger_pb2
 
 
 def proof_json(
@@ -14,10 +14,28 @@ def proof_json(
     keys: ledger_pb2.ListSigningKeysResponse,
     consistency: ledger_pb2.GetConsistencyProofResponse | None,
 ) -> dict[str, Any]:
-    """All that `tallygate verify` needs, in one object."""
+    """All that `tallygate verify` needs of a receipt, in one object."""
+    return _bundle({"object": "receipt_proof", "receipt_id": receipt_id}, found, keys, consistency)
+
+
+def audit_proof_json(
+    entry_id: str,
+    found: audit_pb2.GetAuditProofResponse,
+    keys: ledger_pb2.ListSigningKeysResponse,
+    consistency: ledger_pb2.GetConsistencyProofResponse | None,
+) -> dict[str, Any]:
+    """All that `tallygate verify` needs of an audit entry, in one object."""
+    return _bundle({"object": "audit_proof", "entry_id": entry_id}, found, keys, consistency)
+
+
+def _bundle(
+    name: dict[str, Any],
+    found: ledger_pb2.GetInclusionProofResponse | audit_pb2.GetAuditProofResponse,
+    keys: ledger_pb2.ListSigningKeysResponse,
+    consistency: ledger_pb2.GetConsistencyProofResponse | None,
+) -> dict[str, Any]:
     bundle: dict[str, Any] = {
-        "object": "receipt_proof",
-        "receipt_id": receipt_id,
+        **name,
         "jws": found.jws,
         "inclusion": {
             "leaf_index": found.leaf_index,

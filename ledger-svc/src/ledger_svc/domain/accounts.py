@@ -1,9 +1,9 @@
 """Accounts of an organisation and how an amount is spread over them.
 
 A posting's amount is signed from the account's side; the postings of a transfer sum to 0. What a customer can spend
-is positive in ``CUSTOMER_CREDIT`` and ``PROMO``; the operator's side (``CREDIT_SOURCE``, ``PROMO_EXPENSE``,
-``PLATFORM_LOSS``) goes negative as it gives, ``REVENUE`` grows with each charge and ``REFUNDS`` with what is paid out
-again.
+is positive in ``CUSTOMER_CREDIT`` and ``PROMO``; the operator's side (``CREDIT_SOURCE``, ``PROVIDER_CLEARING``,
+``PROMO_EXPENSE``, ``PLATFORM_LOSS``) goes negative as it gives, ``REVENUE`` grows with each charge and ``REFUNDS`` with
+what is paid out again. ``PROVIDER_CLEARING`` is what a payment provider took in for us, less what it paid back.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class AccountKind(StrEnum):
     REVENUE = "revenue"
     PLATFORM_LOSS = "platform_loss"
     CREDIT_SOURCE = "credit_source"
+    PROVIDER_CLEARING = "provider_clearing"
     PROMO_EXPENSE = "promo_expense"
     REFUNDS = "refunds"
 

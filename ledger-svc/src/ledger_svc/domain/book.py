@@ -31,6 +31,7 @@ from ledger_svc.domain.journal import Posting, Transfer
 from ledger_svc.domain.keys import ApiKey
 from ledger_svc.domain.lots import CreditLot, take
 from ledger_svc.domain.receipts import Receipt, encode
+from ledger_svc.domain.trail import TrailEntry
 
 Name = tuple[str, str]
 """(org_id, request_id), or (org_id, idem_key)."""
@@ -87,13 +88,15 @@ class Book:
     transfers: dict[Name, Transfer] = field(default_factory=dict)
     keys: dict[str, ApiKey] = field(default_factory=dict)
     caps: dict[str, list[Cap]] = field(default_factory=dict)
-    """By scope id."""
+    """By scope id; a scope without caps may be missing, or have none."""
     buckets: dict[BucketName, Bucket] = field(default_factory=dict)
     lots: dict[str, CreditLot] = field(default_factory=dict)
     settled: dict[str, SettledReceipt] = field(default_factory=dict)
     """By receipt id."""
     log_size: int | None = None
     """Leaves that the log has; None: nobody keeps others from taking the next one meanwhile."""
+    capped: set[str] = field(default_factory=set)
+    """Organisations that have caps, by id."""
 
     changed_accounts: set[str] = field(default_factory=set)
     new_holds: set[Name] = field(default_factory=set)
@@ -108,6 +111,7 @@ class Book:
     new_lots: set[str] = field(default_factory=set)
     changed_lots: set[str] = field(default_factory=set)
     new_corrections: list[Correction] = field(default_factory=list)
+    new_entries: list[TrailEntry] = field(default_factory=list)
 
     def account(self, org_id: str, kind: AccountKind) -> Account:
         """Raises:
@@ -235,6 +239,10 @@ class Book:
         self.new_corrections.append(correction)
         settled = self.settled[correction.receipt_id]
         self.settled[correction.receipt_id] = replace(settled, corrections=(*settled.corrections, correction))
+
+    def tell(self, entry: TrailEntry) -> None:
+        """Tells the audit trail of a change. Whoever decides that there is one calls it, so not when it comes again."""
+        self.new_entries.append(entry)
 
     def bucket_names(self, need: Needs) -> Iterator[tuple[Cap, BucketName]]:
         """The buckets that a command may change, by its needs and by the caps and holds that were read."""

@@ -8,6 +8,8 @@ from ledger_svc.domain.accounts import SPENDABLE
 from ledger_svc.domain.book import Book, Needs
 from ledger_svc.domain.caps import Cap, CapPeriod, CapScope, CapUnit
 from ledger_svc.domain.command import Command
+from ledger_svc.domain.trail import told
+from meshkit.principal import OPERATOR, Actor
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class SetCap(Command[Cap]):
     unit: CapUnit
     limit: int
     now_ms: int
+    actor: Actor = OPERATOR
 
     alone = True  # the buckets of a new cap are made up from the books by the next command that meets it
 
@@ -57,4 +60,25 @@ class SetCap(Command[Cap]):
                 if known is existing:
                     book.put_bucket(book.buckets[name].bounded_by(self.limit))
         book.put_cap(cap)
+        self._tell(book, existing, cap)
         return cap
+
+    def _tell(self, book: Book, existing: Cap | None, cap: Cap) -> None:
+        before = existing.shown() if existing is not None else {}
+        after = cap.shown()
+        if not before and not after:
+            return  # clearing what was not set is no change
+        action = "cap.set" if after else "cap.cleared"
+        revision = (cap.period.value, cap.unit.value, str(cap.revision))
+        book.tell(
+            told(
+                self.actor,
+                self.org_id,
+                self.now_ms,
+                action,
+                cap.scope_id,
+                *(cap.scope_id, *revision),
+                before=before,
+                after=after,
+            )
+        )

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from ledger_svc.domain.errors import BudgetExceeded
 from ledger_svc.domain.holds import Hold
+from ledger_svc.domain.trail import State
 from meshkit.money import format_usd
 
 UNLIMITED = -1
@@ -62,6 +63,15 @@ class Cap:
     def is_set(self) -> bool:
         """Whether it bounds anything."""
         return self.limit != UNLIMITED
+
+    def shown(self) -> State:
+        """What the audit trail says of it; nothing, once cleared. Tokens are a text, as amounts are: there can be more
+        of them than a JSON number keeps.
+        """
+        if not self.is_set:
+            return {}
+        about = {"scope": self.scope.value, "period": self.period.value, "unit": self.unit.value}
+        return about | {f"limit_{self.unit.value}": _plain(self.unit, self.limit)}
 
 
 BucketName = tuple[str, CapPeriod, CapUnit, int]

@@ -9,6 +9,9 @@ from ledger_svc.domain.accounts import MAX_AMOUNT_NANO_USD
 from ledger_svc.domain.errors import InvalidRequest
 from meshkit.money import PriceSnapshot, Usage, charge_nano_usd, format_usd
 
+Tags = tuple[tuple[str, str], ...]
+"""The client's names for a request, (key, value) in the order of the keys: a dict that has a hash."""
+
 
 class ServedMode(Enum):
     """How an answer was made."""
@@ -55,6 +58,9 @@ class ChargeFacts:
     trace_id: str = ""
     request_digest: str = ""
     answer_digest: str = ""
+    tags: Tags = ()
+    started_at_ms: int = 0
+    """The request arrived at the edge at, Unix milliseconds; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)

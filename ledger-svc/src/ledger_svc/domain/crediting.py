@@ -5,18 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from ledger_svc.domain.accounts import CREDIT_ACCOUNTS, MAX_POSTED_NANO_USD, SPENDABLE, CreditKind
+from ledger_svc.domain.accounts import CREDIT_ACCOUNTS, MAX_POSTED_NANO_USD, SPENDABLE, AccountKind, CreditKind
 from ledger_svc.domain.book import Book, Needs
 from ledger_svc.domain.command import Command, check_same, fingerprint_of
 from ledger_svc.domain.errors import InvalidRequest
 from ledger_svc.domain.journal import Transfer, TransferKind
 from ledger_svc.domain.lots import DEFAULT_PRIORITY, CreditLot
+from ledger_svc.domain.trail import told
+from meshkit.money import format_usd
+from meshkit.principal import OPERATOR, Actor
 
 
 @dataclass(frozen=True)
 class AddCredit(Command[None]):
     """Adds prepaid or promotional credit, once under its idempotency key. ``priority``: of the lot, the lowest is spent
-    first. ``expires_at_ms``: of promotional credit only; 0: never.
+    first. ``expires_at_ms``: of promotional credit only; 0: never. ``giver``: the account that it comes from, where
+    that is not the usual one.
     """
 
     org_id: str
@@ -27,12 +31,19 @@ class AddCredit(Command[None]):
     now_ms: int
     priority: int = DEFAULT_PRIORITY
     expires_at_ms: int = 0
+    actor: Actor = OPERATOR
+    giver: AccountKind | None = None
 
     @property
     def needs(self) -> Needs:
         """The transfer that may be there already, and both accounts."""
-        accounts = tuple(dict.fromkeys((*SPENDABLE, *CREDIT_ACCOUNTS[self.kind])))
+        accounts = tuple(dict.fromkeys((*SPENDABLE, *self._accounts)))
         return Needs(self.org_id, accounts, idem_key=self._idem_key)
+
+    @property
+    def _accounts(self) -> tuple[AccountKind, AccountKind]:
+        giver, receiver = CREDIT_ACCOUNTS[self.kind]
+        return self.giver or giver, receiver
 
     @property
     def _idem_key(self) -> str:
@@ -46,13 +57,14 @@ class AddCredit(Command[None]):
         lot = (
             () if (self.priority, self.expires_at_ms) == (DEFAULT_PRIORITY, 0) else (self.priority, self.expires_at_ms)
         )
-        return fingerprint_of("credit", self.amount_nano_usd, self.kind.value, *lot)
+        giver = (self.giver.value,) if self.giver else ()
+        return fingerprint_of("credit", self.amount_nano_usd, self.kind.value, *lot, *giver)
 
     def decide(self, book: Book) -> None:
         """Raises:
         NotFound, IdempotencyConflict, InvalidRequest (the balance would pass MAX_POSTED_NANO_USD).
         """
-        giver, receiver = CREDIT_ACCOUNTS[self.kind]
+        giver, receiver = self._accounts
         posted = book.account(self.org_id, receiver).posted_nano_usd
         existing = book.transfers.get((self.org_id, self._idem_key))
         if existing is not None:
@@ -77,5 +89,29 @@ class AddCredit(Command[None]):
                 remaining_nano_usd=self.amount_nano_usd,
                 created_at_ms=self.now_ms,
                 expires_at_ms=self.expires_at_ms,
+            )
+        )
+        self._tell(book, posted)
+
+    def _tell(self, book: Book, posted_before_nano_usd: int) -> None:
+        after = {
+            "posted_usd": format_usd(posted_before_nano_usd + self.amount_nano_usd),
+            "amount_usd": format_usd(self.amount_nano_usd),
+            "priority": self.priority,
+            "expires_at_ms": self.expires_at_ms,
+            "idempotency_key": self.idempotency_key,
+        }
+        kind = {"kind": self.kind.value}
+        before = {"posted_usd": format_usd(posted_before_nano_usd)}
+        book.tell(
+            told(
+                self.actor,
+                self.org_id,
+                self.now_ms,
+                "credit.added",
+                self.transfer_id,
+                self.transfer_id,
+                before=kind | before,
+                after=kind | after,
             )
         )

@@ -20,6 +20,13 @@ class InvalidRequest(LedgerError):
         super().__init__(f"{param}: {message}", param=param)
 
 
+class NotConfigured(InvalidRequest):
+    """What was asked for needs a setting that the operator has not made."""
+
+    def __init__(self, message: str) -> None:
+        LedgerError.__init__(self, message)
+
+
 class NotFound(LedgerError):
     """No such organisation, project, key, hold, receipt or checkpoint; also where it is another organisation's."""
 
@@ -94,3 +101,22 @@ class QueueFull(LedgerUnavailable):
 
     def __init__(self) -> None:
         super().__init__("too many calls wait for the ledger", queue="full")
+
+
+class PaymentsNotConfigured(LedgerError):
+    """This installation has no payment provider, or not the one that a payment was begun with."""
+
+
+class ProviderRefused(LedgerError):
+    """The payment provider refused what it was asked for; the message is what it said of it."""
+
+
+class ProviderFailed(LedgerError):
+    """The payment provider did not answer as it should. With the same idempotency key the call may be sent again."""
+
+
+class InvalidNotice(InvalidRequest):
+    """A notice of a payment provider that is not signed by it, or can't be read."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("notice", message)

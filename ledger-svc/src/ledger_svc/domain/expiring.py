@@ -9,6 +9,8 @@ from ledger_svc.domain.book import Book, Needs
 from ledger_svc.domain.command import Command
 from ledger_svc.domain.journal import Transfer, TransferKind
 from ledger_svc.domain.lots import spending_order
+from ledger_svc.domain.trail import SYSTEM, told
+from meshkit.money import format_usd
 
 ADMITTED = (*SPENDABLE, AccountKind.PROMO_EXPENSE)
 """The accounts of a command that admits something new: it takes back first what has expired."""
@@ -29,6 +31,18 @@ def expire_credit(book: Book, org_id: str, now_ms: int) -> int:
         name = f"expiry:{lot.lot_id}:{lot.remaining_nano_usd}"
         transfer = Transfer(f"xfer_{name}", org_id, TransferKind.EXPIRY, name, "", now_ms)
         book.post(transfer, {receiver: -amount, giver: amount}, from_lot=lot)
+        book.tell(
+            told(
+                SYSTEM,
+                org_id,
+                now_ms,
+                "credit.expired",
+                lot.lot_id,
+                name,
+                before={"remaining_usd": format_usd(lot.remaining_nano_usd)},
+                after={"remaining_usd": format_usd(lot.remaining_nano_usd - amount)},
+            )
+        )
         total += amount
     return total
 

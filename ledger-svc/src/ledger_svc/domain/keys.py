@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from fnmatch import fnmatchcase
 
 from ledger_svc.domain.errors import ApiKeyRevoked, InvalidApiKey, ModelNotAllowed
@@ -29,10 +30,18 @@ _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BASE62_SET = frozenset(_BASE62)
 
 
+class KeyStatus(Enum):
+    """Whether a key can be used."""
+
+    ACTIVE = "active"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What is known of a key, without its secret. Times in Unix milliseconds, 0 for never; ``prefix`` is what is
-    shown of it.
+    """What is known of a key, without its secrets. Times in Unix milliseconds, 0 for never; ``prefix`` is what is
+    shown of the newest secret.
     """
 
     key_id: str
@@ -62,14 +71,19 @@ class ApiKey:
             **self.policy.shown(),
         }
 
+    def status(self, now_ms: int) -> KeyStatus:
+        """Whether it can be used at ``now_ms``."""
+        if self.revoked_at_ms:
+            return KeyStatus.REVOKED
+        return KeyStatus.EXPIRED if self.expires_at_ms and self.expires_at_ms <= now_ms else KeyStatus.ACTIVE
+
     def check_live(self, now_ms: int) -> None:
         """Raises:
         ApiKeyRevoked: it was revoked, or has expired at ``now_ms``.
         """
-        if self.revoked_at_ms:
-            raise ApiKeyRevoked("this API key was revoked")
-        if self.expires_at_ms and self.expires_at_ms <= now_ms:
-            raise ApiKeyRevoked("this API key has expired")
+        status = self.status(now_ms)
+        if status is not KeyStatus.ACTIVE:
+            raise ApiKeyRevoked("this API key was revoked" if self.revoked_at_ms else "this API key has expired")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,39 @@ class KeyDigest:
 
     pepper_version: int
     hmac_sha256_hex: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeySecret:
+    """A secret of a key, as it is stored. A key has one that holds until the key ends, and after a rotation, for a
+    while, the one before. Times in Unix milliseconds; ``expires_at_ms`` 0: not before the key.
+    """
+
+    hmac_sha256_hex: str
+    pepper_version: int
+    key_id: str
+    created_at_ms: int
+    expires_at_ms: int = 0
+
+    def check_live(self, now_ms: int) -> None:
+        """Raises:
+        ApiKeyRevoked: a rotation has ended it.
+        """
+        if self.expires_at_ms and self.expires_at_ms <= now_ms:
+            raise ApiKeyRevoked("this API key was rotated, and this secret of it has ended")
+
+
+def ends_of_secrets(secrets: Iterable[KeySecret], now_ms: int, overlap_ms: int) -> dict[str, int]:
+    """When the secrets of a key end that is given a new one now, by digest: the one in force after the overlap, one
+    that was left from an earlier rotation now, so that never more than two are valid.
+    """
+    ends: dict[str, int] = {}
+    for secret in secrets:
+        if not secret.expires_at_ms:
+            ends[secret.hmac_sha256_hex] = now_ms + overlap_ms
+        elif secret.expires_at_ms > now_ms:
+            ends[secret.hmac_sha256_hex] = now_ms
+    return ends
 
 
 def mint_secret(random_below: Callable[[int], int]) -> str:

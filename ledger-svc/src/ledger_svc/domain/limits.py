@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from operator import attrgetter
 
-from ledger_svc.domain.charges import Attempt, ChargeFacts
+from ledger_svc.domain.charges import Attempt, ChargeFacts, Tags
 from ledger_svc.domain.errors import InvalidRequest
-from meshkit.money import USAGE_CLASSES, Rates
+from meshkit.money import USAGE_CLASSES, PriceSnapshot, Rates
 
 _RATE_NAMES = tuple(rate.name for rate in fields(Rates))
 _rate_values, _usage_values = attrgetter(*_RATE_NAMES), attrgetter(*USAGE_CLASSES)
@@ -26,6 +26,10 @@ MAX_UNITS = 10**12
 MAX_RATE_PICO_USD = 10**15
 """1,000 USD for a unit."""
 MAX_MARKUP_BPS = 10**6
+MAX_TAGS = 16
+MAX_TAG_KEY_CHARS = 64
+MAX_TAG_VALUE_CHARS = 512
+"""Of a request's tags; the numbers of OpenAI's ``metadata``."""
 _REFUSED_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """The categories Cc and Cs of Unicode."""
 MAX_TIME_MS = 2**53 - 1
@@ -76,17 +80,36 @@ def check_facts(facts: ChargeFacts) -> ChargeFacts:
     for name in ("request_digest", "answer_digest"):
         if not _DIGEST.fullmatch(getattr(facts, name)):
             raise InvalidRequest(f"facts.{name}", "is not a salt and a SHA-256 in lower-case hex, as SALT:DIGEST")
+    check_tags("facts.tags", facts.tags)
+    check_range("facts.started_at_ms", facts.started_at_ms, 0, MAX_TIME_MS)
     _check_all("facts.usage", USAGE_CLASSES, _usage_values(facts.usage), MAX_UNITS)
-    price = facts.price
-    check_text("facts.price.offer_id", price.offer_id)
-    for name in ("price_source", "price_version", "price_date", "catalog_revision"):
-        check_text(f"facts.price.{name}", getattr(price, name), empty=True)
-    check_range("facts.price.markup_bps", price.markup_bps, 0, MAX_MARKUP_BPS)
-    check_range("facts.price.rate_tiers (entries)", len(price.rate_tiers), 0, MAX_RATE_TIERS)
-    for tier in price.rate_tiers:
-        check_range("facts.price.rate_tiers.above_input_tokens", tier.above_input_tokens, 0, MAX_UNITS)
-        _check_all("facts.price.rate_tiers", _RATE_NAMES, _rate_values(tier.rates), MAX_RATE_PICO_USD)
+    check_price("facts.price", facts.price)
     return facts
+
+
+def check_price(param: str, price: PriceSnapshot) -> PriceSnapshot:
+    """Bounds every number and text of a price."""
+    check_text(f"{param}.offer_id", price.offer_id)
+    for name in ("price_source", "price_version", "price_date", "catalog_revision"):
+        check_text(f"{param}.{name}", getattr(price, name), empty=True)
+    check_range(f"{param}.markup_bps", price.markup_bps, 0, MAX_MARKUP_BPS)
+    check_range(f"{param}.rate_tiers (entries)", len(price.rate_tiers), 0, MAX_RATE_TIERS)
+    for tier in price.rate_tiers:
+        check_range(f"{param}.rate_tiers.above_input_tokens", tier.above_input_tokens, 0, MAX_UNITS)
+        _check_all(f"{param}.rate_tiers", _RATE_NAMES, _rate_values(tier.rates), MAX_RATE_PICO_USD)
+    return price
+
+
+def check_tags(param: str, tags: Tags) -> Tags:
+    """The client's names for a request."""
+    if tags:
+        check_range(f"{param} (entries)", len(tags), 0, MAX_TAGS)
+        for key, value in tags:
+            check_text(f"{param} (key)", key, max_chars=MAX_TAG_KEY_CHARS)
+            if not key.isascii() and max(key) > "\uffff":
+                raise InvalidRequest(f"{param} (key)", "must not contain characters beyond U+FFFF")
+            check_text(f"{param}.{key}", value, max_chars=MAX_TAG_VALUE_CHARS, empty=True)
+    return tags
 
 
 def _check_all(param: str, names: Sequence[str], values: Sequence[int], high: int) -> None:

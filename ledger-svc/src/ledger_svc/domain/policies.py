@@ -7,16 +7,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 from typing import Any
 
 import orjson
 
 from ledger_svc.domain.errors import InvalidRequest
 from ledger_svc.domain.limits import check_range
+from meshkit.regions import RegionPolicy
 
 MAX_CIDRS = 100
 MAX_PER_MINUTE = 10**9
+_MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 class KeyScope(Enum):
@@ -24,14 +26,6 @@ class KeyScope(Enum):
 
     INFERENCE = "inference"
     ACCOUNT = "account"
-
-
-class RegionPolicy(Enum):
-    """In which regions requests may be answered."""
-
-    ANY = "any"
-    CN_ONLY = "cn-only"
-    OVERSEAS_ONLY = "overseas-only"
 
 
 class CacheDefault(Enum):
@@ -105,7 +99,12 @@ def checked(policy: KeyPolicy) -> KeyPolicy:
 
 def _network(text: str) -> str:
     try:
-        return str(ip_network(text.strip(), strict=False))
+        network = ip_network(text.strip(), strict=False)
+        if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+            # An IPv4 client is seen by its IPv4 address, however it came (RFC 4291, 2.5.5.2).
+            address = network.network_address.ipv4_mapped
+            return str(ip_network((str(address), network.prefixlen - _MAPPED.prefixlen)))
+        return str(network)
     except ValueError:
         message = f'{text[:50]!r} is neither an address nor a network, such as "203.0.113.7" or "2001:db8::/32"'
         raise InvalidRequest("allowed_cidrs", message) from None

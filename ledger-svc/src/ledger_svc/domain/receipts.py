@@ -2,8 +2,8 @@
 
 Its document is what is signed and logged: RFC 8785 canonical JSON, amounts in decimal USD strings, unit prices in
 pico-USD as strings (JSON numbers are exact only to 2^53), counts and times as numbers. No prompt and no answer. Its
-fields are described in receipt-2.schema.json of this distribution. Documents of version 1, from before there was a log,
-lack the price's hash and the digests.
+fields are described in receipt-3.schema.json of this distribution. Documents of version 2 lack the tags and the time of
+arrival; those of version 1, from before there was a log, the price's hash and the digests, too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from meshkit.money import (
     parse_usd,
 )
 
-DOCUMENT_VERSION = 2
+DOCUMENT_VERSION = 3
 
 _PROVENANCES = {provenance: provenance.name.lower() for provenance in Provenance}
 
@@ -65,7 +65,9 @@ class Receipt:
 
 
 def facts_document(facts: ChargeFacts) -> dict[str, Any]:
-    """The facts as JSON values; without the digests, whose salt makes them differ each time."""
+    """The facts as JSON values; without what may differ when the same charge is asked for again: the digests by their
+    salt, the time of arrival and the tags, as a client that retries may send others in a header.
+    """
     return {
         "served_mode": facts.served_mode.value,
         "outcome": facts.outcome.value,
@@ -100,9 +102,9 @@ def _canonical(document: dict[str, Any]) -> bytes:
 def encode(receipt: Receipt) -> str:
     """The receipt's document as RFC 8785 canonical JSON.
 
-    orjson writes that for documents like ours at a fiftieth of a general implementation's cost: all names are ASCII, so
-    that its order is that of UTF-16 units, all numbers are integers below 2^53, and it escapes what the RFC escapes.
-    A test compares the two.
+    orjson writes that for documents like ours at a fiftieth of a general implementation's cost: no name has a character
+    beyond U+FFFF, so that its order is that of UTF-16 units, all numbers are integers below 2^53, and it escapes what
+    the RFC escapes. A test compares the two.
     """
     document = {
         "v": receipt.version,
@@ -123,6 +125,8 @@ def encode(receipt: Receipt) -> str:
     if receipt.version > 1:
         document |= {name: getattr(receipt.facts, name) for name in _DIGESTS}
         document["price_sha256"] = price_sha256(receipt.facts.price)
+    if receipt.version > 2:
+        document |= {"tags": dict(receipt.facts.tags), "started_at_ms": receipt.facts.started_at_ms}
     return _canonical(document).decode()
 
 
@@ -134,7 +138,7 @@ def decode(text: str) -> Receipt:
     """
     document = orjson.loads(text)
     version = document["v"]
-    if version not in (1, DOCUMENT_VERSION):
+    if version not in (1, 2, DOCUMENT_VERSION):
         raise ValueError(f"receipt document version {version} is not known")
     digests = _DIGESTS if version > 1 else ()
     usage, price = document["usage"], document["price"]
@@ -148,6 +152,8 @@ def decode(text: str) -> Receipt:
             served_mode=ServedMode(document["served_mode"]),
             outcome=Outcome(document["outcome"]),
             **{name: document[name] for name in (*_FACT_TEXTS, *digests)},
+            tags=tuple(sorted(document["tags"].items())) if version > 2 else (),
+            started_at_ms=document["started_at_ms"] if version > 2 else 0,
         ),
         held_nano_usd=parse_usd(document["held_usd"]),
         charged_nano_usd=parse_usd(document["charged_usd"]),

@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from ledger_svc.domain.accounts import SPENDABLE, AccountKind, Spend
+from ledger_svc.domain.accounts import SPENDABLE, AccountKind, CreditKind, Spend
 from ledger_svc.domain.book import Book, Needs
 from ledger_svc.domain.command import Command, check_same, fingerprint_of
 from ledger_svc.domain.corrections import Correction
 from ledger_svc.domain.errors import InsufficientBalance, InvalidRequest, NotFound
 from ledger_svc.domain.journal import Transfer, TransferKind
 from ledger_svc.domain.lots import DEFAULT_PRIORITY, CreditLot
+from ledger_svc.domain.trail import told
+from meshkit.money import format_usd
+from meshkit.principal import OPERATOR, Actor
 
 
 @dataclass(frozen=True)
 class Refund(Command[None]):
     """Takes paid credit back that the operator pays out, once under its idempotency key. Promotional credit is not
-    refunded, nor what open holds keep.
+    refunded, nor what open holds keep. ``receiver``: the account that pays it out.
     """
 
     org_id: str
@@ -26,11 +29,13 @@ class Refund(Command[None]):
     idempotency_key: str
     transfer_id: str
     now_ms: int
+    actor: Actor = OPERATOR
+    receiver: AccountKind = AccountKind.REFUNDS
 
     @property
     def needs(self) -> Needs:
         """The transfer that may be there already, and both accounts."""
-        return Needs(self.org_id, (*SPENDABLE, AccountKind.REFUNDS), idem_key=self._idem_key)
+        return Needs(self.org_id, (*SPENDABLE, self.receiver), idem_key=self._idem_key)
 
     @property
     def _idem_key(self) -> str:
@@ -38,8 +43,9 @@ class Refund(Command[None]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of amount and reason."""
-        return fingerprint_of("refund", self.amount_nano_usd, self.reason)
+        """Of amount and reason, and of the account that pays where that is not the usual one."""
+        receiver = () if self.receiver is AccountKind.REFUNDS else (self.receiver.value,)
+        return fingerprint_of("refund", self.amount_nano_usd, self.reason, *receiver)
 
     def decide(self, book: Book) -> None:
         """Raises:
@@ -60,8 +66,29 @@ class Refund(Command[None]):
         transfer = Transfer(
             self.transfer_id, self.org_id, TransferKind.REFUND, self._idem_key, self.fingerprint, self.now_ms
         )
-        book.post(
-            transfer, {AccountKind.CUSTOMER_CREDIT: -self.amount_nano_usd, AccountKind.REFUNDS: self.amount_nano_usd}
+        book.post(transfer, {AccountKind.CUSTOMER_CREDIT: -self.amount_nano_usd, self.receiver: self.amount_nano_usd})
+        self._tell(book, paid.posted_nano_usd)
+
+    def _tell(self, book: Book, posted_before_nano_usd: int) -> None:
+        after = {
+            "posted_usd": format_usd(posted_before_nano_usd - self.amount_nano_usd),
+            "amount_usd": format_usd(self.amount_nano_usd),
+            "reason": self.reason,
+            "idempotency_key": self.idempotency_key,
+        }
+        kind = {"kind": CreditKind.PAID.value}
+        before = {"posted_usd": format_usd(posted_before_nano_usd)}
+        book.tell(
+            told(
+                self.actor,
+                self.org_id,
+                self.now_ms,
+                "credit.refunded",
+                self.transfer_id,
+                self.transfer_id,
+                before=kind | before,
+                after=kind | after,
+            )
         )
 
 
@@ -79,6 +106,7 @@ class Correct(Command[Correction]):
     idempotency_key: str
     transfer_id: str
     now_ms: int
+    actor: Actor = OPERATOR
 
     @property
     def needs(self) -> Needs:
@@ -143,5 +171,30 @@ class Correct(Command[Correction]):
             self.reason,
             self.now_ms,
         )
+        given_before = sum(made.amount_nano_usd for made in book.settled[self.receipt_id].corrections)
         book.add_correction(correction)
+        self._tell(book, correction, given_before)
         return correction
+
+    def _tell(self, book: Book, made: Correction, given_before_nano_usd: int) -> None:
+        after = {
+            "corrected_usd": format_usd(given_before_nano_usd + made.amount_nano_usd),
+            "paid_usd": format_usd(made.paid_nano_usd),
+            "promotional_usd": format_usd(made.promo_nano_usd),
+            "reason": self.reason,
+            "transfer_id": self.transfer_id,
+            "idempotency_key": self.idempotency_key,
+        }
+        before = {"corrected_usd": format_usd(given_before_nano_usd)}
+        book.tell(
+            told(
+                self.actor,
+                self.org_id,
+                self.now_ms,
+                "charge.corrected",
+                self.receipt_id,
+                self.transfer_id,
+                before=before,
+                after=after,
+            )
+        )

@@ -1,4 +1,5 @@
-"""Ed25519 keys, and what they sign: receipts as compact JWS (RFC 7515, RFC 8037), checkpoints as signed notes.
+"""Ed25519 keys, and what they sign: receipts and entries of the audit trail as compact JWS (RFC 7515, RFC 8037),
+checkpoints as signed notes.
 
 The same key may sign both: what is signed for a JWS has no newline, and a note always has one, so neither can be taken
 for the other.
@@ -11,6 +12,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -22,9 +24,18 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from ledger_svc.domain.merkle import leaf_hash
 
 ALGORITHM = "EdDSA"
-JWS_TYPE = "tallygate-receipt+jws"
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
+
+
+class JwsKind(StrEnum):
+    """What a JWS is of: the ``typ`` of its header, so that none is taken for one of another kind."""
+
+    RECEIPT = "tallygate-receipt+jws"
+    AUDIT_ENTRY = "tallygate-audit+jws"
+
+
+_NAMES = {JwsKind.RECEIPT: "a receipt", JwsKind.AUDIT_ENTRY: "an audit entry"}
 
 PublicKeys = Mapping[str, Ed25519PublicKey]
 """By kid."""
@@ -36,7 +47,7 @@ class InvalidSignatureError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """A receipt's signature, and the hash of its leaf: SHA-256(0x00 || JWS)."""
+    """A document's signature, and the hash of its leaf: SHA-256(0x00 || JWS)."""
 
     kid: str
     signature: bytes
@@ -70,10 +81,10 @@ class Keyring:
         self._signer = private[self.signing_kid]
         self.public: PublicKeys = {kid: key.public_key() for kid, key in private.items()} | dict(retired or {})
 
-    def seal(self, document: bytes) -> Seal:
-        """Signs a receipt's document."""
-        signature = self.sign(signing_input(self.signing_kid, document))
-        return Seal(self.signing_kid, signature, leaf_hash(compact(self.signing_kid, document, signature)))
+    def seal(self, document: bytes, kind: JwsKind = JwsKind.RECEIPT) -> Seal:
+        """Signs a document."""
+        signature = self.sign(signing_input(self.signing_kid, document, kind))
+        return Seal(self.signing_kid, signature, leaf_hash(compact(self.signing_kid, document, signature, kind)))
 
     def sign(self, message: bytes) -> bytes:
         """The signature of the signing key; the same message always gives the same."""
@@ -125,23 +136,23 @@ def public_key_from_jwk(document: Mapping[str, Any]) -> tuple[str, Ed25519Public
 
 
 @lru_cache(maxsize=64)
-def _protected(kid: str) -> bytes:
-    return base64url(rfc8785.dumps({"alg": ALGORITHM, "kid": kid, "typ": JWS_TYPE})).encode()
+def _protected(kid: str, kind: JwsKind) -> bytes:
+    return base64url(rfc8785.dumps({"alg": ALGORITHM, "kid": kid, "typ": kind.value})).encode()
 
 
-def signing_input(kid: str, document: bytes) -> bytes:
-    """What is signed (RFC 7515, 5.1). The header has three members, in canonical JSON: there is one JWS of a receipt,
-    key and signature.
+def signing_input(kid: str, document: bytes, kind: JwsKind = JwsKind.RECEIPT) -> bytes:
+    """What is signed (RFC 7515, 5.1). The header has three members, in canonical JSON: there is one JWS of a document,
+    kind, key and signature.
     """
-    return _protected(kid) + b"." + base64url(document).encode()
+    return _protected(kid, kind) + b"." + base64url(document).encode()
 
 
-def compact(kid: str, document: bytes, signature: bytes) -> bytes:
+def compact(kid: str, document: bytes, signature: bytes, kind: JwsKind = JwsKind.RECEIPT) -> bytes:
     """The JWS in compact form."""
-    return signing_input(kid, document) + b"." + base64url(signature).encode()
+    return signing_input(kid, document, kind) + b"." + base64url(signature).encode()
 
 
-def split_jws(jws: str) -> tuple[str, bytes, bytes]:
+def split_jws(jws: str, kind: JwsKind = JwsKind.RECEIPT) -> tuple[str, bytes, bytes]:
     """(kid, document, signature) of a compact JWS, not verified.
 
     Raises:
@@ -150,24 +161,24 @@ def split_jws(jws: str) -> tuple[str, bytes, bytes]:
     try:
         header, payload, signature = (from_base64url(part) for part in jws.split("."))
         kid = json.loads(header)["kid"]
-        exact = compact(kid, payload, signature) == jws.encode()
+        exact = compact(kid, payload, signature, kind) == jws.encode()
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InvalidSignatureError("not a compact JWS of a receipt") from error
+        raise InvalidSignatureError(f"not a compact JWS of {_NAMES[kind]}") from error
     if not exact:
-        raise InvalidSignatureError(f"the header is not that of a receipt signed with {ALGORITHM}")
+        raise InvalidSignatureError(f"the header is not that of {_NAMES[kind]} signed with {ALGORITHM}")
     return kid, payload, signature
 
 
-def verify_jws(jws: str, keys: PublicKeys) -> tuple[str, bytes]:
+def verify_jws(jws: str, keys: PublicKeys, kind: JwsKind = JwsKind.RECEIPT) -> tuple[str, bytes]:
     """(kid, document) of a JWS that one of the keys has signed.
 
     Raises:
-        InvalidSignatureError: not signed by the key that it names, or that key is not known.
+        InvalidSignatureError: not of this kind, not signed by the key that it names, or that key is not known.
     """
-    kid, document, signature = split_jws(jws)
+    kid, document, signature = split_jws(jws, kind)
     if kid not in keys:
         raise InvalidSignatureError(f"signed with {kid}, which is none of the known keys")
-    verify(keys[kid], signature, signing_input(kid, document))
+    verify(keys[kid], signature, signing_input(kid, document, kind))
     return kid, document
 
 

@@ -1,6 +1,7 @@
 """The audit trail: who changed what of an account, when and from where, and what it was before and after.
 
-An entry is written in the transaction of its change. Its document is RFC 8785 canonical JSON, as a receipt's is.
+An entry is written in the transaction of its change. Its document is RFC 8785 canonical JSON, as a receipt's is; signed
+it is a leaf of the same log.
 """
 
 from __future__ import annotations
@@ -11,9 +12,15 @@ from typing import Any
 
 import orjson
 
-from meshkit.principal import Actor
+from meshkit.ids import id_of
+from meshkit.principal import Actor, ActorKind
 
 DOCUMENT_VERSION = 1
+_FIELDS = ("entry_id", "org_id", "created_at_ms", "action", "subject", "before", "after")
+_ACTOR_TEXTS = ("id", "address", "trace_id")
+
+SYSTEM = Actor(ActorKind.SYSTEM)
+"""Tallygate itself: what it does by the clock."""
 
 State = Mapping[str, Any]
 """What a thing was, as JSON values: texts, integers, truth values and lists of them. Amounts are decimal texts. Never
@@ -38,20 +45,39 @@ class TrailEntry:
 
     def document(self) -> str:
         """The entry as canonical JSON (all names are ASCII, see ``domain.receipts.encode``)."""
-        content = {
-            "v": DOCUMENT_VERSION,
-            "entry_id": self.entry_id,
-            "org_id": self.org_id,
-            "created_at_ms": self.created_at_ms,
-            "actor": {
-                "kind": self.actor.kind.value,
-                "id": self.actor.id,
-                "address": self.actor.address,
-                "trace_id": self.actor.trace_id,
-            },
-            "action": self.action,
-            "subject": self.subject,
-            "before": dict(self.before),
-            "after": dict(self.after),
-        }
-        return orjson.dumps(content, option=orjson.OPT_SORT_KEYS).decode()
+        actor = {name: getattr(self.actor, name) for name in _ACTOR_TEXTS}
+        content = {name: getattr(self, name) for name in _FIELDS}
+        content |= {"v": DOCUMENT_VERSION, "actor": {"kind": self.actor.kind.value, **actor}}
+        content |= {"before": dict(self.before), "after": dict(self.after)}
+        return orjson.dumps(content, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER).decode()
+
+
+def decode(text: str) -> TrailEntry:
+    """The entry of a document that ``TrailEntry.document`` wrote.
+
+    Raises:
+        ValueError: another version, or not such a document.
+    """
+    document = orjson.loads(text)
+    if document["v"] != DOCUMENT_VERSION:
+        raise ValueError(f"audit document version {document['v']} is not known")
+    said = document["actor"]
+    actor = Actor(ActorKind(said["kind"]), **{name: said[name] for name in _ACTOR_TEXTS})
+    return TrailEntry(**{name: document[name] for name in _FIELDS}, actor=actor)
+
+
+def told(
+    actor: Actor,
+    org_id: str,
+    now_ms: int,
+    action: str,
+    subject: str,
+    *by: str,
+    before: State | None = None,
+    after: State | None = None,
+) -> TrailEntry:
+    """The entry of a change that a command decides. Its id is made of what names the change, ``by``: decided again, the
+    change is told under the same id.
+    """
+    entry_id = id_of("aud", action, *by)
+    return TrailEntry(entry_id, org_id, now_ms, actor, action, subject, before=before or {}, after=after or {})

@@ -12,6 +12,7 @@ from ledger_svc.domain.refunding import Correct, Refund
 from ledger_svc.service.ports import Ledger, Records
 from meshkit.clock import Clock
 from meshkit.ids import MakeId
+from meshkit.principal import OPERATOR, Actor
 
 
 class CreditService:
@@ -32,6 +33,7 @@ class CreditService:
         kind: CreditKind,
         priority: int = DEFAULT_PRIORITY,
         expires_at_ms: int = 0,
+        actor: Actor = OPERATOR,
     ) -> Balance:
         """Adds credit once; answers the balance as it is now. ``priority`` 0..1,000: among credit of its kind the
         lowest is spent first. ``expires_at_ms``: of promotional credit only; 0: never.
@@ -54,11 +56,14 @@ class CreditService:
                 now_ms=now_ms,
                 priority=check_range("priority", priority, 0, MAX_PRIORITY),
                 expires_at_ms=expires_at_ms,
+                actor=actor,
             )
         )
         return await self._records.balance(org_id)
 
-    async def refund(self, org_id: str, *, amount_nano_usd: int, reason: str, idempotency_key: str) -> Balance:
+    async def refund(
+        self, org_id: str, *, amount_nano_usd: int, reason: str, idempotency_key: str, actor: Actor = OPERATOR
+    ) -> Balance:
         """Takes back paid credit that the operator pays out, once; answers the balance as it is now.
 
         Raises:
@@ -72,12 +77,20 @@ class CreditService:
                 idempotency_key=check_text("idempotency_key", idempotency_key),
                 transfer_id=self._make_id("xfer"),
                 now_ms=self._clock.now_ms(),
+                actor=actor,
             )
         )
         return await self._records.balance(org_id)
 
     async def correct(
-        self, org_id: str, receipt_id: str, *, amount_nano_usd: int, reason: str, idempotency_key: str
+        self,
+        org_id: str,
+        receipt_id: str,
+        *,
+        amount_nano_usd: int,
+        reason: str,
+        idempotency_key: str,
+        actor: Actor = OPERATOR,
     ) -> tuple[Correction, Balance]:
         """Gives back some of a receipt's charge as credit, once; answers what was given and the balance as it is now.
 
@@ -93,6 +106,7 @@ class CreditService:
                 idempotency_key=check_text("idempotency_key", idempotency_key),
                 transfer_id=self._make_id("xfer"),
                 now_ms=self._clock.now_ms(),
+                actor=actor,
             )
         )
         return made, await self._records.balance(org_id)

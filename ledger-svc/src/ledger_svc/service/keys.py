@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ledger_svc.domain.errors import InvalidApiKey
-from ledger_svc.domain.keys import SHOWN_CHARS, ApiKey, Peppers, is_well_formed, mint_secret
-from ledger_svc.domain.limits import MAX_TIME_MS, check_name, check_patterns, check_range, check_text
+from ledger_svc.domain.key_changes import MAX_OVERLAP_MS, KeyChange, check_end, check_usable
+from ledger_svc.domain.keys import SHOWN_CHARS, ApiKey, KeySecret, KeyStatus, Peppers, is_well_formed, mint_secret
+from ledger_svc.domain.limits import check_name, check_patterns, check_range, check_text
 from ledger_svc.domain.policies import DEFAULT_LIMITS, DEFAULT_POLICY, DefaultLimits, KeyPolicy, checked
 from ledger_svc.domain.projects import Project
 from ledger_svc.domain.trail import TrailEntry
-from ledger_svc.service.ports import Directory
+from ledger_svc.service.paging import check_page_size, page_of, position_of_token
+from ledger_svc.service.ports import Directory, KeyFilter
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.telling import Telling
 from meshkit.clock import Clock
@@ -91,8 +94,6 @@ class KeyService:
             NotFound: no such project in the organisation.
         """
         now_ms = self._clock.now_ms()
-        if expires_at_ms:
-            check_range("expires_at_ms", expires_at_ms, now_ms + 1, MAX_TIME_MS)
         secret = mint_secret(self._random_below)
         key = ApiKey(
             key_id=self._make_id("key"),
@@ -102,7 +103,7 @@ class KeyService:
             prefix=secret[:SHOWN_CHARS],
             allowed_models=check_patterns("allowed_models", allowed_models),
             created_at_ms=now_ms,
-            expires_at_ms=expires_at_ms,
+            expires_at_ms=check_end(expires_at_ms, now_ms),
             policy=checked(policy),
         )
         entry = self._telling.entry(key.org_id, actor, "key.created", key.key_id, after=key.shown())
@@ -112,6 +113,29 @@ class KeyService:
     async def list_keys(self, org_id: str) -> list[ApiKey]:
         """The keys of an organisation, or of all for "", newest first."""
         return await self._directory.list_keys(check_text("org_id", org_id, empty=True))
+
+    async def find_keys(
+        self, org_id: str, *, project_id: str, status: KeyStatus | None, page_size: int, page_token: str
+    ) -> tuple[list[ApiKey], str]:
+        """Keys of an organisation, newest first, and the token of the next page ("": there is none). ``project_id`` "":
+        of all projects; ``status`` None: in any state.
+        """
+        size = check_page_size(page_size)
+        wanted = KeyFilter(check_text("project_id", project_id, empty=True), status, self._clock.now_ms())
+        found = await self._directory.find_keys(
+            check_text("org_id", org_id), wanted, limit=size + 1, before=position_of_token(page_token)
+        )
+        return page_of(found, size, lambda key: (key.created_at_ms, key.key_id))
+
+    async def get_key(self, key_id: str, org_id: str) -> ApiKey:
+        """Raises:
+        NotFound: no such key in the organisation ("": in any).
+        """
+        return await self._directory.key(check_text("org_id", org_id, empty=True), check_text("key_id", key_id))
+
+    def status_of(self, key: ApiKey) -> KeyStatus:
+        """Whether a key can be used now."""
+        return key.status(self._clock.now_ms())
 
     async def revoke_key(self, key_id: str, org_id: str, *, actor: Actor = OPERATOR) -> ApiKey:
         """Ends a key and tells the watchers. Again: the same answer, and nothing changes.
@@ -123,25 +147,95 @@ class KeyService:
         def entry_of(before: ApiKey) -> TrailEntry:
             return self._telling.entry(before.org_id, actor, "key.revoked", before.key_id, before=before.shown())
 
-        key = await self._directory.revoke_key(
+        revoked = await self._directory.revoke_key(
             check_text("key_id", key_id), check_text("org_id", org_id, empty=True), entry_of
         )
-        self._revocations.announce(key.key_id, key.revoked_at_ms)
-        return key
+        self._revocations.announce(key_id, revoked.change_seq)
+        return revoked.key
+
+    async def update_key(self, key_id: str, org_id: str, change: KeyChange, *, actor: Actor = OPERATOR) -> ApiKey:
+        """Changes a key and tells the watchers.
+
+        Raises:
+            NotFound: no such key in the organisation ("": in any).
+            InvalidRequest: see ``KeyChange.of``.
+        """
+        now_ms = self._clock.now_ms()
+
+        def entry_of(before: ApiKey, after: ApiKey) -> TrailEntry:
+            was, is_ = before.shown(), after.shown()
+            changed = [name for name in was if was[name] != is_[name]]
+            return self._telling.entry(
+                before.org_id,
+                actor,
+                "key.updated",
+                before.key_id,
+                before={name: was[name] for name in changed},
+                after={name: is_[name] for name in changed},
+            )
+
+        changed = await self._directory.change_key(
+            check_text("key_id", key_id),
+            check_text("org_id", org_id, empty=True),
+            lambda key: change.of(key, now_ms),
+            entry_of,
+        )
+        self._revocations.announce(key_id, changed.change_seq)
+        return changed.key
+
+    async def rotate_key(
+        self, key_id: str, org_id: str, *, overlap_ms: int, actor: Actor = OPERATOR
+    ) -> tuple[ApiKey, str, int]:
+        """Gives a key a new secret, and tells the watchers: the key, the secret, which is not stored, and when the
+        former one ends.
+
+        Raises:
+            NotFound: no such key in the organisation ("": in any).
+            InvalidRequest: the key was revoked or has expired, or the overlap is too long.
+        """
+        check_range("overlap_ms", overlap_ms, 0, MAX_OVERLAP_MS)
+        now_ms = self._clock.now_ms()
+        former_ends_at_ms = now_ms + overlap_ms
+        secret = mint_secret(self._random_below)
+        digest = self._peppers.digest(secret)
+
+        def rotated(key: ApiKey) -> ApiKey:
+            check_usable(key, now_ms)
+            return replace(key, prefix=secret[:SHOWN_CHARS])
+
+        def entry_of(before: ApiKey, after: ApiKey) -> TrailEntry:
+            return self._telling.entry(
+                before.org_id,
+                actor,
+                "key.rotated",
+                before.key_id,
+                before={"prefix": before.prefix},
+                after={"prefix": after.prefix, "former_secret_expires_at_ms": former_ends_at_ms},
+            )
+
+        changed = await self._directory.rotate_key(
+            KeySecret(digest.hmac_sha256_hex, digest.pepper_version, check_text("key_id", key_id), now_ms),
+            check_text("org_id", org_id, empty=True),
+            rotated,
+            entry_of,
+            overlap_ms=overlap_ms,
+        )
+        self._revocations.announce(key_id, changed.change_seq)
+        return changed.key, secret, former_ends_at_ms
 
     async def authenticate(self, secret: str) -> tuple[Principal, KeyPolicy, int]:
         """Who holds this secret, what its key may do (no limit is left open), and for how many milliseconds that may be
-        believed.
+        believed: never beyond the end of the key or of the secret.
 
         Raises:
             InvalidApiKey, ApiKeyRevoked.
         """
-        key = await self._directory.find_key(self._peppers.digests(secret)) if is_well_formed(secret) else None
-        if key is None:
+        found = await self._directory.find_key(self._peppers.digests(secret)) if is_well_formed(secret) else None
+        if found is None:
             raise InvalidApiKey("incorrect API key")
+        key, stored = found
         now_ms = self._clock.now_ms()
         key.check_live(now_ms)
-        valid_for_ms = self._valid_for_ms
-        if key.expires_at_ms:
-            valid_for_ms = min(valid_for_ms, key.expires_at_ms - now_ms)
-        return key.principal, key.policy.with_defaults(self._limits), valid_for_ms
+        stored.check_live(now_ms)
+        ends = [at_ms - now_ms for at_ms in (key.expires_at_ms, stored.expires_at_ms) if at_ms]
+        return key.principal, key.policy.with_defaults(self._limits), min([self._valid_for_ms, *ends])

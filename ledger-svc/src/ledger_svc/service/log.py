@@ -1,4 +1,4 @@
-"""The log of receipts, as its readers see it: checkpoints, proofs, keys; and the task that signs checkpoints."""
+"""The log, as its readers see it: checkpoints, proofs, keys; and the task that signs checkpoints."""
 
 from __future__ import annotations
 
@@ -58,17 +58,26 @@ class LogService:
         check_text("org_id", org_id, empty=True)
         check_range("tree_size", tree_size, 0, MAX_SIZE)
         receipt = await self._log.receipt(org_id, check_text("receipt_id", receipt_id))
-        if tree_size:
+        checkpoint, hashes = await self.path(receipt.leaf_index, tree_size)
+        return InclusionProof(receipt, checkpoint, hashes)
+
+    async def path(self, leaf_index: int, tree_size: int) -> tuple[Checkpoint, list[bytes]]:
+        """The checkpoint of a size, and the hashes that lead from a leaf to its root; 0: the newest, made now if the
+        leaf is younger.
+
+        Raises:
+            InvalidRequest: no checkpoint of this size, or one from before the leaf.
+        """
+        if check_range("tree_size", tree_size, 0, MAX_SIZE):
             try:
                 checkpoint = await self._log.checkpoint(tree_size)
             except NotFound as error:
                 raise InvalidRequest("tree_size", str(error)) from error
-            if checkpoint.size <= receipt.leaf_index:
-                raise InvalidRequest("tree_size", f"the receipt is leaf {receipt.leaf_index}, younger than that")
+            if checkpoint.size <= leaf_index:
+                raise InvalidRequest("tree_size", f"what is to be proved is leaf {leaf_index}, younger than that")
         else:
-            checkpoint = await self._reaching(receipt.leaf_index)
-        hashes = await self._log.proof(inclusion_ranges(receipt.leaf_index, checkpoint.size))
-        return InclusionProof(receipt, checkpoint, hashes)
+            checkpoint = await self._reaching(leaf_index)
+        return checkpoint, await self._log.proof(inclusion_ranges(leaf_index, checkpoint.size))
 
     async def checkpoint(self, tree_size: int) -> Checkpoint:
         """The checkpoint of a size; 0: the newest.

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ledger_svc.domain.errors import InvalidRequest
 from ledger_svc.domain.limits import check_range
@@ -40,14 +40,42 @@ def position_of_token(page_token: str) -> Position | None:
     """
     if not page_token:
         return None
+    found = _decode(page_token)
+    if [type(part) for part in found] != [int, str] or not 0 <= found[0] < 2**63 or not found[1].isprintable():
+        raise _foreign()
+    return found[0], found[1]
+
+
+def token_of_numbers(*numbers: int) -> str:
+    """The token of a list whose place is some numbers."""
+    return _encode(numbers)
+
+
+def numbers_of_token(page_token: str, count: int) -> list[int]:
+    """Those numbers.
+
+    Raises:
+        InvalidRequest: not a token that ``token_of_numbers`` gave.
+    """
+    found = _decode(page_token)
+    if len(found) != count or any(type(number) is not int or not 0 <= number < 2**63 for number in found):
+        raise _foreign()
+    return found
+
+
+def _decode(page_token: str) -> list[Any]:
     try:
-        at_ms, name = json.loads(base64.b64decode(page_token, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, TypeError):
-        raise InvalidRequest("page_token", "is not one that this ledger gave") from None
-    if type(at_ms) is not int or type(name) is not str:
-        raise InvalidRequest("page_token", "is not one that this ledger gave")
-    return at_ms, name
+        found = json.loads(base64.b64decode(page_token, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, RecursionError):
+        raise _foreign() from None
+    if type(found) is not list:
+        raise _foreign()
+    return found
 
 
-def _encode(position: Position) -> str:
-    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
+def _foreign() -> InvalidRequest:
+    return InvalidRequest("page_token", "is not one that this ledger gave")
+
+
+def _encode(place: Sequence[int | str]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()

@@ -12,10 +12,10 @@ from ledger_svc.domain.accounts import Balance
 from ledger_svc.domain.caps import Bucket, Cap, CapScope
 from ledger_svc.domain.checkpoints import Checkpoint
 from ledger_svc.domain.command import Command
-from ledger_svc.domain.keys import ApiKey, KeyDigest
+from ledger_svc.domain.keys import ApiKey, KeyDigest, KeySecret, KeyStatus
 from ledger_svc.domain.lots import CreditLot
 from ledger_svc.domain.merkle import Range
-from ledger_svc.domain.projects import Project
+from ledger_svc.domain.projects import Organization, Project
 from ledger_svc.domain.receipts import Receipt
 from ledger_svc.domain.trail import TrailEntry
 
@@ -62,6 +62,26 @@ class Ledger(Protocol):
 EntryOf = Callable[[T], TrailEntry]
 """What to tell of a change, by what the changed thing was before: known only in the transaction that changes it."""
 
+EntryOfChange = Callable[[T, T], TrailEntry]
+"""The same, by what it was before and is after."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedKey:
+    """A key after a change. ``change_seq``: the number of its last change, counted over all keys; 0: none yet."""
+
+    key: ApiKey
+    change_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFilter:
+    """Which keys are asked for. ``project_id`` "": of all; ``status`` None: in any, as of ``now_ms``."""
+
+    project_id: str
+    status: KeyStatus | None
+    now_ms: int
+
 
 class Directory(Protocol):
     """Organisations, projects and keys. Each change is told in the audit trail, in its own transaction."""
@@ -85,8 +105,23 @@ class Directory(Protocol):
         NotFound: also where it is another organisation's.
         """
 
+    async def organization(self, org_id: str) -> Organization:
+        """Raises:
+        NotFound.
+        """
+
+    async def change_project(
+        self, org_id: str, project_id: str, change: Callable[[Project], Project], entry_of: EntryOfChange[Project]
+    ) -> Project:
+        """Changes a project; nothing is told where nothing changes.
+
+        Raises:
+            NotFound: also where it is another organisation's.
+            InvalidRequest: the organisation has a project of this name.
+        """
+
     async def create_key(self, key: ApiKey, digest: KeyDigest, entry: TrailEntry) -> None:
-        """Stores a key.
+        """Stores a key with its first secret.
 
         Raises:
             NotFound: no such project in the organisation.
@@ -95,8 +130,44 @@ class Directory(Protocol):
     async def list_keys(self, org_id: str) -> list[ApiKey]:
         """The keys of an organisation, or of all for "", newest first."""
 
-    async def revoke_key(self, key_id: str, org_id: str, entry_of: EntryOf[ApiKey]) -> ApiKey:
+    async def find_keys(
+        self, org_id: str, wanted: KeyFilter, *, limit: int, before: tuple[int, str] | None
+    ) -> list[ApiKey]:
+        """At most ``limit`` keys, newest first; ``before``: those older than this (created_at_ms, key_id)."""
+
+    async def key(self, org_id: str, key_id: str) -> ApiKey:
+        """``org_id`` "": whosever it is.
+
+        Raises:
+            NotFound: also where it is another organisation's.
+        """
+
+    async def revoke_key(self, key_id: str, org_id: str, entry_of: EntryOf[ApiKey]) -> ChangedKey:
         """Ends a key; from the commit on no command of its is admitted. ``org_id`` "": whosever it is.
+
+        Raises:
+            NotFound: no such key in the organisation.
+        """
+
+    async def change_key(
+        self, key_id: str, org_id: str, change: Callable[[ApiKey], ApiKey], entry_of: EntryOfChange[ApiKey]
+    ) -> ChangedKey:
+        """Changes a key; nothing is told where nothing changes. ``org_id`` "": whosever it is.
+
+        Raises:
+            NotFound: no such key in the organisation.
+        """
+
+    async def rotate_key(
+        self,
+        secret: KeySecret,
+        org_id: str,
+        rotated: Callable[[ApiKey], ApiKey],
+        entry_of: EntryOfChange[ApiKey],
+        *,
+        overlap_ms: int,
+    ) -> ChangedKey:
+        """Gives a key a new secret, and those that it has their ends. ``org_id`` "": whosever it is.
 
         Raises:
             NotFound: no such key in the organisation.
@@ -105,11 +176,14 @@ class Directory(Protocol):
     async def has_scope(self, org_id: str, scope: CapScope, scope_id: str) -> bool:
         """Whether the organisation is that, or has such a project or key."""
 
-    async def find_key(self, digests: Sequence[KeyDigest]) -> ApiKey | None:
-        """The key whose stored digest is one of these."""
+    async def find_key(self, digests: Sequence[KeyDigest]) -> tuple[ApiKey, KeySecret] | None:
+        """The key that has a secret with one of these digests, and that secret; also where either has ended."""
 
-    async def revoked_since(self, since_ms: int) -> list[tuple[str, int]]:
-        """(key id, revoked at) of keys revoked at or after a time, oldest first."""
+    async def newest_change(self) -> int:
+        """The number of the last change of any key; 0: none yet."""
+
+    async def changes_after(self, change_seq: int) -> list[tuple[str, int]]:
+        """(key id, change_seq) of keys that were changed after a change, in the order of their changes."""
 
 
 class Records(Protocol):
@@ -129,8 +203,10 @@ class Records(Protocol):
     async def due_credit(self, now_ms: int, *, limit: int) -> list[str]:
         """At most ``limit`` organisations with expired credit that no open hold counts on."""
 
-    async def caps(self, org_id: str, now_ms: int) -> list[tuple[Cap, Bucket]]:
-        """The caps of an organisation and of what it has, cleared ones too, each with what counts for it now."""
+    async def caps(self, org_id: str, now_ms: int, *, scope_id: str = "") -> list[tuple[Cap, Bucket]]:
+        """The caps of an organisation and of what it has, or of one of these, cleared ones too, each with what counts
+        for it now.
+        """
 
     async def bucket(self, cap: Cap, now_ms: int) -> Bucket:
         """What counts for a cap in the period of a moment."""

@@ -1,4 +1,6 @@
-"""Tells watchers of revoked keys: of those revoked here at once, of another replica's after asking the store."""
+"""Tells watchers of keys that were revoked, rotated or changed: of those changed here at once, of another replica's
+after asking the store.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +11,28 @@ import structlog
 
 from ledger_svc.domain.errors import LedgerUnavailable
 from ledger_svc.service.ports import Directory, Sleep
-from meshkit.clock import Clock
 
 _log = structlog.get_logger(__name__)
 
-OVERLAP_MS = 60_000
-"""How far each poll looks back behind the last: a revocation carries the time of its decision on another machine's
-clock and becomes visible at its COMMIT, so it may appear after later ones.
-"""
-
 
 class Revocations:
-    """Fans revocations out to watchers, each with a queue of ``max_pending`` key ids; a watcher that does not keep up
-    is ended.
+    """Fans changes of keys out to watchers, each with a queue of ``max_pending`` key ids; a watcher that does not keep
+    up is ended.
+
+    Changes are numbered in the order of their commits (there is one writer), so a poll asks for those after the last
+    one that it has seen, and misses none.
     """
 
-    def __init__(self, directory: Directory, clock: Clock, *, max_pending: int = 1_000) -> None:
+    def __init__(self, directory: Directory, *, max_pending: int = 1_000) -> None:
         self._directory = directory
-        self._clock = clock
         self._max_pending = max_pending
         self._queues: set[asyncio.Queue[str | None]] = set()
         self._told: dict[str, int] = {}
-        self._since_ms = clock.now_ms() - OVERLAP_MS
+        self._seen: int | None = None
 
     async def watch(self) -> AsyncGenerator[str, None]:
-        """An empty string at once (the watch stands), then the id of each key revoked from then on.
+        """An empty string at once (the watch stands), then the id of each key changed from then on. An empty one again
+        says that any key may have been.
 
         Raises:
             LedgerUnavailable: the watcher fell behind; watch again, and drop what was kept.
@@ -48,24 +47,29 @@ class Revocations:
             self._queues.discard(queue)
         raise LedgerUnavailable("the watcher fell behind: watch again, and drop what was kept")
 
-    def announce(self, key_id: str, revoked_at_ms: int) -> None:
-        """Tells every watcher, once for each key."""
-        if key_id in self._told:
+    def announce(self, key_id: str, change_seq: int) -> None:
+        """Tells every watcher, once for each change."""
+        if change_seq <= max(self._seen or 0, self._told.get(key_id, 0)):
             return
-        self._told[key_id] = revoked_at_ms
+        self._told[key_id] = change_seq
+        self._tell(key_id)
+
+    async def poll(self) -> None:
+        """Announces what other replicas have changed since the last poll."""
+        if self._seen is None:
+            self._seen = await self._directory.newest_change()
+            self._tell("")  # whoever watches already may have missed what was changed until now
+        for key_id, change_seq in await self._directory.changes_after(self._seen):
+            self.announce(key_id, change_seq)
+            self._seen = change_seq
+        self._told = {key_id: told for key_id, told in self._told.items() if told > self._seen}
+
+    def _tell(self, key_id: str) -> None:
         for queue in list(self._queues):
             if queue.qsize() >= self._max_pending:
                 self._end(queue)
             else:
                 queue.put_nowait(key_id)
-
-    async def poll(self) -> None:
-        """Announces what other replicas have revoked since the last poll."""
-        now_ms = self._clock.now_ms()
-        for key_id, revoked_at_ms in await self._directory.revoked_since(self._since_ms):
-            self.announce(key_id, revoked_at_ms)
-        self._since_ms = now_ms - OVERLAP_MS
-        self._told = {key_id: at_ms for key_id, at_ms in self._told.items() if at_ms >= self._since_ms}
 
     async def run(self, interval_s: float, sleep: Sleep = asyncio.sleep) -> None:
         """Polls until cancelled. A failure is logged; the next poll makes up for it."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from ledger_svc.domain.caps import UNLIMITED
+from ledger_svc.domain.keys import ApiKey
 from ledger_svc.domain.lots import DEFAULT_PRIORITY
 from ledger_svc.service.budgets import BudgetService
 from ledger_svc.service.charging import ChargingService
@@ -91,16 +92,19 @@ class LedgerServicer(LedgerServiceServicer):
             policy=policy_from_proto(request.policy),
             actor=actor_of(request),
         )
-        return pb.CreateKeyResponse(key=key_to_proto(key), secret=secret)
+        return pb.CreateKeyResponse(key=self._shown(key), secret=secret)
 
     async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
         """See ledger.proto."""
-        return pb.ListKeysResponse(keys=[key_to_proto(key) for key in await self._keys.list_keys(request.org_id)])
+        return pb.ListKeysResponse(keys=map(self._shown, await self._keys.list_keys(request.org_id)))
 
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Context) -> pb.RevokeKeyResponse:
         """See ledger.proto."""
         key = await self._keys.revoke_key(request.key_id, request.org_id, actor=actor_of(request))
-        return pb.RevokeKeyResponse(key=key_to_proto(key))
+        return pb.RevokeKeyResponse(key=self._shown(key))
+
+    def _shown(self, key: ApiKey) -> pb.Key:
+        return key_to_proto(key, self._keys.status_of(key))
 
     async def Authenticate(self, request: pb.AuthenticateRequest, context: Context) -> pb.AuthenticateResponse:
         """See ledger.proto."""
@@ -125,6 +129,7 @@ class LedgerServicer(LedgerServiceServicer):
             kind=known("kind", CREDIT_KINDS, request.kind),
             priority=request.priority if request.HasField("priority") else DEFAULT_PRIORITY,
             expires_at_ms=request.expires_at_ms,
+            actor=actor_of(request),
         )
         return pb.AddCreditResponse(balance=balance_to_proto(balance))
 
@@ -135,6 +140,7 @@ class LedgerServicer(LedgerServiceServicer):
             amount_nano_usd=request.amount_nano_usd,
             reason=request.reason,
             idempotency_key=request.idempotency_key,
+            actor=actor_of(request),
         )
         return pb.RefundCreditResponse(balance=balance_to_proto(balance))
 
@@ -146,6 +152,7 @@ class LedgerServicer(LedgerServiceServicer):
             amount_nano_usd=request.amount_nano_usd,
             reason=request.reason,
             idempotency_key=request.idempotency_key,
+            actor=actor_of(request),
         )
         return pb.CorrectChargeResponse(
             paid_nano_usd=made.paid_nano_usd,
@@ -170,12 +177,15 @@ class LedgerServicer(LedgerServiceServicer):
             period=known("period", CAP_PERIODS, request.period),
             unit=known("unit", CAP_UNITS, request.unit),
             limit=request.limit if request.HasField("limit") else UNLIMITED,
+            actor=actor_of(request),
         )
         return pb.SetCapResponse(cap=cap_to_proto(cap, bucket) if cap.is_set else None)
 
     async def ListCaps(self, request: pb.ListCapsRequest, context: Context) -> pb.ListCapsResponse:
         """See ledger.proto."""
-        return pb.ListCapsResponse(caps=[cap_to_proto(*found) for found in await self._budgets.caps(request.org_id)])
+        scope = known("scope", CAP_SCOPES, request.scope) if request.scope else None
+        found = await self._budgets.caps(request.org_id, scope=scope, scope_id=request.scope_id)
+        return pb.ListCapsResponse(caps=[cap_to_proto(cap, bucket) for cap, bucket in found])
 
     async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveResponse:
         """See ledger.proto."""
@@ -202,7 +212,7 @@ class LedgerServicer(LedgerServiceServicer):
         receipt = await self._charging.settle(
             request.org_id, request.request_id, facts=facts, attempts=attempts_from_proto(request.attempts)
         )
-        return pb.SettleResponse(receipt=receipt_to_proto(receipt, (facts, request.facts)))
+        return pb.SettleResponse(receipt=receipt_to_proto(receipt, facts, request))
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
         """See ledger.proto."""
@@ -217,7 +227,7 @@ class LedgerServicer(LedgerServiceServicer):
         receipt = await self._charging.charge(
             codec.principal_from_proto(request.principal), request.request_id, facts=facts
         )
-        return pb.ChargeResponse(receipt=receipt_to_proto(receipt, (facts, request.facts)))
+        return pb.ChargeResponse(receipt=receipt_to_proto(receipt, facts, request))
 
     async def GetReceipt(self, request: pb.GetReceiptRequest, context: Context) -> pb.GetReceiptResponse:
         """See ledger.proto."""

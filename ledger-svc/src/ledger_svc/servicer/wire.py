@@ -11,15 +11,17 @@ from ledger_svc.domain.accounts import AccountKind, Balance, CreditKind
 from ledger_svc.domain.caps import Bucket, Cap, CapPeriod, CapScope, CapUnit
 from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode
 from ledger_svc.domain.errors import InvalidRequest
-from ledger_svc.domain.keys import ApiKey
+from ledger_svc.domain.key_changes import KeyChange, MinuteLimit
+from ledger_svc.domain.keys import ApiKey, KeyStatus
 from ledger_svc.domain.limits import check_text
 from ledger_svc.domain.lots import CreditLot
-from ledger_svc.domain.policies import CacheDefault, KeyPolicy, KeyScope, RegionPolicy
+from ledger_svc.domain.policies import CacheDefault, KeyPolicy, KeyScope
 from ledger_svc.domain.projects import Project
 from ledger_svc.domain.receipts import Receipt
 from meshkit import codec
 from meshkit.money import PriceSnapshot
 from meshkit.principal import Actor
+from meshkit.regions import RegionPolicy
 from tallygate.common.v1 import actor_pb2, money_pb2
 from tallygate.ledger.v1 import account_pb2
 from tallygate.ledger.v1 import ledger_pb2 as pb
@@ -27,7 +29,7 @@ from tallygate.ledger.v1 import ledger_pb2 as pb
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
 
-_MODES = {
+MODES = {
     pb.SERVED_MODE_FRESH: ServedMode.FRESH,
     pb.SERVED_MODE_EXACT: ServedMode.EXACT,
     pb.SERVED_MODE_CANONICAL: ServedMode.CANONICAL,
@@ -39,7 +41,7 @@ _OUTCOMES = {
     pb.OUTCOME_INTERRUPTED: Outcome.INTERRUPTED,
 }
 CREDIT_KINDS = {pb.CREDIT_KIND_PAID: CreditKind.PAID, pb.CREDIT_KIND_PROMOTIONAL: CreditKind.PROMOTIONAL}
-_MODE_NUMBERS = {mode: number for number, mode in _MODES.items()}
+_MODE_NUMBERS = {mode: number for number, mode in MODES.items()}
 _OUTCOME_NUMBERS = {outcome: number for number, outcome in _OUTCOMES.items()}
 _FACT_TEXTS = (
     *("requested_model", "model", "source_id", "upstream_model"),
@@ -52,9 +54,9 @@ CAP_SCOPES = {
 }
 CAP_PERIODS = {pb.CAP_PERIOD_DAY: CapPeriod.DAY, pb.CAP_PERIOD_MONTH: CapPeriod.MONTH}
 CAP_UNITS = {pb.CAP_UNIT_NANO_USD: CapUnit.USD, pb.CAP_UNIT_TOKENS: CapUnit.TOKENS}
-_SCOPE_NUMBERS = {scope: number for number, scope in CAP_SCOPES.items()}
-_PERIOD_NUMBERS = {period: number for number, period in CAP_PERIODS.items()}
-_UNIT_NUMBERS = {unit: number for number, unit in CAP_UNITS.items()}
+SCOPE_NUMBERS = {scope: number for number, scope in CAP_SCOPES.items()}
+PERIOD_NUMBERS = {period: number for number, period in CAP_PERIODS.items()}
+UNIT_NUMBERS = {unit: number for number, unit in CAP_UNITS.items()}
 KEY_SCOPES = {
     pb.KEY_SCOPE_UNSPECIFIED: KeyScope.INFERENCE,
     pb.KEY_SCOPE_INFERENCE: KeyScope.INFERENCE,
@@ -71,6 +73,12 @@ CACHE_DEFAULTS = {
     pb.CACHE_DEFAULT_ON: CacheDefault.ON,
     pb.CACHE_DEFAULT_OFF: CacheDefault.OFF,
 }
+KEY_STATUSES = {
+    pb.KEY_STATUS_ACTIVE: KeyStatus.ACTIVE,
+    pb.KEY_STATUS_REVOKED: KeyStatus.REVOKED,
+    pb.KEY_STATUS_EXPIRED: KeyStatus.EXPIRED,
+}
+_KEY_STATUS_NUMBERS = {status: number for number, status in KEY_STATUSES.items()}
 _KEY_SCOPE_NUMBERS = {scope: number for number, scope in KEY_SCOPES.items()}
 _REGION_NUMBERS = {region: number for number, region in REGIONS.items()}
 _CACHE_NUMBERS = {default: number for number, default in CACHE_DEFAULTS.items()}
@@ -113,8 +121,10 @@ def facts_from_proto(message: pb.ChargeFacts) -> ChargeFacts:
     return ChargeFacts(
         usage=decoded("facts.usage", codec.usage_from_proto, message.usage),
         price=decoded("facts.price", _price, message.price.SerializeToString(deterministic=True)),
-        served_mode=known("facts.served_mode", _MODES, message.served_mode),
+        served_mode=known("facts.served_mode", MODES, message.served_mode),
         outcome=known("facts.outcome", _OUTCOMES, message.outcome),
+        tags=tuple(sorted(message.tags.items())) if message.tags else (),
+        started_at_ms=message.started_at_ms,
         **{name: getattr(message, name) for name in _FACT_TEXTS},
     )
 
@@ -132,6 +142,8 @@ def facts_to_proto(facts: ChargeFacts) -> pb.ChargeFacts:
         price=codec.price_to_proto(facts.price),
         served_mode=_MODE_NUMBERS[facts.served_mode],
         outcome=_OUTCOME_NUMBERS[facts.outcome],
+        tags=dict(facts.tags),
+        started_at_ms=facts.started_at_ms,
         **{name: getattr(facts, name) for name in _FACT_TEXTS},
     )
 
@@ -153,29 +165,35 @@ def attempt_to_proto(attempt: Attempt) -> pb.Attempt:
     )
 
 
-def receipt_to_proto(receipt: Receipt, sent: tuple[ChargeFacts, pb.ChargeFacts] | None = None) -> pb.Receipt:
-    """A receipt. ``sent``: the facts of the request that it answers, and their message, which is not encoded anew
-    where the receipt was written just now of those very facts.
+def receipt_to_proto(
+    receipt: Receipt, facts: ChargeFacts | None = None, sent: pb.SettleRequest | pb.ChargeRequest | None = None
+) -> pb.Receipt:
+    """A receipt. ``facts``, ``sent``: the facts of the request that it answers, and that request. What it has is not
+    encoded anew where the receipt was written just now of those very facts.
     """
-    facts = sent[1] if sent is not None and receipt.facts is sent[0] else facts_to_proto(receipt.facts)
+    attempts: Iterable[pb.Attempt]
+    if sent is not None and receipt.facts is facts:
+        encoded, attempts = sent.facts, sent.attempts if isinstance(sent, pb.SettleRequest) else ()
+    else:
+        encoded, attempts = facts_to_proto(receipt.facts), map(attempt_to_proto, receipt.attempts)
     return pb.Receipt(
         receipt_id=receipt.receipt_id,
         request_id=receipt.request_id,
         org_id=receipt.org_id,
         project_id=receipt.project_id,
         key_id=receipt.key_id,
-        facts=facts,
+        facts=encoded,
         held_nano_usd=receipt.held_nano_usd,
         charged_nano_usd=receipt.charged_nano_usd,
         saved_nano_usd=receipt.saved_nano_usd,
         absorbed_nano_usd=receipt.absorbed_nano_usd,
-        attempts=map(attempt_to_proto, receipt.attempts),
+        attempts=attempts,
         created_at_ms=receipt.created_at_ms,
     )
 
 
-def key_to_proto(key: ApiKey) -> pb.Key:
-    """What is known of a key."""
+def key_to_proto(key: ApiKey, status: KeyStatus) -> pb.Key:
+    """What is known of a key, and whether it can be used."""
     return pb.Key(
         key_id=key.key_id,
         org_id=key.org_id,
@@ -187,6 +205,40 @@ def key_to_proto(key: ApiKey) -> pb.Key:
         expires_at_ms=key.expires_at_ms,
         revoked_at_ms=key.revoked_at_ms,
         policy=policy_to_proto(key.policy),
+        status=_KEY_STATUS_NUMBERS[status],
+    )
+
+
+def key_change_from_proto(message: account_pb2.UpdateKeyRequest) -> KeyChange:
+    """What is to change of a key: what the message has.
+
+    Raises:
+        InvalidRequest: a number that this build does not know.
+    """
+
+    def given(name: str) -> Any:
+        return getattr(message, name) if message.HasField(name) else None  # type: ignore[arg-type] # a name of any
+
+    def texts(name: str) -> tuple[str, ...] | None:
+        found = given(name)
+        return None if found is None else tuple(found.values)
+
+    def limit(name: str) -> MinuteLimit | None:
+        found = given(name)
+        if found is None:
+            return None
+        return MinuteLimit(found.per_minute if found.HasField("per_minute") else None)
+
+    return KeyChange(
+        name=given("name"),
+        allowed_models=texts("allowed_models"),
+        expires_at_ms=given("expires_at_ms"),
+        read_only=given("read_only"),
+        allowed_cidrs=texts("allowed_cidrs"),
+        region=known("region", REGIONS, message.region) if message.region else None,
+        requests_per_minute=limit("requests_per_minute"),
+        tokens_per_minute=limit("tokens_per_minute"),
+        cache_default=known("cache_default", CACHE_DEFAULTS, message.cache_default) if message.cache_default else None,
     )
 
 
@@ -234,10 +286,10 @@ def balance_to_proto(balance: Balance) -> pb.Balance:
 def cap_to_proto(cap: Cap, bucket: Bucket) -> pb.Cap:
     """A cap with what counts for it."""
     return pb.Cap(
-        scope=_SCOPE_NUMBERS[cap.scope],
+        scope=SCOPE_NUMBERS[cap.scope],
         scope_id=cap.scope_id,
-        period=_PERIOD_NUMBERS[cap.period],
-        unit=_UNIT_NUMBERS[cap.unit],
+        period=PERIOD_NUMBERS[cap.period],
+        unit=UNIT_NUMBERS[cap.unit],
         limit=cap.limit,
         spent=bucket.spent,
         held=bucket.reserved,

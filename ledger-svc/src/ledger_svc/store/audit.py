@@ -1,7 +1,7 @@
 """Checks the books against what must always hold, reading only. Says where each rule is broken first.
 
 The rules do not trust the writer: they compare balances with postings, holds with reserved amounts, receipts with both,
-and rebuild the log from the receipts.
+and rebuild the log from the receipts and the audit trail.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from ledger_svc.store.credit_audit import CREDIT_RULES
 from ledger_svc.store.database import Database
 from ledger_svc.store.hold_audit import HOLD_RULES
 from ledger_svc.store.log_audit import log_findings
+from ledger_svc.store.payment_audit import PAYMENT_RULES
 from ledger_svc.store.receipt_audit import decoded
+from ledger_svc.store.secret_audit import SECRET_RULES
 from ledger_svc.store.tables import ACCOUNT, LOG_LEAF, POSTING, RECEIPT, RESERVATION, TRANSFER
+from ledger_svc.store.trail_audit import TRAIL_RULES, entries_unlike_their_columns
+from ledger_svc.store.usage_audit import sums_unlike_receipts
 
 MAX_VIOLATIONS_PER_RULE = 10
 _RECEIPTS_AT_ONCE = 500
@@ -51,6 +55,10 @@ def find_violations(connection: Connection) -> list[Violation]:
             where, *facts = row._mapping.items()
             found.append(Violation(rule, str(where[1]), ", ".join(f"{name} {value}" for name, value in facts)))
     found.extend(islice(receipts_unlike_their_columns(connection), MAX_VIOLATIONS_PER_RULE))
+    found.extend(
+        islice((Violation(*finding) for finding in entries_unlike_their_columns(connection)), MAX_VIOLATIONS_PER_RULE)
+    )
+    found.extend(islice((Violation(*finding) for finding in sums_unlike_receipts(connection)), MAX_VIOLATIONS_PER_RULE))
     found.extend(islice((Violation(*finding) for finding in log_findings(connection)), MAX_VIOLATIONS_PER_RULE))
     return found
 
@@ -160,7 +168,7 @@ def _settlements_without_receipt() -> Select[tuple[str, str]]:
 def _receipts_without_leaf() -> Select[tuple[str, str]]:
     return (
         select(RECEIPT.c.receipt_id, literal("no leaf").label("has"))
-        .select_from(RECEIPT.outerjoin(LOG_LEAF, LOG_LEAF.c.receipt_id == RECEIPT.c.receipt_id))
+        .select_from(RECEIPT.outerjoin(LOG_LEAF, LOG_LEAF.c.entry_id == RECEIPT.c.receipt_id))
         .where(LOG_LEAF.c.leaf_index.is_(None))
     )
 
@@ -177,7 +185,10 @@ RULES: dict[str, Select[*tuple[object, ...]]] = {
     "a receipt has a leaf in the log": _receipts_without_leaf(),
     **HOLD_RULES,
     **CREDIT_RULES,
+    **PAYMENT_RULES,
     **CAP_RULES,
+    **TRAIL_RULES,
+    **SECRET_RULES,
 }
 """By rule a query for the rows that break it. The first column names a row, the others say how."""
 

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from ledger_svc.domain.book import Book
 from ledger_svc.domain.command import Command
 from ledger_svc.domain.errors import LedgerError, LedgerUnavailable
-from ledger_svc.store.books import flush, load
-from ledger_svc.store.sealing import Sealer
+from ledger_svc.store.books import changes, load
+from ledger_svc.store.bulk import Part, write_all
+from ledger_svc.store.failures import is_passing
+from ledger_svc.store.fence import Lease
+from ledger_svc.store.sealing import Sealer, documents_of
 
 T = TypeVar("T")
 
@@ -41,19 +46,87 @@ class Guilty(Exception):
         self.place = place
 
 
-def decide(
-    connection: Connection, commands: Sequence[Command[Any]], sealer: Sealer, *, fenced: bool = True
+async def decide_under(
+    lease: Lease,
+    commands: Sequence[Command[Any]],
+    sealer: Sealer,
+    before_commit: Callable[[list[Answer]], None],
 ) -> list[Answer]:
-    """Loads what the commands need, lets each decide in turn, and writes what they changed. No COMMIT. ``fenced``: see
-    ``load``.
+    """Answers commands in one transaction of the writer's, which is durable when it returns: on what the lease
+    remembers, where that is all they need and none is refused, else on what is read.
 
     Raises:
-        Guilty: the book may be half changed, and nothing was written.
+        Guilty: nothing was written.
+        Deposed: likewise.
     """
-    book = load(connection, [command.needs for command in commands], fenced=fenced)
-    answers = [_decide(book, command, place) for place, command in enumerate(commands)]
-    flush(connection, book, *sealer.leaves(connection, book.new_receipts, size=book.log_size))
+    from_memory = await _decide_from_memory(lease, commands, sealer, before_commit)
+    if from_memory is not None:
+        return from_memory
+    book, answers = await lease.transact(partial(_read_and_decide, commands, sealer, before_commit))
+    lease.memory.keep(book)
     return answers
+
+
+async def _decide_from_memory(
+    lease: Lease,
+    commands: Sequence[Command[Any]],
+    sealer: Sealer,
+    before_commit: Callable[[list[Answer]], None],
+) -> list[Answer] | None:
+    """None where that does not do, and nothing was written: more is needed than is remembered, or what is remembered
+    refuses. A refusal is for the books to say: they may know that the command was answered before.
+    """
+    book = lease.memory.recall(command.needs for command in commands)
+    if book is None:
+        return None
+    answers = decide_on(book, commands)
+    if any(answer.error is not None for answer in answers):
+        return None
+    try:
+        await lease.append(_written(book, sealer), lambda: before_commit(answers))
+    except DBAPIError as error:
+        if is_passing(error):
+            raise
+        _log.info("batch_read_after_all", commands=len(commands), cause=repr(error.orig))  # a command came again
+        return None
+    lease.memory.keep(book)
+    return answers
+
+
+def _read_and_decide(
+    commands: Sequence[Command[Any]],
+    sealer: Sealer,
+    before_commit: Callable[[list[Answer]], None],
+    connection: Connection,
+) -> tuple[Book, list[Answer]]:
+    book = load(connection, [command.needs for command in commands], fenced=True)
+    answers = decide_on(book, commands)
+    write_all(connection, *_written(book, sealer))
+    before_commit(answers)
+    return book, answers
+
+
+def _written(book: Book, sealer: Sealer) -> list[Part]:
+    assert book.log_size is not None, "the writer knows the log's size"
+    return [*changes(book), *sealer.leaves(book.new_receipts, book.new_entries, book.log_size)]
+
+
+def decide_beside_others(connection: Connection, commands: Sequence[Command[Any]], sealer: Sealer) -> list[Answer]:
+    """The same in the transaction of anyone, under locks of what the commands need. No COMMIT."""
+    book = load(connection, [command.needs for command in commands], fenced=False)
+    answers = decide_on(book, commands)
+    documents = documents_of(book.new_receipts, book.new_entries)
+    write_all(connection, *changes(book), *sealer.leaves_of(connection, documents))
+    return answers
+
+
+def decide_on(book: Book, commands: Sequence[Command[Any]]) -> list[Answer]:
+    """Lets each command decide in turn.
+
+    Raises:
+        Guilty: the book may be half changed.
+    """
+    return [_decide(book, command, place) for place, command in enumerate(commands)]
 
 
 def _decide(book: Book, command: Command[Any], place: int) -> Answer:

@@ -1,5 +1,5 @@
-"""Loads a book with what commands need, and writes what they changed. In few statements: a read, a read of caps where
-there are some, and a write.
+"""Loads a book with what commands need, in a read and, where there are caps, some more, and says what is to be written
+of what they changed. What the writer remembers of one book for the next is in ``store.memory``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from ledger_svc.domain.accounts import account_id
 from ledger_svc.domain.book import Book, Needs
 from ledger_svc.domain.corrections import Correction
 from ledger_svc.store import rows
-from ledger_svc.store.bulk import Part, Record, insert_into, read_all, select_by, update_by, write_all
+from ledger_svc.store.bulk import Part, Record, insert_into, read_all, select_by, update_by
 from ledger_svc.store.rollup import roll_up, settled_receipt
 from ledger_svc.store.tables import (
     ACCOUNT,
     API_KEY,
     ATTEMPT,
+    AUDIT_LOG,
     CAP,
     CAP_BUCKET,
     CORRECTION,
@@ -66,6 +67,7 @@ _INSERT_HOLDS, _INSERT_TRANSFERS, _INSERT_POSTINGS = map(insert_into, (RESERVATI
 _INSERT_ATTEMPTS, _INSERT_RECEIPTS = map(insert_into, (ATTEMPT, RECEIPT))
 _INSERT_CAPS, _INSERT_BUCKETS = map(insert_into, (CAP, CAP_BUCKET))
 _INSERT_LOTS, _INSERT_CORRECTIONS = map(insert_into, (CREDIT_LOT, CORRECTION))
+_INSERT_ENTRIES = insert_into(AUDIT_LOG)
 _UPDATE_ACCOUNTS = update_by(ACCOUNT, "account_id", "posted_nano_usd", "reserved_nano_usd", "version")
 _UPDATE_HOLDS = update_by(
     RESERVATION, "hold_id", "state", "closed_at_ms", "released_at_ms", "release_reason", "expires_at_ms"
@@ -108,6 +110,7 @@ def load(connection: Connection, needs: Sequence[Needs], *, fenced: bool) -> Boo
             book.receipts[name] = rows.receipt_entry_from_row(row[_HOLD_COLUMNS:])
     book.keys = {key.key_id: key for key in map(rows.key_from_row, keys)}
     book.transfers = {(found.org_id, found.idem_key): found for found in map(rows.transfer_from_row, transfers)}
+    book.capped = {org_id for (org_id,) in capped}
     if capped:
         _load_caps(connection, book, needs)
     _load_corrected(connection, book, needs, [Correction(*row) for row in corrections])
@@ -117,9 +120,10 @@ def load(connection: Connection, needs: Sequence[Needs], *, fenced: bool) -> Boo
 def _load_caps(connection: Connection, book: Book, needs: Sequence[Needs]) -> None:
     """Caps in force and their buckets; a bucket that is missing is made up from the books, and will be written."""
     scope_ids = _distinct(scope_id for need in needs for scope_id in book.scope_ids(need))
+    book.caps = {scope_id: [] for (scope_id,) in scope_ids}
     caps = map(rows.cap_from_row, _READ_CAPS.run(connection, scope_ids))
     for cap in sorted(caps, key=lambda cap: (cap.period, cap.unit)):  # which is named in a refusal is not chance
-        book.caps.setdefault(cap.scope_id, []).append(cap)
+        book.caps[cap.scope_id].append(cap)
     wanted = {name: cap for need in needs for cap, name in book.bucket_names(need)}
     for row in _READ_BUCKETS.run(connection, sorted(wanted)):
         bucket = rows.bucket_from_row(row)
@@ -143,13 +147,12 @@ def _distinct(names: Iterable[str]) -> list[tuple[str]]:
     return [(name,) for name in sorted(set(names)) if name]
 
 
-def flush(connection: Connection, book: Book, *more: Part) -> None:
-    """Writes what the commands changed, and ``more``: parents before children."""
+def changes(book: Book) -> list[Part]:
+    """What the commands changed, as it is written: parents before children."""
     new_holds = [book.holds[name] for name in sorted(book.new_holds)]
     changed_holds = [book.holds[name] for name in sorted(book.changed_holds)]
     accounts = [book.accounts[name] for name in sorted(book.changed_accounts)]
-    write_all(
-        connection,
+    return [
         (_INSERT_HOLDS, [rows.hold_record(hold) for hold in new_holds]),
         (_INSERT_TRANSFERS, [rows.transfer_record(transfer) for transfer in book.new_transfers]),
         (_INSERT_POSTINGS, [rows.posting_record(posting) for posting in book.new_postings]),
@@ -163,5 +166,5 @@ def flush(connection: Connection, book: Book, *more: Part) -> None:
         (_INSERT_CAPS, [rows.cap_record(cap) for cap in book.new_caps]),
         (_INSERT_BUCKETS, [rows.bucket_record(book.buckets[name]) for name in sorted(book.new_buckets)]),
         (_UPDATE_BUCKETS, [rows.bucket_change(book.buckets[name]) for name in sorted(book.changed_buckets)]),
-        *more,
-    )
+        (_INSERT_ENTRIES, [rows.entry_record(entry) for entry in book.new_entries]),
+    ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -22,6 +23,8 @@ import orjson
 from sqlalchemy import BigInteger, Boolean, Column, Connection, LargeBinary, Table, Text
 from sqlalchemy.exc import DBAPIError
 
+from ledger_svc.store.tables import WRITER_EPOCH
+
 Record = Sequence[Any]
 """The values of one row, in the order of the statement's columns."""
 
@@ -29,7 +32,7 @@ _CHUNK_ROWS_MAX = 64
 _POSTGRESQL_TYPES = {Text: "text", BigInteger: "bigint", Boolean: "boolean", LargeBinary: "text"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: it is the key of what is made of it
 class Bulk:
     """A statement that has ``{v}`` where the rows come and, if it reads, ``{given}`` where the columns come that it
     gives; ``columns`` are those of the rows. In it they are named ``v.v1``, ``v.v2`` and so on. ``lock`` is its last
@@ -49,8 +52,9 @@ class Bulk:
             found = connection.exec_driver_sql(_alone(self), (_document(self, records),))
             return list(found) if found.returns_rows else []
         rows: list[Any] = []
+        driver: Any = connection.connection.driver_connection
         for chunk in _chunks(records):
-            rows.extend(_run_on_sqlite(connection, _listed(self, len(chunk)), tuple(chain.from_iterable(chunk))))
+            rows.extend(run_on_sqlite(driver, _listed(self, len(chunk)), tuple(chain.from_iterable(chunk))))
         return rows
 
 
@@ -81,6 +85,25 @@ def write_all(connection: Connection, *parts: Part) -> None:
     elif asked:
         statement = _chained(tuple(bulk for bulk, _ in asked))
         _run_on_postgresql(connection, statement, [_document(bulk, records) for bulk, records in asked])
+
+
+async def append_on_postgresql(driver: Any, epoch: int, parts: Sequence[Part]) -> bool:
+    """Writes in one statement, which is a transaction by itself, if the writer's epoch is this one; False if not. Takes
+    the driver's connection, outside of any transaction.
+    """
+    assert not driver.is_in_transaction(), "the statement commits"
+    asked = [part for part in parts if part[1]]
+    statement = _fenced(tuple(bulk for bulk, _ in asked))
+    documents = [_document(bulk, records) for bulk, records in asked]
+    with _as_sqlalchemy_raises(statement):
+        return bool(await driver.fetchval(statement, epoch, *documents))
+
+
+def write_on_sqlite(driver: Any, parts: Sequence[Part]) -> None:
+    """As ``write_all``, on the driver's connection."""
+    for bulk, records in parts:
+        for chunk in _chunks(records):
+            run_on_sqlite(driver, _listed(bulk, len(chunk)), tuple(chain.from_iterable(chunk)))
 
 
 def insert_into(table: Table) -> Bulk:
@@ -121,21 +144,26 @@ def _run_on_postgresql(connection: Connection, statement: str, documents: Sequen
     """
     adapted: Any = connection.connection.dbapi_connection
     assert adapted.driver_connection.is_in_transaction(), "a statement of SQLAlchemy's begins the transaction"
-    try:
+    with _as_sqlalchemy_raises(statement):
         found: Sequence[Record] = adapted.run_async(lambda driver: driver.fetch(statement, *documents))
-    except asyncpg.PostgresError as error:
-        raised = DBAPIError.instance(statement, documents, error, asyncpg.PostgresError, hide_parameters=True)
-        raise raised from error
-    except asyncpg.InterfaceError as error:
-        raise ConnectionResetError(f"the connection to PostgreSQL is lost: {error}") from error
     return found
 
 
-def _run_on_sqlite(connection: Connection, statement: str, values: tuple[Any, ...]) -> list[Any]:
+@contextmanager
+def _as_sqlalchemy_raises(statement: str) -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raised = DBAPIError.instance(statement, (), error, asyncpg.PostgresError, hide_parameters=True)
+        raise raised from error
+    except asyncpg.InterfaceError as error:
+        raise ConnectionResetError(f"the connection to PostgreSQL is lost: {error}") from error
+
+
+def run_on_sqlite(driver: Any, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
     """On the driver's own connection: SQLAlchemy's part of a statement takes four times what SQLite's does, and a batch
     has a dozen. A failure is raised as SQLAlchemy raises it.
     """
-    driver: Any = connection.connection.driver_connection
     try:
         return list(driver.execute(statement, values).fetchall())
     except sqlite3.Error as error:
@@ -155,18 +183,18 @@ def _names(bulk: Bulk) -> list[str]:
 
 
 @cache
-def _values(bulk: Bulk, argument: int) -> str:
+def _values(bulk: Bulk, argument: int, where: str = "") -> str:
     """``v`` on PostgreSQL, from the JSON document that is the statement's so manieth argument; bytes come in hex."""
     names, kinds = _names(bulk), [type(column.type) for column in bulk.columns]
     columns = ", ".join(f"{name} {_POSTGRESQL_TYPES[kind]}" for name, kind in zip(names, kinds, strict=True))
     rows = f"json_to_recordset(${argument}::json) AS v({columns})"
-    if LargeBinary not in kinds:
+    if LargeBinary not in kinds and not where:
         return rows
     decoded = (
         f"decode({name}, 'hex') AS {name}" if kind is LargeBinary else name
         for name, kind in zip(names, kinds, strict=True)
     )
-    return f"(SELECT {', '.join(decoded)} FROM {rows}) AS v"  # noqa: S608 - names of ours
+    return f"(SELECT {', '.join(decoded)} FROM {rows}{where}) AS v"  # noqa: S608 - names of ours
 
 
 @cache
@@ -192,6 +220,17 @@ def _chained(bulks: tuple[Bulk, ...]) -> str:
         f"w{argument} AS ({bulk.template.format(v=_values(bulk, argument))})" for argument, bulk in enumerate(bulks, 1)
     )
     return f"WITH {', '.join(steps)} SELECT 1"
+
+
+@cache
+def _fenced(bulks: tuple[Bulk, ...]) -> str:
+    """The same, where the epoch is still the first argument; gives the number of epochs that are."""
+    fence = f"SELECT 1 FROM {WRITER_EPOCH.name} WHERE epoch = $1 FOR UPDATE"  # noqa: S608 - a name of ours
+    steps = [f"WITH fence AS MATERIALIZED ({fence})"]
+    for argument, bulk in enumerate(bulks, 2):
+        values = _values(bulk, argument, " WHERE EXISTS (SELECT 1 FROM fence)")
+        steps.append(f"w{argument} AS ({bulk.template.format(v=values)})")
+    return f"{', '.join(steps)} SELECT count(*) FROM fence"  # noqa: S608 - names of ours
 
 
 @cache

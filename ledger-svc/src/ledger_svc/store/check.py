@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Select, Table, func, select
 
 from ledger_svc.domain.signing import PublicKeys
-from ledger_svc.store import log_audit, receipt_audit
+from ledger_svc.store import log_audit, receipt_audit, trail_audit
 from ledger_svc.store.audit import COLUMNS, MAX_VIOLATIONS_PER_RULE, RULES, Violation, receipts_unlike_their_columns
 from ledger_svc.store.hold_audit import IN_TIME, overdue_holds
 from ledger_svc.store.log_audit import Finding, log_findings
-from ledger_svc.store.tables import CHECKPOINT, LOG_LEAF, LOG_TILE, RECEIPT, RESERVATION
+from ledger_svc.store.tables import AUDIT_LOG, CHECKPOINT, LOG_LEAF, LOG_TILE, RECEIPT, RESERVATION, USAGE_SUM
+from ledger_svc.store.usage_audit import SUMMED, sums_unlike_receipts
 
 _LOG_RULES = {
     log_audit.GAPLESS: LOG_LEAF,
@@ -70,6 +71,9 @@ def examine(connection: Connection, terms: Terms) -> Iterator[Ruling]:
     yield rows.ruling(COLUMNS, RECEIPT, receipts_unlike_their_columns(connection))
     charged = receipt_audit.receipts_charged_wrongly(connection)
     yield rows.ruling(receipt_audit.CHARGED, RECEIPT, _violations(charged))
+    unlike = trail_audit.entries_unlike_their_columns(connection)
+    yield rows.ruling(trail_audit.TRAIL_COLUMNS, AUDIT_LOG, _violations(unlike))
+    yield rows.ruling(SUMMED, USAGE_SUM, _violations(sums_unlike_receipts(connection)))
     breaks = _first_by_rule(log_findings(connection))
     for rule, table in _LOG_RULES.items():
         yield rows.ruling(rule, table, breaks[rule])
@@ -80,6 +84,7 @@ def _signatures(connection: Connection, rows: _Rows, keys: PublicKeys | None) ->
     for rule, table, find in (
         (receipt_audit.ATTESTED, CHECKPOINT, receipt_audit.checkpoints_signed_wrongly),
         (receipt_audit.SEALED, LOG_LEAF, receipt_audit.receipts_signed_wrongly),
+        (trail_audit.TRAIL_SEALED, AUDIT_LOG, trail_audit.entries_signed_wrongly),
     ):
         if keys is None:
             yield Ruling(rule, table.name, 0, left_out=_NO_KEYS)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import structlog
 from sqlalchemy import Connection
 
+from ledger_svc.store.bulk import Part
 from ledger_svc.store.failures import database_failures, is_worth_another_try
 
 T = TypeVar("T")
@@ -31,6 +32,12 @@ class WriteSession(ABC):
     async def transact(self, work: Callable[[Connection], T]) -> T:
         """Runs ``work`` in a transaction, once. After a failure of the connection, whether in COMMIT or before it, the
         session is of no more use.
+        """
+
+    @abstractmethod
+    async def append(self, epoch: int, parts: Sequence[Part], before_commit: Callable[[], None]) -> bool:
+        """Writes in a transaction of its own if the writer's epoch is this one, False if not; durable when it returns.
+        ``before_commit`` is called when nothing of it is durable, as ``work`` would call it. Fails as ``transact``.
         """
 
     @abstractmethod

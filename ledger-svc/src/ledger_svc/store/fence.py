@@ -8,12 +8,15 @@ COMMIT is still under way, after its connection was lost, is over before the nex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from sqlalchemy import Connection, select, update
 
+from ledger_svc.store.bulk import Part
 from ledger_svc.store.database import Database, WriteSession
+from ledger_svc.store.memory import Memory
 from ledger_svc.store.tables import WRITER_EPOCH
 
 T = TypeVar("T")
@@ -33,6 +36,8 @@ class Lease:
     def __init__(self, session: WriteSession, epoch: int) -> None:
         self._session = session
         self.epoch = epoch
+        self.memory = Memory()
+        """What a batch has left; whoever changes the books otherwise lets it forget."""
 
     @classmethod
     async def take(cls, database: Database) -> Lease | None:
@@ -58,7 +63,27 @@ class Lease:
                 raise Deposed
             return work(connection)
 
-        return await self._session.transact(fenced)
+        with self._doubt_forgets():
+            return await self._session.transact(fenced)
+
+    async def append(self, parts: Sequence[Part], before_commit: Callable[[], None]) -> None:
+        """Writes in a transaction that reads nothing; durable when it returns. ``before_commit`` is called when nothing
+        of it is.
+
+        Raises:
+            Deposed: another has taken over; nothing was written.
+        """
+        with self._doubt_forgets():
+            if not await self._session.append(self.epoch, parts, before_commit):
+                raise Deposed
+
+    @contextmanager
+    def _doubt_forgets(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.memory.forget()
+            raise
 
     async def give_back(self) -> None:
         """Ends the session; another process may take it."""

@@ -1,5 +1,5 @@
-"""The receipt log in the database: subtrees and checkpoints, proofs, and leaves for receipts that are older than the
-log. The other leaves come with their settlements, see ``store.sealing``.
+"""The log in the database: subtrees and checkpoints, proofs, and leaves for receipts and audit entries that are older
+than their place in it. The other leaves come with what they are of, see ``store.sealing``.
 
 Growing the tree never changes a row. It starts from the newest checkpoint, and two replicas that grow it at once write
 the same rows.
@@ -10,26 +10,35 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, or_, select, update
+from sqlalchemy import Column, Connection, and_, bindparam, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ledger_svc.domain.checkpoints import Checkpoint, sign_checkpoint
 from ledger_svc.domain.errors import NotFound
 from ledger_svc.domain.merkle import TILE_LEVELS, Frontier, Node, Range, perfect_root, perfect_subtrees, proof
 from ledger_svc.domain.receipts import decode
-from ledger_svc.domain.signing import Keyring, compact
+from ledger_svc.domain.signing import JwsKind, Keyring, compact
 from ledger_svc.service.ports import LoggedReceipt
 from ledger_svc.store import rows
 from ledger_svc.store.bulk import write_all
 from ledger_svc.store.database import Database
 from ledger_svc.store.sealing import Sealer
-from ledger_svc.store.tables import CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE, RECEIPT
+from ledger_svc.store.tables import AUDIT_LOG, CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE, RECEIPT
 from ledger_svc.store.writer import CommitSeam, Writer
 
 LEAVES_AT_ONCE = 4_096
 BACKFILL_AT_ONCE = 500
 
+_UNLOGGED: dict[JwsKind, tuple[Column[Any], Column[Any]]] = {
+    JwsKind.RECEIPT: (RECEIPT.c.receipt_id, RECEIPT.c.document),
+    JwsKind.AUDIT_ENTRY: (AUDIT_LOG.c.entry_id, AUDIT_LOG.c.document),
+}
+"""Of each kind of document that has leaves: its id and itself."""
+
+_UNLOGGED_COUNT = select(LOG_HEAD.c.unlogged)
 _NEWEST = select(CHECKPOINT).order_by(CHECKPOINT.c.size.desc()).limit(1)
 _LEAVES_FROM = (
     select(LOG_LEAF.c.leaf_index, LOG_LEAF.c.leaf_hash)
@@ -63,32 +72,34 @@ class ReceiptLog:
         self._seam = seam or CommitSeam()
 
     async def backfill(self) -> int:
-        """Gives leaves to the receipts from before there was a log; gives their number. Safe to run again, and beside
-        others that do. Only the writer can.
+        """Gives leaves to the receipts and the audit entries from before they had any; gives their number. Safe to run
+        again, and beside others that do. Only the writer can.
         """
-        total, after = 0, ""
-        while True:
+        total = 0
+        if self._writer.is_leading and not await self._database.read(_unlogged):
+            return total
+        for kind, (entry_id, _) in _UNLOGGED.items():
+            after = ""
+            while True:
+                count, after = await self._writer.write(partial(self._give_leaves, kind, entry_id, after))
+                total += count
+                if not count:
+                    break
+        await self._writer.write(_end_backfill)
+        return total
 
-            def page(connection: Connection, after: str = after) -> tuple[int, str]:
-                head = connection.execute(select(LOG_HEAD.c.unlogged).with_for_update()).scalar_one()
-                if not head:
-                    return 0, ""
-                query = (
-                    select(RECEIPT.c.receipt_id, RECEIPT.c.document)
-                    .where(RECEIPT.c.receipt_id > after)
-                    .where(~select(LOG_LEAF).where(LOG_LEAF.c.receipt_id == RECEIPT.c.receipt_id).exists())
-                    .order_by(RECEIPT.c.receipt_id)
-                    .limit(BACKFILL_AT_ONCE)
-                )
-                found = [(row.receipt_id, row.document) for row in connection.execute(query)]
-                write_all(connection, *Sealer(self._keys).leaves_of(connection, found))
-                connection.execute(update(LOG_HEAD).values(unlogged=LOG_HEAD.c.unlogged - len(found) if found else 0))
-                return len(found), found[-1][0] if found else ""
-
-            count, after = await self._writer.write(page)
-            total += count
-            if not count:
-                return total
+    def _give_leaves(self, kind: JwsKind, entry_id: Column[Any], after: str, connection: Connection) -> tuple[int, str]:
+        connection.execute(_UNLOGGED_COUNT.with_for_update()).one()  # the lock that leaves are taken under
+        query = (
+            select(*_UNLOGGED[kind])
+            .where(entry_id > after)
+            .where(~select(LOG_LEAF).where(LOG_LEAF.c.entry_id == entry_id).exists())
+            .order_by(entry_id)
+            .limit(BACKFILL_AT_ONCE)
+        )
+        found = [(row[0], row[1], kind) for row in connection.execute(query)]
+        write_all(connection, *Sealer(self._keys).leaves_of(connection, found))
+        return len(found), found[-1][0] if found else ""
 
     async def receipt(self, org_id: str, receipt_id: str) -> LoggedReceipt:
         """One receipt with its JWS and its place; ``org_id`` "": of any organisation.
@@ -98,7 +109,7 @@ class ReceiptLog:
         """
         query = (
             select(RECEIPT.c.document, LOG_LEAF.c.leaf_index, LOG_LEAF.c.kid, LOG_LEAF.c.signature)
-            .join(LOG_LEAF, LOG_LEAF.c.receipt_id == RECEIPT.c.receipt_id)
+            .join(LOG_LEAF, LOG_LEAF.c.entry_id == RECEIPT.c.receipt_id)
             .where(RECEIPT.c.receipt_id == receipt_id)
         )
         if org_id:
@@ -138,7 +149,7 @@ class ReceiptLog:
             self._seam.in_checkpoint()
             connection.execute(_INSERT_ONCE[dialect, CHECKPOINT.name], rows.checkpoint_values(checkpoint))
 
-        await self._writer.write(write)
+        await self._writer.write(write, beside_books=True)
         return checkpoint
 
     async def proof(self, ranges: Sequence[Range]) -> list[bytes]:
@@ -150,6 +161,15 @@ class ReceiptLog:
             return []
         hashes = await self._database.read(lambda connection: _subtree_hashes(connection, nodes))
         return proof(ranges, hashes)
+
+
+def _unlogged(connection: Connection) -> int:
+    count: int = connection.execute(_UNLOGGED_COUNT).scalar_one()
+    return count
+
+
+def _end_backfill(connection: Connection) -> None:
+    connection.execute(update(LOG_HEAD).values(unlogged=0).where(LOG_HEAD.c.unlogged != 0))
 
 
 def _newest(connection: Connection) -> Checkpoint | None:

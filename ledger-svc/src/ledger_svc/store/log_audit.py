@@ -1,4 +1,4 @@
-"""Rebuilds the receipt log from the receipts and compares it with what is stored, reading only."""
+"""Rebuilds the log from the receipts and the audit entries and compares it with what is stored, reading only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sqlalchemy import Connection, Row, func, select, tuple_
 
 from ledger_svc.domain.checkpoints import parse_checkpoint
 from ledger_svc.domain.merkle import TILE_LEVELS, Frontier, Node, leaf_hash
-from ledger_svc.domain.signing import InvalidSignatureError, compact
-from ledger_svc.store.tables import CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE, RECEIPT
+from ledger_svc.domain.signing import InvalidSignatureError, JwsKind, compact
+from ledger_svc.store.tables import AUDIT_LOG, CHECKPOINT, LOG_HEAD, LOG_LEAF, LOG_TILE, RECEIPT
 
 GAPLESS = "the leaves of the log have no gap, and its head counts them"
-HASHED = "a leaf is the hash of its receipt as signed"
+HASHED = "a leaf is the hash of its receipt or audit entry as signed"
 TILED = "a stored subtree is the hash of its leaves"
 SIGNED = "a checkpoint says the root of the leaves"
 
@@ -33,7 +33,7 @@ def log_findings(connection: Connection) -> Iterator[Finding]:
                 yield GAPLESS, str(index), f"the next leaf is {leaf.leaf_index}"
                 return
             if _expected_hash(leaf) != leaf.leaf_hash:
-                yield HASHED, leaf.receipt_id, f"leaf {index}"
+                yield HASHED, leaf.entry_id, f"leaf {index}"
         hashes = [leaf.leaf_hash for leaf in page]
         grown, completed = frontier.extended(hashes)
         yield from _check_tiles(connection, completed, newest)
@@ -43,9 +43,11 @@ def log_findings(connection: Connection) -> Iterator[Finding]:
 
 
 def _page(start: int) -> Any:
-    leaves = LOG_LEAF.outerjoin(RECEIPT, RECEIPT.c.receipt_id == LOG_LEAF.c.receipt_id)
+    leaves = LOG_LEAF.outerjoin(RECEIPT, RECEIPT.c.receipt_id == LOG_LEAF.c.entry_id).outerjoin(
+        AUDIT_LOG, AUDIT_LOG.c.entry_id == LOG_LEAF.c.entry_id
+    )
     return (
-        select(LOG_LEAF, RECEIPT.c.document)
+        select(LOG_LEAF, RECEIPT.c.document.label("receipt"), AUDIT_LOG.c.document.label("entry"))
         .select_from(leaves)
         .where(LOG_LEAF.c.leaf_index >= start)
         .order_by(LOG_LEAF.c.leaf_index)
@@ -54,7 +56,12 @@ def _page(start: int) -> Any:
 
 
 def _expected_hash(leaf: Row[Any]) -> bytes | None:
-    return None if leaf.document is None else leaf_hash(compact(leaf.kid, leaf.document.encode(), leaf.signature))
+    """None where there is nothing that the leaf is of, or two things are."""
+    if (leaf.receipt is None) == (leaf.entry is None):
+        return None
+    kind = JwsKind.AUDIT_ENTRY if leaf.receipt is None else JwsKind.RECEIPT
+    document = leaf.entry if leaf.receipt is None else leaf.receipt
+    return leaf_hash(compact(leaf.kid, document.encode(), leaf.signature, kind))
 
 
 def _check_tiles(connection: Connection, completed: Sequence[tuple[Node, bytes]], newest: int) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ last holder left.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -12,7 +12,9 @@ from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
+from sqlalchemy.util import greenlet_spawn
 
+from ledger_svc.store.bulk import Part, append_on_postgresql
 from ledger_svc.store.database import Database, WriteSession
 
 T = TypeVar("T")
@@ -106,10 +108,18 @@ class PostgresqlDatabase(Database):
 class _PostgresqlSession(WriteSession):
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
+        self._driver: Any = None
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
         async with self._connection.begin():
             return await self._connection.run_sync(work)
+
+    async def append(self, epoch: int, parts: Sequence[Part], before_commit: Callable[[], None]) -> bool:
+        # One statement is one round trip, where BEGIN, epoch, write and COMMIT are four.
+        await greenlet_spawn(before_commit)
+        if self._driver is None:
+            self._driver = (await self._connection.get_raw_connection()).driver_connection
+        return await append_on_postgresql(self._driver, epoch, parts)
 
     async def close(self) -> None:
         try:

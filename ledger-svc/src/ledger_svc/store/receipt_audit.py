@@ -32,7 +32,7 @@ def decoded(document: str) -> Receipt | None:
 
 def receipts_charged_wrongly(connection: Connection) -> Iterator[Finding]:
     """Everything that is wrong, in the order of the ids."""
-    for row in _pages(connection, select(RECEIPT.c.receipt_id, RECEIPT.c.document), RECEIPT.c.receipt_id, ""):
+    for row in pages(connection, select(RECEIPT.c.receipt_id, RECEIPT.c.document), RECEIPT.c.receipt_id, ""):
         receipt = decoded(row.document)
         if receipt is None:  # another rule's
             continue
@@ -49,24 +49,24 @@ def receipts_charged_wrongly(connection: Connection) -> Iterator[Finding]:
 
 def receipts_signed_wrongly(connection: Connection, keys: PublicKeys) -> Iterator[Finding]:
     """Everything that is wrong, in the order of the leaves. A leaf without its receipt is another rule's."""
-    query = select(LOG_LEAF, RECEIPT.c.document).join(RECEIPT, RECEIPT.c.receipt_id == LOG_LEAF.c.receipt_id)
-    for row in _pages(connection, query, LOG_LEAF.c.leaf_index, -1):
+    query = select(LOG_LEAF, RECEIPT.c.document).join(RECEIPT, RECEIPT.c.receipt_id == LOG_LEAF.c.entry_id)
+    for row in pages(connection, query, LOG_LEAF.c.leaf_index, -1):
         try:
             verify_jws(compact(row.kid, row.document.encode(), row.signature).decode(), keys)
         except InvalidSignatureError as error:
-            yield SEALED, row.receipt_id, f"leaf {row.leaf_index}: {error}"
+            yield SEALED, row.entry_id, f"leaf {row.leaf_index}: {error}"
 
 
 def checkpoints_signed_wrongly(connection: Connection, keys: PublicKeys) -> Iterator[Finding]:
     """Everything that is wrong, in the order of the sizes."""
-    for row in _pages(connection, select(CHECKPOINT), CHECKPOINT.c.size, -1):
+    for row in pages(connection, select(CHECKPOINT), CHECKPOINT.c.size, -1):
         try:
             verify_checkpoint(row.note, keys)
         except InvalidSignatureError as error:
             yield ATTESTED, str(row.size), str(error)
 
 
-def _pages(connection: Connection, query: Any, key: Any, after: Any) -> Iterator[Row[Any]]:
+def pages(connection: Connection, query: Any, key: Any, after: Any) -> Iterator[Row[Any]]:
     """The rows of a query in the order of a unique column, a bounded number in memory."""
     while True:
         page = connection.execute(query.where(key > after).order_by(key).limit(_ROWS_AT_ONCE)).all()

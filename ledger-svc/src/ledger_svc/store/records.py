@@ -85,12 +85,17 @@ class Records:
         )
         return list(await self._database.read(lambda connection: connection.scalars(query).all()))
 
-    async def caps(self, org_id: str, now_ms: int) -> list[tuple[Cap, Bucket]]:
-        """The caps of an organisation and of what it has, cleared ones too, each with what counts for it now."""
+    async def caps(self, org_id: str, now_ms: int, *, scope_id: str = "") -> list[tuple[Cap, Bucket]]:
+        """The caps of an organisation and of what it has, or of one of these, cleared ones too, each with what counts
+        for it now.
+        """
+        query = select(CAP).where(CAP.c.org_id == org_id).order_by(CAP.c.revision)
+        if scope_id:
+            query = query.where(CAP.c.scope_id == scope_id)
 
         def read(connection: Connection) -> list[tuple[Cap, Bucket]]:
             newest: dict[tuple[str, ...], Cap] = {}
-            for row in connection.execute(select(CAP).where(CAP.c.org_id == org_id).order_by(CAP.c.revision)):
+            for row in connection.execute(query):
                 cap = rows.cap_from_row(row)
                 newest[cap.scope, cap.scope_id, cap.period, cap.unit] = cap
             return [(cap, _bucket(connection, cap, now_ms)) for _, cap in sorted(newest.items())]

@@ -22,13 +22,14 @@ from ledger_svc.domain.journal import Posting, Transfer, TransferKind
 from ledger_svc.domain.keys import ApiKey
 from ledger_svc.domain.lots import CreditLot
 from ledger_svc.domain.merkle import Frontier
+from ledger_svc.domain.trail import TrailEntry
 from ledger_svc.store.tables import API_KEY, CORRECTION, CREDIT_LOT, POSTING, RESERVATION, TRANSFER
 
 Values = dict[str, Any]
 Record = Sequence[Any]
 """The values of all columns of a table, in their order."""
 
-KEY_COLUMNS = [column for column in API_KEY.columns if column.name not in ("hmac_sha256_hex", "pepper_version")]
+KEY_COLUMNS = [column for column in API_KEY.columns if column.name != "change_seq"]
 """What an ``ApiKey`` is made of."""
 
 
@@ -118,7 +119,7 @@ _KEY_NAMES = [column.name for column in KEY_COLUMNS]
 
 
 def key_values(key: ApiKey) -> Values:
-    """For the columns of api_key that are not its digest."""
+    """For ``KEY_COLUMNS``."""
     return values(key) | {"allowed_models": json.dumps(key.allowed_models), "policy": policies.encode(key.policy)}
 
 
@@ -219,6 +220,20 @@ def lot_record(lot: CreditLot) -> Record:
 
 correction_record = _record_of(Correction, CORRECTION)
 """For correction."""
+
+
+def entry_record(entry: TrailEntry) -> Record:
+    """For audit_log."""
+    return (
+        entry.entry_id,
+        entry.org_id,
+        entry.created_at_ms,
+        entry.actor.kind.value,
+        entry.actor.id,
+        entry.action,
+        entry.subject,
+        entry.document(),
+    )
 
 
 def checkpoint_values(checkpoint: Checkpoint) -> Values:

@@ -1,4 +1,5 @@
-"""Gives receipts their leaves in the log: the part of the log that the settlement's own transaction writes.
+"""Gives receipts and entries of the audit trail their leaves in the log: the part of the log that the transaction of
+the settlement, or of the change, writes itself.
 
 What a settlement pays: one signature, one row, and one update of ``log_head`` for each transaction. Leaves become
 visible in the order of their indices: whoever sees leaf n sees every leaf before it, because the one writer commits one
@@ -13,7 +14,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, update
 
 from ledger_svc.domain.book import ReceiptEntry
-from ledger_svc.domain.signing import Keyring
+from ledger_svc.domain.signing import JwsKind, Keyring
+from ledger_svc.domain.trail import TrailEntry
 from ledger_svc.store.bulk import Part, insert_into, update_by
 from ledger_svc.store.tables import LOG_HEAD, LOG_LEAF
 
@@ -22,34 +24,43 @@ _UPDATE_HEAD = update_by(LOG_HEAD, "log_id", "size")
 _INSERT_LEAVES = insert_into(LOG_LEAF)
 
 
+Document = tuple[str, str, JwsKind]
+"""(id, canonical JSON, what it is)."""
+
+
+def documents_of(receipts: Sequence[ReceiptEntry], entries: Sequence[TrailEntry]) -> list[Document]:
+    """What is to be sealed of a transaction, in order."""
+    sealed = [(entry.receipt.receipt_id, entry.document, JwsKind.RECEIPT) for entry in receipts]
+    return [*sealed, *((entry.entry_id, entry.document(), JwsKind.AUDIT_ENTRY) for entry in entries)]
+
+
 class Sealer:
-    """Signs receipts and gives them their leaves."""
+    """Signs documents and gives them their leaves."""
 
     def __init__(self, keys: Keyring) -> None:
         self._keys = keys
 
-    def leaves(self, connection: Connection, entries: Sequence[ReceiptEntry], *, size: int | None = None) -> list[Part]:
-        """What is to be written of the receipts that a transaction writes, in their order: their leaves, with the next
-        indices. ``size``: what the log has, read by whom nobody else can write beside; None: it is taken under a lock,
-        and from here to its COMMIT nobody else can take any.
+    def leaves(self, receipts: Sequence[ReceiptEntry], entries: Sequence[TrailEntry], size: int) -> list[Part]:
+        """What is to be written of the receipts and the audit entries that a transaction writes, in their order: their
+        leaves, with the next indices. ``size``: what the log has, as the writer knows it.
         """
-        documents = [(entry.receipt.receipt_id, entry.document) for entry in entries]
-        return self.leaves_of(connection, documents, size=size)
-
-    def leaves_of(
-        self, connection: Connection, documents: Sequence[tuple[str, str]], *, size: int | None = None
-    ) -> list[Part]:
-        """The same, of (receipt id, document)."""
+        documents = documents_of(receipts, entries)
         if not documents:
             return []
-        seals = [(receipt_id, self._keys.seal(document.encode())) for receipt_id, document in documents]
-        heads: list[tuple[int, int]] = []
-        if size is None:
-            size = connection.execute(_TAKE_INDICES, {"count": len(seals)}).scalar_one() - len(seals)
-        else:
-            heads = [(1, size + len(seals))]
-        leaves = [
-            (index, receipt_id, seal.kid, seal.signature, seal.leaf_hash)
-            for index, (receipt_id, seal) in enumerate(seals, size)
+        return [(_UPDATE_HEAD, [(1, size + len(documents))]), self._sealed(documents, size)]
+
+    def leaves_of(self, connection: Connection, documents: Sequence[Document]) -> list[Part]:
+        """The same, of documents, where others may write: the indices are taken under a lock, and from here to its
+        COMMIT nobody else can take any.
+        """
+        if not documents:
+            return []
+        size: int = connection.execute(_TAKE_INDICES, {"count": len(documents)}).scalar_one()
+        return [self._sealed(documents, size - len(documents))]
+
+    def _sealed(self, documents: Sequence[Document], size: int) -> Part:
+        seals = [(entry_id, self._keys.seal(document.encode(), kind)) for entry_id, document, kind in documents]
+        return _INSERT_LEAVES, [
+            (index, entry_id, seal.kid, seal.signature, seal.leaf_hash)
+            for index, (entry_id, seal) in enumerate(seals, size)
         ]
-        return [(_UPDATE_HEAD, heads), (_INSERT_LEAVES, leaves)]

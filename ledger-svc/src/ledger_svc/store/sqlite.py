@@ -16,21 +16,25 @@ import asyncio
 import fcntl
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
 
+from ledger_svc.store.bulk import Part, run_on_sqlite, write_on_sqlite
 from ledger_svc.store.database import Database, WriteSession
+from ledger_svc.store.tables import WRITER_EPOCH
 
 T = TypeVar("T")
 
 _BUSY_AGAIN_S = 0.005
 _CACHED_STATEMENTS = 512
 """Of a connection: a batch's statements in all their lengths (see ``store.bulk``)."""
+_READ_EPOCH = f"SELECT epoch FROM {WRITER_EPOCH.name}"  # noqa: S608 - a name of ours
 _PRAGMAS = ("synchronous = FULL", "foreign_keys = ON", "recursive_triggers = ON")
 
 
@@ -88,7 +92,7 @@ class _SqliteSession(WriteSession):
         self._wait_s = wait_s
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
-        transaction = await self._begin()
+        transaction = await self._begin(self._connection.begin)
         try:
             answer = work(self._connection)
             await asyncio.get_running_loop().run_in_executor(self._committing, transaction.commit)
@@ -97,13 +101,29 @@ class _SqliteSession(WriteSession):
             raise
         return answer
 
-    async def _begin(self) -> RootTransaction:
+    async def append(self, epoch: int, parts: Sequence[Part], before_commit: Callable[[], None]) -> bool:
+        driver: Any = self._connection.connection.driver_connection
+        await self._begin(lambda: run_on_sqlite(driver, "BEGIN IMMEDIATE"))
+        try:
+            is_ours: bool = run_on_sqlite(driver, _READ_EPOCH) == [(epoch,)]
+            if is_ours:
+                write_on_sqlite(driver, parts)
+                before_commit()
+            commit = partial(run_on_sqlite, driver, "COMMIT")
+            await asyncio.get_running_loop().run_in_executor(self._committing, commit)
+        except BaseException:
+            if driver.in_transaction:
+                driver.rollback()
+            raise
+        return is_ours
+
+    async def _begin(self, begin: Callable[[], T]) -> T:
         """Waits for another process, a migration, say, without keeping the loop."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._wait_s
         while True:
             try:
-                return self._connection.begin()
+                return begin()
             except OperationalError as error:
                 if getattr(error.orig, "sqlite_errorname", "") != "SQLITE_BUSY" or loop.time() > until:
                     raise

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from ledger_svc.domain.command import Command
 from ledger_svc.domain.errors import LedgerError, LedgerUnavailable, QueueFull, Standby
-from ledger_svc.store.batch import Answer, answer_each, decide
+from ledger_svc.store.batch import Answer, answer_each, decide_under
 from ledger_svc.store.database import Database
 from ledger_svc.store.failures import database_failures, is_worth_another_try
 from ledger_svc.store.fence import Deposed, Lease, current_epoch
@@ -47,7 +47,9 @@ class CommitSeam:
     """
 
     def before_commit(self, answer: Callable[[], None]) -> None:
-        """All is written. ``answer`` would tell the callers so before it is durable: the bug that a harness plants."""
+        """All is decided, and nothing durable. ``answer`` would tell the callers so before it is: the bug that a
+        harness plants.
+        """
 
     def after_commit(self) -> None:
         """All is durable, and no caller has been told."""
@@ -60,6 +62,7 @@ class CommitSeam:
 class _Waiting:
     task: Command[Any] | Work
     future: asyncio.Future[Any]
+    beside_books: bool
 
 
 class Writer:
@@ -123,22 +126,22 @@ class Writer:
         answer: R = await self._enqueue(command)
         return answer
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], *, beside_books: bool = False) -> T:
         """Runs ``work`` in a transaction of its own, in turn with the commands. It may run more than once, also after a
-        COMMIT in doubt, and must find its own traces.
+        COMMIT in doubt, and must find its own traces. ``beside_books``: it changes nothing that a command reads.
 
         Raises:
             Standby, QueueFull, LedgerUnavailable.
         """
-        answer: T = await self._enqueue(work)
+        answer: T = await self._enqueue(work, beside_books=beside_books)
         return answer
 
-    async def _enqueue(self, task: Command[Any] | Work) -> Any:
+    async def _enqueue(self, task: Command[Any] | Work, *, beside_books: bool = False) -> Any:
         if self._refusal is not None:
             raise self._refusal()
         if len(self._queue) >= self._max_waiting:
             raise QueueFull
-        waiting = _Waiting(task, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(task, asyncio.get_running_loop().create_future(), beside_books)
         self._queue.append(waiting)
         self._wake.set()
         return await waiting.future
@@ -205,31 +208,36 @@ class Writer:
         commands = [waiting.task for waiting in batch if isinstance(waiting.task, Command)]
         loop = asyncio.get_running_loop()
 
-        def work(connection: Connection) -> list[Answer]:
-            answers = decide(connection, commands, self._sealer)
+        def before_commit(answers: list[Answer]) -> None:
             self._seam.before_commit(lambda: _tell_from(loop, batch, answers))
-            return answers
 
-        answers = await self._transact(work)
+        answers = await self._under_lease(lambda lease: decide_under(lease, commands, self._sealer, before_commit))
         self._seam.after_commit()
         return answers
 
     async def _run_alone(self, batch: Sequence[_Waiting]) -> list[Answer]:
         (waiting,) = batch
-        assert not isinstance(waiting.task, Command)
+        work = waiting.task
+        assert not isinstance(work, Command)
+
+        async def transact(lease: Lease) -> Any:
+            if not waiting.beside_books:
+                lease.memory.forget()
+            return await lease.transact(work)
+
         try:
-            return [Answer(await self._transact(waiting.task))]
+            return [Answer(await self._under_lease(transact))]
         except LedgerError as refusal:
             return [Answer(error=refusal)]
 
-    async def _transact(self, work: Callable[[Connection], T]) -> T:
-        """Runs ``work`` under the lease; again under a new one where the session was lost."""
+    async def _under_lease(self, act: Callable[[Lease], Awaitable[T]]) -> T:
+        """Acts under the lease; again under a new one where the session was lost."""
         for _ in range(MAX_TRIES):
             if self._lease is None:
                 break
             try:
                 with database_failures():
-                    return await self._lease.transact(work)
+                    return await act(self._lease)
             except Deposed:
                 await self._drop_lease(Standby)
             except LedgerUnavailable as error:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from typing import Literal
 
 import grpc
 import structlog
 
 from meshkit.codec import price_from_proto
 from meshkit.deadlines import deadline
+from meshkit.errors import MeshError, mesh_errors
 from meshkit.money import PriceSnapshot
 from router_svc.domain.catalog import Capabilities, CatalogSnapshot, Model, Offer, Source, WireFormat
 from router_svc.domain.errors import CatalogUnavailable
 from tallygate.catalog.v1 import catalog_pb2
 from tallygate.catalog.v1.catalog_pb2_grpc import CatalogServiceStub
+from tallygate.common.v1.errors_pb2 import ErrorReason
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
+_REVISION_TIMEOUT_S = 30.0
 
 _log = structlog.get_logger(__name__)
 
 
 class WatchedCatalog:
-    """As the Protocol ``Catalog``. ``watch`` is the task that feeds it.
+    """As the Protocols ``Catalog`` and ``Revisions``. ``watch`` is the task that feeds it.
 
-    ``wait_s``: how long a request waits for the first snapshot. ``watch_s``: how long one watch stands.
+    ``wait_s``: how long a request waits for the first snapshot.
+    ``watch_s``: how long one watch stands.
     """
 
     def __init__(self, channel: grpc.aio.Channel, *, wait_s: float, watch_s: float) -> None:
@@ -34,6 +39,7 @@ class WatchedCatalog:
         self._watch_s = watch_s
         self._newest: CatalogSnapshot | None = None
         self._first = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def snapshot(self) -> CatalogSnapshot:
         """As Catalog.snapshot."""
@@ -45,6 +51,24 @@ class WatchedCatalog:
                 raise CatalogUnavailable("the catalog has not been read yet") from None
         assert self._newest is not None, "the event is set after the snapshot"
         return self._newest
+
+    async def next_revision(self, seen: str) -> str:
+        """As Revisions.next_revision."""
+        while self._newest is None or self._newest.revision == seen:
+            await self._changed.wait()
+        return self._newest.revision
+
+    async def revision(self, name: str) -> CatalogSnapshot | None:
+        """As Revisions.revision."""
+        request = catalog_pb2.GetSnapshotRequest(revision=name)
+        try:
+            with deadline(_REVISION_TIMEOUT_S, detached=True), mesh_errors():
+                response = await self._stub.GetSnapshot(request, timeout=_REVISION_TIMEOUT_S)
+        except MeshError as error:
+            if error.reason == ErrorReason.ERROR_REASON_NOT_FOUND:
+                return None
+            raise CatalogUnavailable(f"a revision of the catalog can't be read: {error.message}") from error
+        return snapshot_from_proto(response.snapshot)
 
     async def watch(self) -> None:
         """Follow the catalog for ever; what was seen last stays in force while it is away."""
@@ -71,6 +95,8 @@ class WatchedCatalog:
             async for response in self._stub.WatchSnapshot(request, timeout=self._watch_s):
                 self._newest = snapshot_from_proto(response.snapshot)
                 self._first.set()
+                changed, self._changed = self._changed, asyncio.Event()
+                changed.set()
                 _log.info("catalog_revision", revision=self._newest.revision, models=len(self._newest.models))
 
 
@@ -109,6 +135,7 @@ def _source(message: catalog_pb2.Source) -> Source:
         api_key_env=message.api_key_env,
         cancel_stops_billing=message.cancel_stops_billing,
         cached_beside_prompt=message.cached_tokens == catalog_pb2.CACHED_TOKEN_ACCOUNTING_BESIDE_PROMPT,
+        region=message.region,
     )
 
 
@@ -118,17 +145,18 @@ def _offer(message: catalog_pb2.Offer) -> Offer:
         model_id=message.model_id,
         source_id=message.source_id,
         upstream_model=message.upstream_model,
-        price=_price(message),
+        price=_price(message, "price"),
+        byok_price=_price(message, "byok_price"),
         context_tokens=message.context_tokens,
         max_output_tokens=message.max_output_tokens,
     )
 
 
-def _price(message: catalog_pb2.Offer) -> PriceSnapshot | None:
-    if not message.HasField("price"):
+def _price(message: catalog_pb2.Offer, name: Literal["price", "byok_price"]) -> PriceSnapshot | None:
+    if not message.HasField(name):
         return None
     try:
-        return price_from_proto(message.price)
+        return price_from_proto(getattr(message, name))
     except ValueError as error:
         _log.warning("price_not_well_formed", offer_id=message.id, error=str(error))
         return None

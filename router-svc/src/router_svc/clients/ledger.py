@@ -121,6 +121,8 @@ def _facts(facts: SettleFacts) -> ledger_pb2.ChargeFacts:
         trace_id=facts.trace_id,
         request_digest=facts.request_digest,
         answer_digest=facts.answer_digest,
+        tags=facts.tags,
+        started_at_ms=facts.started_at_ms,
     )
 
 

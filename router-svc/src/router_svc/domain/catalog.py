@@ -45,7 +45,7 @@ class Source:
 
     ``base_url`` empty: not reachable yet. ``api_key_env`` empty: needs no key. ``cancel_stops_billing``: closing the
     connection ends what the source bills. ``cached_beside_prompt``: cached prompt tokens are counted beside the
-    prompt's total, not inside it.
+    prompt's total, not inside it. ``region``: where it is, "cn", "us", "eu"; empty: not known.
     """
 
     source_id: str
@@ -54,11 +54,14 @@ class Source:
     api_key_env: str = ""
     cancel_stops_billing: bool = False
     cached_beside_prompt: bool = False
+    region: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model at a source. ``price`` None: unknown. A limit of 0 is the model's."""
+    """A model at a source. ``price`` None: unknown; ``byok_price``: likewise, where an organisation's own key is used.
+    A limit of 0 is the model's.
+    """
 
     offer_id: str
     model_id: str
@@ -67,6 +70,7 @@ class Offer:
     price: PriceSnapshot | None
     context_tokens: int = 0
     max_output_tokens: int = 0
+    byok_price: PriceSnapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)

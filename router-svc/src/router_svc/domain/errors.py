@@ -52,6 +52,10 @@ class UpstreamRejected(RouterError):
     """The source refused the request itself; its message and ``param`` are passed on."""
 
 
+class ProviderKeyRejected(RouterError):
+    """The source refused the key that the organisation brought for it; ``metadata["source_id"]`` names the source."""
+
+
 class UpstreamRateLimited(RouterError):
     """Every source that could take the request said that it is being called too often."""
 

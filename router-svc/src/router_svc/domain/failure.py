@@ -7,6 +7,7 @@ from enum import Enum
 
 from router_svc.domain.errors import (
     DeadlineExceeded,
+    ProviderKeyRejected,
     RouterError,
     UpstreamFailed,
     UpstreamRateLimited,
@@ -26,6 +27,8 @@ class FailureKind(Enum):
     TOO_LARGE = "too_large"
     RATE_LIMITED = "rate_limited"
     UNAUTHORIZED = "unauthorized"
+    KEY_REJECTED = "key_rejected"
+    """The organisation's own key was refused; UNAUTHORIZED is the operator's."""
     REJECTED = "rejected"
     BUSY = "busy"
 
@@ -57,8 +60,10 @@ class SourceFailure(Exception):
 
     @property
     def elsewhere(self) -> bool:
-        """Another source may do better: the request itself was not refused."""
-        return self.kind is not FailureKind.REJECTED
+        """Another source may do better: the request itself was not refused. And it may be asked: an own key that is
+        refused is its owner's to put right, and must not become a charge at the operator's price unseen.
+        """
+        return self.kind not in {FailureKind.REJECTED, FailureKind.KEY_REJECTED}
 
 
 def error_of(failures: Sequence[tuple[str, SourceFailure]]) -> RouterError:
@@ -67,6 +72,11 @@ def error_of(failures: Sequence[tuple[str, SourceFailure]]) -> RouterError:
     if last.kind is FailureKind.REJECTED:
         facts = {"source_id": source_id, "param": last.param, "code": last.code}
         return UpstreamRejected(last.message, {name: value for name, value in facts.items() if value})
+    if last.kind is FailureKind.KEY_REJECTED:
+        return ProviderKeyRejected(
+            f"{source_id} refused the provider key that your organisation brought for it: {last.message}",
+            {"source_id": source_id},
+        )
     facts = {source: failure.kind.value for source, failure in failures}
     if all(failure.kind is FailureKind.RATE_LIMITED for _, failure in failures):
         # One that does not say may be ready at once, and then so is the request.

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from meshkit.money import PriceSnapshot, worst_case_nano_usd
+from meshkit.regions import RegionPolicy
 from router_svc.domain.catalog import CatalogSnapshot, Model, Offer, Source, WireFormat
 from router_svc.domain.errors import InvalidRequest, ModelNotFound, NoSource, PriceUnknown
 from router_svc.domain.images import image_rule_of, most_image_tokens
+from router_svc.domain.own_key import NO_KEYS, OwnKey, OwnKeys
 from router_svc.domain.request import ChatRequest
 
 _NAMED_REJECTIONS = 20
@@ -23,6 +25,8 @@ class RejectionReason(Enum):
     CAPABILITY = 3
     CONTEXT = 4
     WIRE_FORMAT = 5
+    OWN_KEY_ONLY = 6
+    REGION = 7
 
 
 _REQUESTS_FAULT = frozenset({RejectionReason.CAPABILITY, RejectionReason.CONTEXT})
@@ -50,6 +54,8 @@ class Candidate:
     """What the worst case is computed from; the answer's of all choices together."""
     reasons_unseen: bool = False
     """The model thinks in tokens that a stream does not show, and only its last usage tells of."""
+    own_key: OwnKey | None = None
+    """The organisation's own key, with which it is called; None: with the operator's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class Plan:
 
         Raises:
             PriceUnknown: every offer that could be called was dropped for want of a price.
+            NoSource: every one was dropped for where its source is.
             InvalidRequest: every offer that could be called was dropped for what the request asks of the model.
             NoSource: there is none that could be called, or they were dropped for several reasons; metadata names them.
         """
@@ -87,6 +94,8 @@ class Plan:
             raise PriceUnknown(f"what this request would cost can't be held: {details}")
         if telling and all(r.reason in _REQUESTS_FAULT for r in telling):
             raise InvalidRequest(f"the model can't take this request: {details}", "model")
+        if telling and all(r.reason is RejectionReason.REGION for r in telling):
+            raise NoSource(f"the API key's region policy leaves no source of this model: {details}")
         reasons = {r.offer_id: f"{r.reason.name.lower()}: {r.detail}" for r in self.rejections[:_NAMED_REJECTIONS]}
         why = "; ".join(f"{offer_id}: {reason}" for offer_id, reason in list(reasons.items())[:3])
         raise NoSource("no source can take this request" + (f" ({why})" if why else ""), reasons)
@@ -106,10 +115,14 @@ def plan(
     *,
     formats: frozenset[WireFormat],
     has_secret: Callable[[str], bool],
+    own_keys: OwnKeys = NO_KEYS,
+    region: RegionPolicy = RegionPolicy.ANY,
 ) -> Plan:
-    """Filter the model's offers, then order them: the cheapest worst case first, equal ones by offer id.
+    """Filter the model's offers, then order them: those with the organisation's own key first, then the cheapest worst
+    case, equal ones by offer id. A source with an own key is called with that key and never with the operator's.
 
     ``formats``: those that an adapter exists for. ``has_secret``: whether the named environment variable holds a key.
+    ``own_keys``: those of the organisation. ``region``: where the request may be answered.
 
     Raises:
         ModelNotFound: the model is not in the snapshot.
@@ -121,26 +134,51 @@ def plan(
     rejections: list[Rejection] = []
     for offer in snapshot.offers.get(model_id, ()):
         try:
-            source = _reachable(snapshot.sources.get(offer.source_id), formats, has_secret)
-            candidates.append(_candidate(request, model, offer, source))
+            own_key = own_keys.get(offer.source_id)
+            source = _reachable(snapshot.sources.get(offer.source_id), formats, has_secret, own_key)
+            _require_region(source, region)
+            candidates.append(_candidate(request, model, offer, source, own_key))
         except _Dropped as dropped:
             rejections.append(Rejection(offer.offer_id, dropped.reason, dropped.detail))
-    candidates.sort(key=lambda candidate: (candidate.worst_case_nano_usd, candidate.offer.offer_id))
-    return Plan(tuple(candidates), tuple(rejections), snapshot.revision)
+    candidates.sort(key=lambda each: (each.own_key is None, each.worst_case_nano_usd, each.offer.offer_id))
+    allowed, others = _as_own_keys_allow(candidates)
+    return Plan(tuple(allowed), (*rejections, *others), snapshot.revision)
 
 
-def _reachable(source: Source | None, formats: frozenset[WireFormat], has_secret: Callable[[str], bool]) -> Source:
+def _as_own_keys_allow(candidates: list[Candidate]) -> tuple[list[Candidate], list[Rejection]]:
+    """Without those at the operator's cost, where an own key that can serve the request does not allow them."""
+    strict = [each.source.source_id for each in candidates if each.own_key is not None and not each.own_key.fallback]
+    if not strict:
+        return candidates, []
+    detail = f"the organisation's key for {strict[0]} allows no source without a key of the organisation"
+    return [each for each in candidates if each.own_key is not None], [
+        Rejection(each.offer.offer_id, RejectionReason.OWN_KEY_ONLY, detail)
+        for each in candidates
+        if each.own_key is None
+    ]
+
+
+def _reachable(
+    source: Source | None, formats: frozenset[WireFormat], has_secret: Callable[[str], bool], own_key: OwnKey | None
+) -> Source:
     if source is None or not source.base_url:
         raise _Dropped(RejectionReason.NOT_CONFIGURED, "the source has no address")
     if source.wire_format not in formats:
         raise _Dropped(RejectionReason.WIRE_FORMAT, f"no adapter for {source.wire_format.name.lower()}")
-    if source.api_key_env and not has_secret(source.api_key_env):
+    if own_key is None and source.api_key_env and not has_secret(source.api_key_env):
         raise _Dropped(RejectionReason.NOT_CONFIGURED, f"{source.api_key_env} is not set")
     return source
 
 
-def _candidate(request: ChatRequest, model: Model, offer: Offer, source: Source) -> Candidate:
-    if offer.price is None:
+def _require_region(source: Source, region: RegionPolicy) -> None:
+    if not region.admits(source.region):
+        where = f"is in {source.region!r}" if source.region else "has no known region"
+        raise _Dropped(RejectionReason.REGION, f"the source {source.source_id} {where}, which {region.value} excludes")
+
+
+def _candidate(request: ChatRequest, model: Model, offer: Offer, source: Source, own_key: OwnKey | None) -> Candidate:
+    price = offer.price if own_key is None else offer.byok_price
+    if price is None:
         raise _Dropped(RejectionReason.PRICE_UNKNOWN, "the offer has no price")
     if request.unpriced:
         raise _Dropped(RejectionReason.PRICE_UNKNOWN, f"no price is known for {', '.join(request.unpriced)}")
@@ -153,15 +191,16 @@ def _candidate(request: ChatRequest, model: Model, offer: Offer, source: Source)
         raise _Dropped(RejectionReason.CAPABILITY, f"the model lacks {', '.join(missing)}")
     prompt_tokens, answer_tokens = _bounds(request, model, offer)
     answers_tokens = answer_tokens * request.choices
-    worst = worst_case_nano_usd(offer.price, prompt_tokens=prompt_tokens, answer_tokens=answers_tokens)
+    worst = worst_case_nano_usd(price, prompt_tokens=prompt_tokens, answer_tokens=answers_tokens)
     return Candidate(
         offer,
         source,
-        offer.price,
+        price,
         worst,
         prompt_tokens,
         answers_tokens,
         reasons_unseen=model.capabilities.reasoning,
+        own_key=own_key,
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 from meshkit.money import PriceSnapshot, Usage
 from meshkit.principal import Principal
+from meshkit.regions import RegionPolicy
 from router_svc.domain.answer import Attempt, Outcome, PlainAnswer, StreamBatch
 from router_svc.domain.catalog import CatalogSnapshot
 from router_svc.domain.errors import RouterError
+from router_svc.domain.own_key import OwnKeys
 from router_svc.domain.plan import Candidate
 
 
@@ -39,8 +41,10 @@ class FlightPass:
 @dataclass(frozen=True, slots=True)
 class CompletionCall:
     """Asks for a fresh answer. ``model``: after aliases; ``requested_model``: before. ``trace_id`` may be empty.
+    ``started_at_ms``: the request arrived at the edge at, Unix milliseconds; 0: not known.
 
-    ``flight``: the caller leads it, and others will ask for this answer; None for an ordinary call.
+    ``flight``: the caller leads it, and others will ask for this answer; None for an ordinary call. ``region``: where
+    it may be answered.
     """
 
     principal: Principal
@@ -52,6 +56,9 @@ class CompletionCall:
     cache_ticket: CacheTicket | None = None
     trace_id: str = ""
     flight: FlightPass | None = None
+    region: RegionPolicy = RegionPolicy.ANY
+    tags: Mapping[str, str] = field(default_factory=dict)
+    started_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,8 @@ class SettleFacts:
     trace_id: str
     request_digest: str = ""
     answer_digest: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    started_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +143,17 @@ class Catalog(Protocol):
 
         Raises:
             CatalogUnavailable: none came in time.
+        """
+
+
+class ProviderKeys(Protocol):
+    """The keys that organisations brought for sources."""
+
+    async def of(self, org_id: str) -> OwnKeys:
+        """Those in force, at most some seconds old.
+
+        Raises:
+            LedgerUnavailable: they can't be known, and nothing is to be called with another key in their place.
         """
 
 

@@ -74,6 +74,8 @@ async def facts_of(
         source_id=offer.source_id,
         upstream_model=offer.upstream_model,
         trace_id=call.trace_id,
+        tags=call.tags,
+        started_at_ms=call.started_at_ms,
         request_digest=salted(call.body, new_salt()),
         answer_digest=await _answer_digest(call, delivery, new_salt()),
     )

@@ -10,15 +10,17 @@ import structlog
 
 from meshkit.clock import Clock
 from meshkit.digests import NewSalt
+from meshkit.regions import RegionPolicy
 from router_svc.domain.catalog import WireFormat
 from router_svc.domain.errors import DuplicateRequest, RouterBusy
+from router_svc.domain.own_key import NO_KEYS
 from router_svc.domain.plan import Plan, plan
 from router_svc.domain.request import ChatRequest, read_chat_request
 from router_svc.domain.tokenizer import CountTokens
 from router_svc.service.completion import Completion, CompletionLimits, CompletionTools
 from router_svc.service.flight import Lead
 from router_svc.service.pipe import Event, EventPipe
-from router_svc.service.ports import Cache, Catalog, CompletionCall, Ending, Flights, Ledger, SourceClient
+from router_svc.service.ports import Cache, Catalog, CompletionCall, Ending, Flights, Ledger, ProviderKeys, SourceClient
 from router_svc.service.seam import CallSeam
 from router_svc.service.settlement import Settlement, Sleep
 from router_svc.service.sources import Sources
@@ -70,6 +72,7 @@ class RouterService:
         *,
         catalog: Catalog,
         ledger: Ledger,
+        provider_keys: ProviderKeys,
         cache: Cache,
         flights: Flights,
         clients: Mapping[WireFormat, SourceClient],
@@ -82,6 +85,7 @@ class RouterService:
         seam: CallSeam | None = None,
     ) -> None:
         self._catalog = catalog
+        self._provider_keys = provider_keys
         self._flights = flights
         self._clock = clock
         self._sleep = sleep
@@ -114,13 +118,14 @@ class RouterService:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
-    async def plan(self, model: str, body: bytes) -> Plan:
-        """What a call would do, without doing it; also where nobody can be tried.
+    async def plan(self, org_id: str, model: str, body: bytes, region: RegionPolicy = RegionPolicy.ANY) -> Plan:
+        """What a call of an organisation ("": of one without keys) would do, without doing it; also where nobody can be
+        tried.
 
         Raises:
-            InvalidRequest, ModelNotFound, CatalogUnavailable.
+            InvalidRequest, ModelNotFound, CatalogUnavailable, LedgerUnavailable.
         """
-        return await self._plan(model, read_chat_request(body))
+        return await self._plan(org_id, model, read_chat_request(body), region)
 
     async def complete(self, call: CompletionCall) -> CompletionHandle:
         """Begin a fresh call in a task of its own; nothing is held yet when this raises.
@@ -128,8 +133,8 @@ class RouterService:
         The lead of a flight is taken over first, and abandoned where this raises.
 
         Raises:
-            InvalidRequest, ModelNotFound, PriceUnknown, NoSource, CatalogUnavailable, RouterBusy, DuplicateRequest,
-            FlightLost, CacheUnavailable.
+            InvalidRequest, ModelNotFound, PriceUnknown, NoSource, CatalogUnavailable, LedgerUnavailable, RouterBusy,
+            DuplicateRequest, FlightLost, CacheUnavailable.
         """
         if call.flight is None:
             return await self._begin(call, None)
@@ -153,7 +158,7 @@ class RouterService:
 
     async def _begin(self, call: CompletionCall, lead: Lead | None) -> CompletionHandle:
         request = read_chat_request(call.body)
-        chosen = await self._plan(call.model, request)
+        chosen = await self._plan(call.principal.org_id, call.model, request, call.region)
         chosen.require_candidate()
         key = (call.principal.org_id, call.request_id)
         if self._closing:
@@ -195,6 +200,15 @@ class RouterService:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _plan(self, model: str, request: ChatRequest) -> Plan:
+    async def _plan(self, org_id: str, model: str, request: ChatRequest, region: RegionPolicy) -> Plan:
         snapshot = await self._catalog.snapshot()
-        return plan(request, model, snapshot, formats=self._sources.formats, has_secret=self._has_secret)
+        own_keys = await self._provider_keys.of(org_id) if org_id else NO_KEYS
+        return plan(
+            request,
+            model,
+            snapshot,
+            formats=self._sources.formats,
+            has_secret=self._has_secret,
+            own_keys=own_keys,
+            region=region,
+        )

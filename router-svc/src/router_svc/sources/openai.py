@@ -20,8 +20,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from pydantic import SecretStr
 
 from router_svc.domain.answer import PlainAnswer, StreamBatch
-from router_svc.domain.catalog import Source
 from router_svc.domain.failure import FailureKind, SourceFailure
+from router_svc.domain.plan import Candidate
 from router_svc.service.ports import SourceCall
 from router_svc.sources.body import asks_only_for_usage, body_for_source
 from router_svc.sources.openai_answer import StreamReader, read_beginning, read_whole
@@ -43,7 +43,9 @@ class OpenAITimeouts:
 
 
 class OpenAISourceClient:
-    """Calls any OpenAI-compatible source. ``secret_of`` gives the key in a named environment variable."""
+    """Calls any OpenAI-compatible source. ``secret_of`` gives the key in a named environment variable: the operator's,
+    for calls without the organisation's own.
+    """
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class OpenAISourceClient:
                         raise SourceFailure(FailureKind.TIMEOUT, "no event in time", http_status=200) from None
                     yield reader.batches()
             except SourceFailure as failure:
-                raise self._without_secrets(failure, source) from failure.__cause__
+                raise self._without_secrets(failure, call.candidate) from failure.__cause__
             finally:
                 await response.aclose()
 
@@ -94,14 +96,19 @@ class OpenAISourceClient:
                     response, span, cached_beside_prompt=source.cached_beside_prompt, most_bytes=self._max_answer_bytes
                 )
             except SourceFailure as failure:
-                raise self._without_secrets(failure, source) from failure.__cause__
+                raise self._without_secrets(failure, call.candidate) from failure.__cause__
             finally:
                 await response.aclose()
 
-    def _without_secrets(self, failure: SourceFailure, source: Source) -> SourceFailure:
-        """A source's own words can name the operator's key; the caller is another."""
-        secret = self._secret_of(source.api_key_env)
-        failure.message = redacted(failure.message, secret.get_secret_value() if secret else "")
+    def _key_for(self, candidate: Candidate) -> str:
+        if candidate.own_key is not None:
+            return candidate.own_key.secret.reveal()
+        secret = self._secret_of(candidate.source.api_key_env)
+        return secret.get_secret_value() if secret else ""
+
+    def _without_secrets(self, failure: SourceFailure, candidate: Candidate) -> SourceFailure:
+        """A source's own words can name the key; the caller is another, or another of the organisation."""
+        failure.message = redacted(failure.message, self._key_for(candidate))
         return failure
 
     async def _begin_stream(self, call: SourceCall, span: SourceSpan) -> httpx.Response:
@@ -122,8 +129,7 @@ class OpenAISourceClient:
 
     async def _send(self, call: SourceCall, span: SourceSpan, body: bytes, *, stream: bool) -> httpx.Response:
         source = call.candidate.source
-        secret = self._secret_of(source.api_key_env)
-        key = secret.get_secret_value() if secret else ""
+        key = self._key_for(call.candidate)
         request = self._http.build_request(
             "POST",
             source.base_url + _PATH,
@@ -147,6 +153,7 @@ class OpenAISourceClient:
                 await read_beginning(response),
                 key,
                 retry_after=response.headers.get("retry-after", ""),
+                own_key=call.candidate.own_key is not None,
             )
         finally:
             await response.aclose()

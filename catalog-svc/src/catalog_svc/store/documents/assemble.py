@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from catalog_svc.domain import (
     Alias,
+    BillingPolicy,
     CachedTokenAccounting,
     Capabilities,
     CatalogInvalid,
@@ -19,7 +21,7 @@ from catalog_svc.domain import (
 )
 from catalog_svc.store.documents import entries
 from catalog_svc.store.documents.layers import Layered, Layers
-from meshkit.money import BillingTier, PriceSnapshot, Rates, RateTier
+from meshkit.money import BASIS_POINTS, BillingTier, PriceSnapshot, Rates, RateTier
 
 OPERATOR = "operator"
 """The name of the price list that has none: prices that the operator wrote down."""
@@ -46,28 +48,45 @@ def assemble(layers: Layers, today: dt.date) -> Contents:
     ]
     if problems:
         raise CatalogInvalid(problems)
-    return Contents(tuple(models.values()), tuple(sources.values()), tuple(offers), tuple(aliases))
+    return Contents(
+        tuple(models.values()), tuple(sources.values()), tuple(offers), tuple(aliases), _policy(_billing(layers))
+    )
+
+
+def _billing(layers: Layers) -> entries.BillingEntry:
+    """With its defaults. What the documents gave has been read already: read again it would be scaled twice."""
+    return entries.BillingEntry.model_construct(**layers.billing)
+
+
+def _policy(billing: entries.BillingEntry) -> BillingPolicy:
+    return BillingPolicy(
+        markup_bps=billing.markup_bps,
+        replay_bps=billing.replay_bps,
+        flat_rates=_rates(billing.flat, {}),
+        byok_fee_bps=billing.byok_fee_bps,
+        byok_fee_per_call_pico_usd=billing.byok_fee_per_call,
+    )
 
 
 def _model(key: str, entry: Layered, problems: list[str]) -> Model:
-    fields = entry.fields
-    context_tokens = fields.get("context_tokens")
+    given = entry.fields
+    context_tokens = given.get("context_tokens")
     if context_tokens is None:
         problems.append(f"{entry.place()}: a new model needs context_tokens")
         context_tokens = 1
-    max_output_tokens = fields.get("max_output_tokens") or context_tokens
+    max_output_tokens = given.get("max_output_tokens") or context_tokens
     if max_output_tokens > context_tokens:
         problems.append(
             f"{entry.place('max_output_tokens')}: an answer can't be longer than the context of {context_tokens}"
         )
-    released = fields.get("released")
+    released = given.get("released")
     return Model(
         id=key,
-        display_name=fields.get("name") or key,
-        owned_by=fields.get("owned_by") or OPERATOR,
+        display_name=given.get("name") or key,
+        owned_by=given.get("owned_by") or OPERATOR,
         context_tokens=context_tokens,
         max_output_tokens=max_output_tokens,
-        capabilities=Capabilities(**dict.fromkeys(fields.get("capabilities", ()), True)),
+        capabilities=Capabilities(**dict.fromkeys(given.get("capabilities", ()), True)),
         released_at_s=0 if released is None else int(dt.datetime.combine(released, dt.time(), dt.UTC).timestamp()),
     )
 
@@ -119,19 +138,21 @@ def _alias_refers(name: str, entry: Layered, models: Mapping[str, Model], proble
 
 def _offer(key: str, entry: Layered, layers: Layers, today: dt.date, problems: list[str]) -> Offer:
     source_id, _, model_id = key.partition("/")
-    fields = entry.fields
+    given = entry.fields
+    price = _price(key, entry, layers, today, problems)
     return Offer(
         model_id=model_id,
         source_id=source_id,
-        upstream_model=fields.get("upstream_model") or model_id,
-        price=_price(key, entry, layers, today, problems),
-        context_tokens=fields.get("context_tokens") or 0,
-        max_output_tokens=fields.get("max_output_tokens") or 0,
+        upstream_model=given.get("upstream_model") or model_id,
+        price=price,
+        byok_price=_byok_price(key, price, _billing(layers)),
+        context_tokens=given.get("context_tokens") or 0,
+        max_output_tokens=given.get("max_output_tokens") or 0,
     )
 
 
 def _price(key: str, entry: Layered, layers: Layers, today: dt.date, problems: list[str]) -> PriceSnapshot | None:
-    billing = entries.BillingEntry(**layers.billing)
+    billing = _billing(layers)
     price: entries.PriceEntry | None = entry.fields.get("price")
     if entry.fields.get("free"):
         return PriceSnapshot(key, BillingTier.FREE, (), replay_bps=billing.replay_bps, price_source=OPERATOR)
@@ -156,6 +177,28 @@ def _price(key: str, entry: Layered, layers: Layers, today: dt.date, problems: l
         price_version=price.version or (stamp.version if stamp else ""),
         price_date=price_date.isoformat() if price_date else "",
     )
+
+
+def _byok_price(key: str, price: PriceSnapshot | None, billing: entries.BillingEntry) -> PriceSnapshot | None:
+    """The fee where an organisation's own key is used. A model that the operator marked free has none."""
+    if price is None and billing.byok_fee_bps:
+        return None
+    free = price is not None and price.tier is BillingTier.FREE
+    per_call = 0 if free else billing.byok_fee_per_call
+    if price is None or free or not billing.byok_fee_bps:
+        tiers: tuple[RateTier, ...] = (RateTier(0, Rates(call_pico_usd=per_call)),)
+        return PriceSnapshot(key, BillingTier.BYOK, tiers, replay_bps=billing.replay_bps, price_source=OPERATOR)
+    tiers = tuple(
+        RateTier(tier.above_input_tokens, _share(tier.rates, billing.byok_fee_bps, per_call))
+        for tier in price.rate_tiers
+    )
+    return replace(price, tier=BillingTier.BYOK, rate_tiers=tiers, markup_bps=0)
+
+
+def _share(rates: Rates, bps: int, per_call: int) -> Rates:
+    """A share of each rate, rounded up to the pico, and so much more for a call."""
+    shares = {field.name: -(-getattr(rates, field.name) * bps // BASIS_POINTS) for field in fields(Rates)}
+    return Rates(**shares | {"call_pico_usd": shares["call_pico_usd"] + per_call})
 
 
 def _rate_tiers(entry: entries.TieredEntry) -> tuple[RateTier, ...]:

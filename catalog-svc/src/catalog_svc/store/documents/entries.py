@@ -194,10 +194,17 @@ class AliasEntry(RemovableEntry):
 
 
 class BillingEntry(Entry):
-    """What the operator adds to a source's price, and what a replay costs of it; basis points."""
+    """What the operator adds to a source's price, and what a replay costs of it; basis points.
+
+    ``byok_fee_bps`` and ``byok_fee_per_call``: what is charged where an organisation's own key is used: a share of the
+    source's price, and so much for each call. ``flat``: what every smart alias costs.
+    """
 
     markup_bps: BasisPoints = 0
     replay_bps: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 2_500
+    byok_fee_bps: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 0
+    byok_fee_per_call: PerUnit = 0
+    flat: RatesEntry = RatesEntry(input=3, output=12)
 
 
 class PriceListEntry(Entry):

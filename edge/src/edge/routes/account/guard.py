@@ -42,6 +42,8 @@ class AccountCaller:
     policy: ledger_pb2.KeyPolicy
     actor: actor_pb2.Actor
     """For the audit trail."""
+    project_id: str = ""
+    """Of the key."""
 
 
 def _caller(request: Request) -> AccountCaller:
@@ -68,15 +70,15 @@ class _Bounded(Request):
         return self._checked
 
 
-def account_router(authenticator: Authenticator, *tags: str) -> APIRouter:
-    """A router whose routes all stand behind the guard."""
+def account_router(authenticator: Authenticator, *tags: str, any_key: bool = False) -> APIRouter:
+    """A router whose routes all stand behind the guard. ``any_key``: an inference key may ask, too."""
 
     class Guarded(APIRoute):
         def get_route_handler(self) -> Handler:
             handle = super().get_route_handler()
 
             async def guarded(request: Request) -> Response:
-                request.state.account_caller = await _admitted(authenticator, request)
+                request.state.account_caller = await _admitted(authenticator, request, any_key=any_key)
                 body = await read_body(request, max_bytes=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S)
                 if body:
                     _check_json(request, body)
@@ -90,16 +92,16 @@ def account_router(authenticator: Authenticator, *tags: str) -> APIRouter:
     return APIRouter(route_class=Guarded, tags=list(tags), responses=EVERYWHERE, dependencies=[Security(_BEARER)])
 
 
-async def _admitted(authenticator: Authenticator, request: Request) -> AccountCaller:
-    caller = await authenticator.for_account(request)
-    principal = caller.principal
+async def _admitted(authenticator: Authenticator, request: Request, *, any_key: bool) -> AccountCaller:
+    caller = await (authenticator.authenticate(request) if any_key else authenticator.for_account(request))
+    principal, exchange = caller.principal, Exchange.of(request.scope)
     actor = actor_pb2.Actor(
         kind=actor_pb2.ACTOR_KIND_API_KEY,
         id=principal.key_id,
-        address=request.client.host if request.client else "",
-        trace_id=Exchange.of(request.scope).trace_id,
+        address=exchange.address,
+        trace_id=exchange.trace_id,
     )
-    return AccountCaller(principal.org_id, principal.key_id, caller.policy, actor)
+    return AccountCaller(principal.org_id, principal.key_id, caller.policy, actor, principal.project_id)
 
 
 def _check_json(request: Request, body: bytes) -> None:

@@ -8,7 +8,7 @@ from edge.account import Account
 from edge.auth import Authenticator
 from edge.routes.account.guard import CallerOf, Cursor, Limit, account_router
 from edge.wire.account.base import Page
-from edge.wire.account.projects import NewProject, Project
+from edge.wire.account.projects import NewProject, Project, ProjectChanges
 from tallygate.ledger.v1 import account_pb2, ledger_pb2
 
 
@@ -34,6 +34,14 @@ def projects_router(account: Account, authenticator: Authenticator) -> APIRouter
     async def get_project(project_id: str, caller: CallerOf) -> Project:
         """One project."""
         return await _project(caller.org_id, project_id)
+
+    @router.patch("/projects/{project_id}", summary="Change a project")
+    async def update_project(project_id: str, body: ProjectChanges, caller: CallerOf) -> Project:
+        """Gives a project another name."""
+        request = account_pb2.UpdateProjectRequest(
+            org_id=caller.org_id, project_id=project_id, name=body.name, actor=caller.actor
+        )
+        return Project.of((await account.ask(account.accounts.UpdateProject, request)).project)
 
     async def _project(org_id: str, project_id: str) -> Project:
         request = account_pb2.GetProjectRequest(org_id=org_id, project_id=project_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from meshkit.money import parse_usd
 
@@ -35,8 +35,13 @@ class Page(Answer, Generic[T]):
         return cls(data=data, has_more=bool(next_page_token), next_cursor=next_page_token or None)
 
 
+_MAX_NANO_USD = 2**63 - 1
+"""What the contracts carry."""
+
+
 def _is_usd(text: str) -> str:
-    parse_usd(text)
+    if parse_usd(text) > _MAX_NANO_USD:
+        raise ValueError("is more than any amount that is kept here")
     return text
 
 
@@ -51,6 +56,23 @@ Usd = Annotated[
     AfterValidator(_is_usd),
 ]
 """An amount that a client sends, not below 0."""
+
+
+def _no_float(value: object) -> object:
+    if isinstance(value, float | bool):
+        # pydantic takes a ValueError for a finding, and nothing else
+        raise ValueError('send the amount as a string, such as "20.00"; a JSON number may lose digits')  # noqa: TRY004
+    return value
+
+
+SentUsd = Annotated[Usd | Annotated[int, Field(ge=0, le=10**9)], BeforeValidator(_no_float)]
+"""An amount that a client sends, as ``Usd``, or as a whole number of dollars."""
+
+
+def nano_usd_of(amount: str | int) -> int:
+    """Of a ``SentUsd``."""
+    return parse_usd(str(amount))
+
 
 ShownUsd = Annotated[str, Field(description="US dollars as a decimal string. Do not parse it as a float.")]
 """An amount that is sent to a client."""
@@ -85,6 +107,7 @@ _MEANINGS = {
     405: "The path does not take this method.",
     409: "It conflicts with what is there already.",
     413: "The body is too large.",
+    424: "A source refused the provider key that the organisation brought for it.",
     429: "Too many requests, or a cap is reached; `Retry-After` says when to try again.",
     500: "Something went wrong on our side.",
     502: "A service that was asked in turn failed.",

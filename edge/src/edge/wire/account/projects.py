@@ -16,6 +16,12 @@ class NewProject(Body):
     name: str = Field(min_length=1, max_length=100, description="Unique in the organisation.", examples=["web"])
 
 
+class ProjectChanges(Body):
+    """What a project is to have."""
+
+    name: str = Field(min_length=1, max_length=100, description="Unique in the organisation.", examples=["website"])
+
+
 class Project(Answer):
     """A project."""
 

@@ -156,6 +156,7 @@ class CorrectionRow(Row, table=True):
     __tablename__ = "correction"
     __table_args__ = (
         Index("ix_correction_receipt_id", "receipt_id"),
+        Index("ix_correction_org_id", "org_id"),
         CheckConstraint(
             "promo_nano_usd >= 0 AND paid_nano_usd >= 0 AND promo_nano_usd + paid_nano_usd > 0", name="amount"
         ),
@@ -202,6 +203,7 @@ class CapRow(Row, table=True):
     __table_args__ = (
         CheckConstraint("cap_limit >= -1", name="cap_limit"),
         Index("ix_cap_org_id", "org_id"),
+        Index("ix_cap_set_at_ms", "set_at_ms"),
     )
 
     scope_id: str = text_column(primary_key=True)

@@ -30,19 +30,20 @@ class ProjectRow(Row, table=True):
 
 
 class ApiKeyRow(Row, table=True):
-    """An API key: a keyed hash of its secret, never the secret. ``allowed_models`` is a JSON
-    array, ``policy`` a JSON object (see ``domain.policies``).
+    """An API key, without its secrets. ``allowed_models`` is a JSON array, ``policy`` a JSON object (see
+    ``domain.policies``). ``change_seq``: the number of the last change of this key, counted over all keys in the order
+    of their commits; 0: none since it was made.
     """
 
     __tablename__ = "api_key"
     __table_args__ = (
-        UniqueConstraint("hmac_sha256_hex"),
         Index("ix_api_key_org_id_created_at_ms", "org_id", "created_at_ms"),
         Index(
-            "ix_api_key_revoked_at_ms",
-            "revoked_at_ms",
-            postgresql_where=text("revoked_at_ms > 0"),
-            sqlite_where=text("revoked_at_ms > 0"),
+            "ix_api_key_change_seq",
+            "change_seq",
+            unique=True,
+            postgresql_where=text("change_seq > 0"),
+            sqlite_where=text("change_seq > 0"),
         ),
     )
 
@@ -51,13 +52,27 @@ class ApiKeyRow(Row, table=True):
     project_id: str = text_column(foreign_key="project.project_id")
     name: str = text_column()
     prefix: str = text_column()
-    hmac_sha256_hex: str = text_column()
-    pepper_version: int = bigint_column()
     allowed_models: str = text_column()
     created_at_ms: int = bigint_column()
     expires_at_ms: int = bigint_column()
     revoked_at_ms: int = bigint_column()
     policy: str = text_column(sa_column_kwargs={"server_default": "{}"})
+    change_seq: int = bigint_column(sa_column_kwargs={"server_default": "0"})
+
+
+class KeySecretRow(Row, table=True):
+    """A keyed hash of a secret of a key, never the secret; see ``domain.keys.KeySecret``. Only its end may change, to
+    an earlier one.
+    """
+
+    __tablename__ = "key_secret"
+    __table_args__ = (Index("ix_key_secret_key_id", "key_id"),)
+
+    hmac_sha256_hex: str = text_column(primary_key=True)
+    pepper_version: int = bigint_column()
+    key_id: str = text_column(foreign_key="api_key.key_id")
+    created_at_ms: int = bigint_column()
+    expires_at_ms: int = bigint_column()
 
 
 class AuditLogRow(Row, table=True):
@@ -66,7 +81,10 @@ class AuditLogRow(Row, table=True):
     """
 
     __tablename__ = "audit_log"
-    __table_args__ = (Index("ix_audit_log_org_id_created_at_ms_entry_id", "org_id", "created_at_ms", "entry_id"),)
+    __table_args__ = (
+        Index("ix_audit_log_org_id_created_at_ms_entry_id", "org_id", "created_at_ms", "entry_id"),
+        Index("ix_audit_log_created_at_ms_entry_id", "created_at_ms", "entry_id"),
+    )
 
     entry_id: str = text_column(primary_key=True)
     org_id: str = text_column()
@@ -81,4 +99,5 @@ class AuditLogRow(Row, table=True):
 ORG = table_of(OrgRow)
 PROJECT = table_of(ProjectRow)
 API_KEY = table_of(ApiKeyRow)
+KEY_SECRET = table_of(KeySecretRow)
 AUDIT_LOG = table_of(AuditLogRow)

@@ -1,4 +1,4 @@
-"""The receipt log: leaves, subtrees, checkpoints."""
+"""The log of receipts and of the audit trail: leaves, subtrees, checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from ledger_svc.store.tables.row import Row, bigint_column, binary_column, table
 
 
 class LogHeadRow(Row, table=True):
-    """One row: how many leaves the log has. ``unlogged`` receipts are older than the log and have no leaf yet."""
+    """One row: how many leaves the log has. ``unlogged`` is not 0 while receipts and audit entries that are older than
+    their place in the log may have no leaf yet.
+    """
 
     __tablename__ = "log_head"
     __table_args__ = (CheckConstraint("log_id = 1", name="single"),)
@@ -19,13 +21,16 @@ class LogHeadRow(Row, table=True):
 
 
 class LogLeafRow(Row, table=True):
-    """A leaf of the log: a receipt's signature, and the hash of its JWS. Immutable; indices have no gap."""
+    """A leaf of the log: the signature of a receipt or of an audit entry, and the hash of its JWS. ``entry_id``: the
+    receipt's or the audit entry's; ids carry their kind, and the check of the ledger finds one that is of neither.
+    Immutable; indices have no gap.
+    """
 
     __tablename__ = "log_leaf"
-    __table_args__ = (UniqueConstraint("receipt_id"),)
+    __table_args__ = (UniqueConstraint("entry_id"),)
 
     leaf_index: int = bigint_column(primary_key=True, sa_column_kwargs={"autoincrement": False})
-    receipt_id: str = text_column(foreign_key="receipt.receipt_id")
+    entry_id: str = text_column()
     kid: str = text_column()
     signature: bytes = binary_column()
     leaf_hash: bytes = binary_column()

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from tallygate.common.v1 import money_pb2 as tallygate_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tallygate/catalog/v1/catalog.proto\x12\x14tallygate.catalog.v1\x1a\x1ftallygate/common/v1/money.proto\"&\n\x12GetSnapshotRequest\x12\x10\n\x08revision\x18\x01 \x01(\t\"G\n\x13GetSnapshotResponse\x12\x30\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1e.tallygate.catalog.v1.Snapshot\".\n\x14WatchSnapshotRequest\x12\x16\n\x0eknown_revision\x18\x01 \x01(\t\"I\n\x15WatchSnapshotResponse\x12\x30\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1e.tallygate.catalog.v1.Snapshot\"\xea\x01\n\x08Snapshot\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x02 \x01(\x03\x12+\n\x06models\x18\x03 \x03(\x0b\x32\x1b.tallygate.catalog.v1.Model\x12-\n\x07sources\x18\x04 \x03(\x0b\x32\x1c.tallygate.catalog.v1.Source\x12+\n\x06offers\x18\x05 \x03(\x0b\x32\x1b.tallygate.catalog.v1.Offer\x12,\n\x07\x61liases\x18\x06 \x03(\x0b\x32\x1b.tallygate.catalog.v1.Alias\"j\n\x0c\x43\x61pabilities\x12\r\n\x05tools\x18\x01 \x01(\x08\x12\x0e\n\x06vision\x18\x02 \x01(\x08\x12\x13\n\x0bjson_object\x18\x03 \x01(\x08\x12\x13\n\x0bjson_schema\x18\x04 \x01(\x08\x12\x11\n\treasoning\x18\x05 \x01(\x08\"\xd5\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x10\n\x08owned_by\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x04 \x01(\x03\x12\x19\n\x11max_output_tokens\x18\x05 \x01(\x03\x12\x38\n\x0c\x63\x61pabilities\x18\x06 \x01(\x0b\x32\".tallygate.catalog.v1.Capabilities\x12\x14\n\x0cpolicy_epoch\x18\x07 \x01(\t\x12\x15\n\rreleased_at_s\x18\x08 \x01(\x03\"\xfa\x01\n\x06Source\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x03 \x01(\t\x12\x35\n\x0bwire_format\x18\x04 \x01(\x0e\x32 .tallygate.catalog.v1.WireFormat\x12\x13\n\x0b\x61pi_key_env\x18\x05 \x01(\t\x12\x1c\n\x14\x63\x61ncel_stops_billing\x18\x06 \x01(\x08\x12\x0e\n\x06region\x18\x07 \x01(\t\x12\x42\n\rcached_tokens\x18\x08 \x01(\x0e\x32+.tallygate.catalog.v1.CachedTokenAccounting\"\xb6\x01\n\x05Offer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x11\n\tsource_id\x18\x03 \x01(\t\x12\x16\n\x0eupstream_model\x18\x04 \x01(\t\x12\x31\n\x05price\x18\x05 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\x12\x16\n\x0e\x63ontext_tokens\x18\x06 \x01(\x03\x12\x19\n\x11max_output_tokens\x18\x07 \x01(\x03\"\'\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t*t\n\nWireFormat\x12\x1b\n\x17WIRE_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12WIRE_FORMAT_OPENAI\x10\x01\x12\x19\n\x15WIRE_FORMAT_ANTHROPIC\x10\x02\x12\x16\n\x12WIRE_FORMAT_GEMINI\x10\x03*\x96\x01\n\x15\x43\x61\x63hedTokenAccounting\x12\'\n#CACHED_TOKEN_ACCOUNTING_UNSPECIFIED\x10\x00\x12)\n%CACHED_TOKEN_ACCOUNTING_INSIDE_PROMPT\x10\x01\x12)\n%CACHED_TOKEN_ACCOUNTING_BESIDE_PROMPT\x10\x02\x32\xe0\x01\n\x0e\x43\x61talogService\x12\x62\n\x0bGetSnapshot\x12(.tallygate.catalog.v1.GetSnapshotRequest\x1a).tallygate.catalog.v1.GetSnapshotResponse\x12j\n\rWatchSnapshot\x12*.tallygate.catalog.v1.WatchSnapshotRequest\x1a+.tallygate.catalog.v1.WatchSnapshotResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tallygate/catalog/v1/catalog.proto\x12\x14tallygate.catalog.v1\x1a\x1ftallygate/common/v1/money.proto\"&\n\x12GetSnapshotRequest\x12\x10\n\x08revision\x18\x01 \x01(\t\"G\n\x13GetSnapshotResponse\x12\x30\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1e.tallygate.catalog.v1.Snapshot\".\n\x14WatchSnapshotRequest\x12\x16\n\x0eknown_revision\x18\x01 \x01(\t\"I\n\x15WatchSnapshotResponse\x12\x30\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1e.tallygate.catalog.v1.Snapshot\"\xa0\x02\n\x08Snapshot\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x02 \x01(\x03\x12+\n\x06models\x18\x03 \x03(\x0b\x32\x1b.tallygate.catalog.v1.Model\x12-\n\x07sources\x18\x04 \x03(\x0b\x32\x1c.tallygate.catalog.v1.Source\x12+\n\x06offers\x18\x05 \x03(\x0b\x32\x1b.tallygate.catalog.v1.Offer\x12,\n\x07\x61liases\x18\x06 \x03(\x0b\x32\x1b.tallygate.catalog.v1.Alias\x12\x34\n\x07\x62illing\x18\x07 \x01(\x0b\x32#.tallygate.catalog.v1.BillingPolicy\"\xa1\x01\n\rBillingPolicy\x12\x12\n\nmarkup_bps\x18\x01 \x01(\x03\x12\x12\n\nreplay_bps\x18\x02 \x01(\x03\x12.\n\nflat_rates\x18\x03 \x01(\x0b\x32\x1a.tallygate.common.v1.Rates\x12\x14\n\x0c\x62yok_fee_bps\x18\x04 \x01(\x03\x12\"\n\x1a\x62yok_fee_per_call_pico_usd\x18\x05 \x01(\x03\"j\n\x0c\x43\x61pabilities\x12\r\n\x05tools\x18\x01 \x01(\x08\x12\x0e\n\x06vision\x18\x02 \x01(\x08\x12\x13\n\x0bjson_object\x18\x03 \x01(\x08\x12\x13\n\x0bjson_schema\x18\x04 \x01(\x08\x12\x11\n\treasoning\x18\x05 \x01(\x08\"\xd5\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x10\n\x08owned_by\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x04 \x01(\x03\x12\x19\n\x11max_output_tokens\x18\x05 \x01(\x03\x12\x38\n\x0c\x63\x61pabilities\x18\x06 \x01(\x0b\x32\".tallygate.catalog.v1.Capabilities\x12\x14\n\x0cpolicy_epoch\x18\x07 \x01(\t\x12\x15\n\rreleased_at_s\x18\x08 \x01(\x03\"\xfa\x01\n\x06Source\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x03 \x01(\t\x12\x35\n\x0bwire_format\x18\x04 \x01(\x0e\x32 .tallygate.catalog.v1.WireFormat\x12\x13\n\x0b\x61pi_key_env\x18\x05 \x01(\t\x12\x1c\n\x14\x63\x61ncel_stops_billing\x18\x06 \x01(\x08\x12\x0e\n\x06region\x18\x07 \x01(\t\x12\x42\n\rcached_tokens\x18\x08 \x01(\x0e\x32+.tallygate.catalog.v1.CachedTokenAccounting\"\xee\x01\n\x05Offer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x11\n\tsource_id\x18\x03 \x01(\t\x12\x16\n\x0eupstream_model\x18\x04 \x01(\t\x12\x31\n\x05price\x18\x05 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\x12\x16\n\x0e\x63ontext_tokens\x18\x06 \x01(\x03\x12\x19\n\x11max_output_tokens\x18\x07 \x01(\x03\x12\x36\n\nbyok_price\x18\x08 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\"\'\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t*t\n\nWireFormat\x12\x1b\n\x17WIRE_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12WIRE_FORMAT_OPENAI\x10\x01\x12\x19\n\x15WIRE_FORMAT_ANTHROPIC\x10\x02\x12\x16\n\x12WIRE_FORMAT_GEMINI\x10\x03*\x96\x01\n\x15\x43\x61\x63hedTokenAccounting\x12\'\n#CACHED_TOKEN_ACCOUNTING_UNSPECIFIED\x10\x00\x12)\n%CACHED_TOKEN_ACCOUNTING_INSIDE_PROMPT\x10\x01\x12)\n%CACHED_TOKEN_ACCOUNTING_BESIDE_PROMPT\x10\x02\x32\xe0\x01\n\x0e\x43\x61talogService\x12\x62\n\x0bGetSnapshot\x12(.tallygate.catalog.v1.GetSnapshotRequest\x1a).tallygate.catalog.v1.GetSnapshotResponse\x12j\n\rWatchSnapshot\x12*.tallygate.catalog.v1.WatchSnapshotRequest\x1a+.tallygate.catalog.v1.WatchSnapshotResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tallygate.catalog.v1.catalog_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WIREFORMAT']._serialized_start=1369
-  _globals['_WIREFORMAT']._serialized_end=1485
-  _globals['_CACHEDTOKENACCOUNTING']._serialized_start=1488
-  _globals['_CACHEDTOKENACCOUNTING']._serialized_end=1638
+  _globals['_WIREFORMAT']._serialized_start=1643
+  _globals['_WIREFORMAT']._serialized_end=1759
+  _globals['_CACHEDTOKENACCOUNTING']._serialized_start=1762
+  _globals['_CACHEDTOKENACCOUNTING']._serialized_end=1912
   _globals['_GETSNAPSHOTREQUEST']._serialized_start=93
   _globals['_GETSNAPSHOTREQUEST']._serialized_end=131
   _globals['_GETSNAPSHOTRESPONSE']._serialized_start=133
@@ -45,17 +45,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHSNAPSHOTRESPONSE']._serialized_start=254
   _globals['_WATCHSNAPSHOTRESPONSE']._serialized_end=327
   _globals['_SNAPSHOT']._serialized_start=330
-  _globals['_SNAPSHOT']._serialized_end=564
-  _globals['_CAPABILITIES']._serialized_start=566
-  _globals['_CAPABILITIES']._serialized_end=672
-  _globals['_MODEL']._serialized_start=675
-  _globals['_MODEL']._serialized_end=888
-  _globals['_SOURCE']._serialized_start=891
-  _globals['_SOURCE']._serialized_end=1141
-  _globals['_OFFER']._serialized_start=1144
-  _globals['_OFFER']._serialized_end=1326
-  _globals['_ALIAS']._serialized_start=1328
-  _globals['_ALIAS']._serialized_end=1367
-  _globals['_CATALOGSERVICE']._serialized_start=1641
-  _globals['_CATALOGSERVICE']._serialized_end=1865
+  _globals['_SNAPSHOT']._serialized_end=618
+  _globals['_BILLINGPOLICY']._serialized_start=621
+  _globals['_BILLINGPOLICY']._serialized_end=782
+  _globals['_CAPABILITIES']._serialized_start=784
+  _globals['_CAPABILITIES']._serialized_end=890
+  _globals['_MODEL']._serialized_start=893
+  _globals['_MODEL']._serialized_end=1106
+  _globals['_SOURCE']._serialized_start=1109
+  _globals['_SOURCE']._serialized_end=1359
+  _globals['_OFFER']._serialized_start=1362
+  _globals['_OFFER']._serialized_end=1600
+  _globals['_ALIAS']._serialized_start=1602
+  _globals['_ALIAS']._serialized_end=1641
+  _globals['_CATALOGSERVICE']._serialized_start=1915
+  _globals['_CATALOGSERVICE']._serialized_end=2139
 # @@protoc_insertion_point(module_scope)

@@ -176,6 +176,7 @@ class Snapshot(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     OFFERS_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    BILLING_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """Names the content: the first 16 hex digits of a SHA-256 over it."""
     created_at_ms: _builtins.int
@@ -196,6 +197,10 @@ class Snapshot(_message.Message):
     def aliases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alias]:
         """All aliases, by name."""
 
+    @_builtins.property
+    def billing(self) -> Global___BillingPolicy:
+        """What the operator charges, beside what each offer says."""
+
     def __init__(
         self,
         *,
@@ -205,14 +210,55 @@ class Snapshot(_message.Message):
         sources: _abc.Iterable[Global___Source] | None = ...,
         offers: _abc.Iterable[Global___Offer] | None = ...,
         aliases: _abc.Iterable[Global___Alias] | None = ...,
+        billing: Global___BillingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["billing", b"billing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "created_at_ms", b"created_at_ms", "models", b"models", "offers", b"offers", "revision", b"revision", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "billing", b"billing", "created_at_ms", b"created_at_ms", "models", b"models", "offers", b"offers", "revision", b"revision", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
+
+@_typing.final
+class BillingPolicy(_message.Message):
+    """What the operator charges: the rules behind the prices of offers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MARKUP_BPS_FIELD_NUMBER: _builtins.int
+    REPLAY_BPS_FIELD_NUMBER: _builtins.int
+    FLAT_RATES_FIELD_NUMBER: _builtins.int
+    BYOK_FEE_BPS_FIELD_NUMBER: _builtins.int
+    BYOK_FEE_PER_CALL_PICO_USD_FIELD_NUMBER: _builtins.int
+    markup_bps: _builtins.int
+    """Added to a source's price, in basis points (1/10,000)."""
+    replay_bps: _builtins.int
+    """What a replay costs of the fresh price, in basis points."""
+    byok_fee_bps: _builtins.int
+    """Where an organisation's own key is used: a share of the source's price, in basis points."""
+    byok_fee_per_call_pico_usd: _builtins.int
+    """And so much for each call."""
+    @_builtins.property
+    def flat_rates(self) -> _money_pb2.Rates:
+        """What every smart alias costs, whichever model answers."""
+
+    def __init__(
+        self,
+        *,
+        markup_bps: _builtins.int = ...,
+        replay_bps: _builtins.int = ...,
+        flat_rates: _money_pb2.Rates | None = ...,
+        byok_fee_bps: _builtins.int = ...,
+        byok_fee_per_call_pico_usd: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flat_rates", b"flat_rates"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["byok_fee_bps", b"byok_fee_bps", "byok_fee_per_call_pico_usd", b"byok_fee_per_call_pico_usd", "flat_rates", b"flat_rates", "markup_bps", b"markup_bps", "replay_bps", b"replay_bps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BillingPolicy: _TypeAlias = BillingPolicy  # noqa: Y015
 
 @_typing.final
 class Capabilities(_message.Message):
@@ -371,6 +417,7 @@ class Offer(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    BYOK_PRICE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """"SOURCE/MODEL" with the ids of both."""
     model_id: _builtins.str
@@ -387,6 +434,12 @@ class Offer(_message.Message):
     def price(self) -> _money_pb2.PriceSnapshot:
         """The price; absent: unknown, and requests for the offer are refused."""
 
+    @_builtins.property
+    def byok_price(self) -> _money_pb2.PriceSnapshot:
+        """The price where the organisation's own key is used: the operator's fee. Absent: unknown, as it would be a share of a
+        price that is unknown.
+        """
+
     def __init__(
         self,
         *,
@@ -397,10 +450,11 @@ class Offer(_message.Message):
         price: _money_pb2.PriceSnapshot | None = ...,
         context_tokens: _builtins.int = ...,
         max_output_tokens: _builtins.int = ...,
+        byok_price: _money_pb2.PriceSnapshot | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["byok_price", b"byok_price", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "id", b"id", "max_output_tokens", b"max_output_tokens", "model_id", b"model_id", "price", b"price", "source_id", b"source_id", "upstream_model", b"upstream_model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["byok_price", b"byok_price", "context_tokens", b"context_tokens", "id", b"id", "max_output_tokens", b"max_output_tokens", "model_id", b"model_id", "price", b"price", "source_id", b"source_id", "upstream_model", b"upstream_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -78,6 +78,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 26
     """The key is known, but not for this: an inference key where an account key is needed, one that only reads, another address."""
+    ERROR_REASON_UPSTREAM_KEY_REJECTED: _ErrorReason.ValueType  # 27
+    """A source refused the key that the organisation brought for it. The request is sent nowhere else, and nothing is charged.
+    ErrorInfo.metadata["source_id"] names the source.
+    """
+    ERROR_REASON_PAYMENTS_NOT_CONFIGURED: _ErrorReason.ValueType  # 31
+    """This installation takes no payments, or not through the provider that the payment was begun with."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Travels as `google.rpc.ErrorInfo.reason` (the name without the prefix `ERROR_REASON_`, domain
@@ -141,4 +147,10 @@ again. ErrorInfo.metadata["receipt_id"] names the receipt.
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 26
 """The key is known, but not for this: an inference key where an account key is needed, one that only reads, another address."""
+ERROR_REASON_UPSTREAM_KEY_REJECTED: ErrorReason.ValueType  # 27
+"""A source refused the key that the organisation brought for it. The request is sent nowhere else, and nothing is charged.
+ErrorInfo.metadata["source_id"] names the source.
+"""
+ERROR_REASON_PAYMENTS_NOT_CONFIGURED: ErrorReason.ValueType  # 31
+"""This installation takes no payments, or not through the provider that the payment was begun with."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -45,6 +45,36 @@ class AccountServiceStub:
                 request_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetProjectRequest.SerializeToString,
                 response_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetProjectResponse.FromString,
                 _registered_method=True)
+        self.UpdateProject = channel.unary_unary(
+                '/tallygate.ledger.v1.AccountService/UpdateProject',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateProjectRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateProjectResponse.FromString,
+                _registered_method=True)
+        self.GetOrganization = channel.unary_unary(
+                '/tallygate.ledger.v1.AccountService/GetOrganization',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetOrganizationRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetOrganizationResponse.FromString,
+                _registered_method=True)
+        self.GetKey = channel.unary_unary(
+                '/tallygate.ledger.v1.AccountService/GetKey',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetKeyRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetKeyResponse.FromString,
+                _registered_method=True)
+        self.FindKeys = channel.unary_unary(
+                '/tallygate.ledger.v1.AccountService/FindKeys',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.FindKeysRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.FindKeysResponse.FromString,
+                _registered_method=True)
+        self.UpdateKey = channel.unary_unary(
+                '/tallygate.ledger.v1.AccountService/UpdateKey',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateKeyRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateKeyResponse.FromString,
+                _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/tallygate.ledger.v1.AccountService/RotateKey',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer:
@@ -65,6 +95,50 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateProject(self, request, context):
+        """Gives a project another name. NOT_FOUND; INVALID_REQUEST where another project of the organisation has the name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOrganization(self, request, context):
+        """The organisation itself. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKey(self, request, context):
+        """One key, without its secret. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindKeys(self, request, context):
+        """The keys of an organisation that fit, newest first, without secrets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateKey(self, request, context):
+        """Changes what a key may do; what is not given stays. Holds and charges obey at once, watchers of WatchRevocations are
+        told. NOT_FOUND; INVALID_REQUEST for a key that was revoked, or for a new end of one that has expired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateKey(self, request, context):
+        """Gives a key a new secret: its id, caps and usage stay. The secret before is valid until the overlap ends; one that was
+        left from an earlier rotation ends now. NOT_FOUND; INVALID_REQUEST for a key that was revoked or has expired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +151,36 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.GetProject,
                     request_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetProjectRequest.FromString,
                     response_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetProjectResponse.SerializeToString,
+            ),
+            'UpdateProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProject,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateProjectRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateProjectResponse.SerializeToString,
+            ),
+            'GetOrganization': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOrganization,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetOrganizationRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetOrganizationResponse.SerializeToString,
+            ),
+            'GetKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKey,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetKeyRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetKeyResponse.SerializeToString,
+            ),
+            'FindKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindKeys,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.FindKeysRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.FindKeysResponse.SerializeToString,
+            ),
+            'UpdateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateKey,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateKeyRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateKeyResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.RotateKeyRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.RotateKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +238,168 @@ class AccountService:
             '/tallygate.ledger.v1.AccountService/GetProject',
             tallygate_dot_ledger_dot_v1_dot_account__pb2.GetProjectRequest.SerializeToString,
             tallygate_dot_ledger_dot_v1_dot_account__pb2.GetProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.AccountService/UpdateProject',
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateProjectRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOrganization(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.AccountService/GetOrganization',
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.GetOrganizationRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.GetOrganizationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.AccountService/GetKey',
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.GetKeyRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.GetKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.AccountService/FindKeys',
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.FindKeysRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.FindKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.AccountService/UpdateKey',
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateKeyRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.AccountService/RotateKey',
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.RotateKeyRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.RotateKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,22 @@ class AccountServiceStub:
     """The projects of an organisation, oldest first."""
     GetProject: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetProjectRequest, _account_pb2.GetProjectResponse]
     """One of them. NOT_FOUND."""
+    UpdateProject: _grpc.UnaryUnaryMultiCallable[_account_pb2.UpdateProjectRequest, _account_pb2.UpdateProjectResponse]
+    """Gives a project another name. NOT_FOUND; INVALID_REQUEST where another project of the organisation has the name."""
+    GetOrganization: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetOrganizationRequest, _account_pb2.GetOrganizationResponse]
+    """The organisation itself. NOT_FOUND."""
+    GetKey: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetKeyRequest, _account_pb2.GetKeyResponse]
+    """One key, without its secret. NOT_FOUND."""
+    FindKeys: _grpc.UnaryUnaryMultiCallable[_account_pb2.FindKeysRequest, _account_pb2.FindKeysResponse]
+    """The keys of an organisation that fit, newest first, without secrets."""
+    UpdateKey: _grpc.UnaryUnaryMultiCallable[_account_pb2.UpdateKeyRequest, _account_pb2.UpdateKeyResponse]
+    """Changes what a key may do; what is not given stays. Holds and charges obey at once, watchers of WatchRevocations are
+    told. NOT_FOUND; INVALID_REQUEST for a key that was revoked, or for a new end of one that has expired.
+    """
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_account_pb2.RotateKeyRequest, _account_pb2.RotateKeyResponse]
+    """Gives a key a new secret: its id, caps and usage stay. The secret before is valid until the overlap ends; one that was
+    left from an earlier rotation ends now. NOT_FOUND; INVALID_REQUEST for a key that was revoked or has expired.
+    """
 
 @_typing.type_check_only
 class AccountServiceAsyncStub(AccountServiceStub):
@@ -47,6 +63,22 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """The projects of an organisation, oldest first."""
     GetProject: _aio.UnaryUnaryMultiCallable[_account_pb2.GetProjectRequest, _account_pb2.GetProjectResponse]  # type: ignore[assignment]
     """One of them. NOT_FOUND."""
+    UpdateProject: _aio.UnaryUnaryMultiCallable[_account_pb2.UpdateProjectRequest, _account_pb2.UpdateProjectResponse]  # type: ignore[assignment]
+    """Gives a project another name. NOT_FOUND; INVALID_REQUEST where another project of the organisation has the name."""
+    GetOrganization: _aio.UnaryUnaryMultiCallable[_account_pb2.GetOrganizationRequest, _account_pb2.GetOrganizationResponse]  # type: ignore[assignment]
+    """The organisation itself. NOT_FOUND."""
+    GetKey: _aio.UnaryUnaryMultiCallable[_account_pb2.GetKeyRequest, _account_pb2.GetKeyResponse]  # type: ignore[assignment]
+    """One key, without its secret. NOT_FOUND."""
+    FindKeys: _aio.UnaryUnaryMultiCallable[_account_pb2.FindKeysRequest, _account_pb2.FindKeysResponse]  # type: ignore[assignment]
+    """The keys of an organisation that fit, newest first, without secrets."""
+    UpdateKey: _aio.UnaryUnaryMultiCallable[_account_pb2.UpdateKeyRequest, _account_pb2.UpdateKeyResponse]  # type: ignore[assignment]
+    """Changes what a key may do; what is not given stays. Holds and charges obey at once, watchers of WatchRevocations are
+    told. NOT_FOUND; INVALID_REQUEST for a key that was revoked, or for a new end of one that has expired.
+    """
+    RotateKey: _aio.UnaryUnaryMultiCallable[_account_pb2.RotateKeyRequest, _account_pb2.RotateKeyResponse]  # type: ignore[assignment]
+    """Gives a key a new secret: its id, caps and usage stay. The secret before is valid until the overlap ends; one that was
+    left from an earlier rotation ends now. NOT_FOUND; INVALID_REQUEST for a key that was revoked or has expired.
+    """
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     """What an account is made of. Every method reads or changes one organisation; another's things are NOT_FOUND."""
@@ -66,5 +98,57 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.GetProjectResponse, _abc.Awaitable[_account_pb2.GetProjectResponse]]:
         """One of them. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def UpdateProject(
+        self,
+        request: _account_pb2.UpdateProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.UpdateProjectResponse, _abc.Awaitable[_account_pb2.UpdateProjectResponse]]:
+        """Gives a project another name. NOT_FOUND; INVALID_REQUEST where another project of the organisation has the name."""
+
+    @_abc_1.abstractmethod
+    def GetOrganization(
+        self,
+        request: _account_pb2.GetOrganizationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.GetOrganizationResponse, _abc.Awaitable[_account_pb2.GetOrganizationResponse]]:
+        """The organisation itself. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def GetKey(
+        self,
+        request: _account_pb2.GetKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.GetKeyResponse, _abc.Awaitable[_account_pb2.GetKeyResponse]]:
+        """One key, without its secret. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def FindKeys(
+        self,
+        request: _account_pb2.FindKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.FindKeysResponse, _abc.Awaitable[_account_pb2.FindKeysResponse]]:
+        """The keys of an organisation that fit, newest first, without secrets."""
+
+    @_abc_1.abstractmethod
+    def UpdateKey(
+        self,
+        request: _account_pb2.UpdateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.UpdateKeyResponse, _abc.Awaitable[_account_pb2.UpdateKeyResponse]]:
+        """Changes what a key may do; what is not given stays. Holds and charges obey at once, watchers of WatchRevocations are
+        told. NOT_FOUND; INVALID_REQUEST for a key that was revoked, or for a new end of one that has expired.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _account_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.RotateKeyResponse, _abc.Awaitable[_account_pb2.RotateKeyResponse]]:
+        """Gives a key a new secret: its id, caps and usage stay. The secret before is valid until the overlap ends; one that was
+        left from an earlier rotation ends now. NOT_FOUND; INVALID_REQUEST for a key that was revoked or has expired.
+        """
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -98,6 +98,34 @@ CACHE_DEFAULT_OFF: CacheDefault.ValueType  # 2
 """Neither."""
 Global___CacheDefault: _TypeAlias = CacheDefault  # noqa: Y015
 
+class _KeyStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_STATUS_UNSPECIFIED: _KeyStatus.ValueType  # 0
+    """Not said."""
+    KEY_STATUS_ACTIVE: _KeyStatus.ValueType  # 1
+    """It can."""
+    KEY_STATUS_REVOKED: _KeyStatus.ValueType  # 2
+    """It was revoked."""
+    KEY_STATUS_EXPIRED: _KeyStatus.ValueType  # 3
+    """Its time has passed."""
+
+class KeyStatus(_KeyStatus, metaclass=_KeyStatusEnumTypeWrapper):
+    """Whether a key can be used."""
+
+KEY_STATUS_UNSPECIFIED: KeyStatus.ValueType  # 0
+"""Not said."""
+KEY_STATUS_ACTIVE: KeyStatus.ValueType  # 1
+"""It can."""
+KEY_STATUS_REVOKED: KeyStatus.ValueType  # 2
+"""It was revoked."""
+KEY_STATUS_EXPIRED: KeyStatus.ValueType  # 3
+"""Its time has passed."""
+Global___KeyStatus: _TypeAlias = KeyStatus  # noqa: Y015
+
 class _CreditKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -433,6 +461,7 @@ class Key(_message.Message):
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     REVOKED_AT_MS_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """"key_..." """
     org_id: _builtins.str
@@ -449,6 +478,8 @@ class Key(_message.Message):
     """Ends by itself at, Unix time in milliseconds; 0: never."""
     revoked_at_ms: _builtins.int
     """Revoked at, Unix time in milliseconds; 0: not revoked."""
+    status: Global___KeyStatus.ValueType
+    """Whether it can be used, when this was answered."""
     @_builtins.property
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Model ids or globs that it may use; empty: any."""
@@ -470,10 +501,11 @@ class Key(_message.Message):
         expires_at_ms: _builtins.int = ...,
         revoked_at_ms: _builtins.int = ...,
         policy: Global___KeyPolicy | None = ...,
+        status: Global___KeyStatus.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "created_at_ms", b"created_at_ms", "expires_at_ms", b"expires_at_ms", "key_id", b"key_id", "name", b"name", "org_id", b"org_id", "policy", b"policy", "prefix", b"prefix", "project_id", b"project_id", "revoked_at_ms", b"revoked_at_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "created_at_ms", b"created_at_ms", "expires_at_ms", b"expires_at_ms", "key_id", b"key_id", "name", b"name", "org_id", b"org_id", "policy", b"policy", "prefix", b"prefix", "project_id", b"project_id", "revoked_at_ms", b"revoked_at_ms", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -719,7 +751,7 @@ Global___AuthenticateResponse: _TypeAlias = AuthenticateResponse  # noqa: Y015
 
 @_typing.final
 class WatchRevocationsRequest(_message.Message):
-    """Starts a watch."""
+    """Starts a watch of keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -736,15 +768,15 @@ Global___WatchRevocationsRequest: _TypeAlias = WatchRevocationsRequest  # noqa: 
 
 @_typing.final
 class WatchRevocationsResponse(_message.Message):
-    """One key that ended. The first message of a watch has no key: it says that the watch stands, and that whoever was not
-    watching before must drop what it keeps.
+    """One key that ended, or of which something changed. A message without a key says that the watch stands, and that whoever
+    was not watching before must drop what it keeps; the first of a watch is one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """The key; empty in the first message."""
+    """The key; empty: any."""
     def __init__(
         self,
         *,
@@ -1201,16 +1233,24 @@ class ListCapsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ORG_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SCOPE_ID_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
+    scope: Global___CapScope.ValueType
+    """Only those of one: what it is; not given: of all."""
+    scope_id: _builtins.str
+    """And the id of the key, project or organisation."""
     def __init__(
         self,
         *,
         org_id: _builtins.str = ...,
+        scope: Global___CapScope.ValueType = ...,
+        scope_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "scope", b"scope", "scope_id", b"scope_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1500,6 +1540,26 @@ class ChargeFacts(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     USAGE_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     SERVED_MODE_FIELD_NUMBER: _builtins.int
@@ -1512,6 +1572,8 @@ class ChargeFacts(_message.Message):
     TRACE_ID_FIELD_NUMBER: _builtins.int
     REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     ANSWER_DIGEST_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    STARTED_AT_MS_FIELD_NUMBER: _builtins.int
     served_mode: Global___ServedMode.ValueType
     """How the answer was made; decides whether replay_bps applies."""
     outcome: Global___Outcome.ValueType
@@ -1540,6 +1602,8 @@ class ChargeFacts(_message.Message):
     though each has its own `id`, `created`, `usage`, and salt. Of a stream that ended early: of what the client was
     given. Empty: not taken, as nothing was given or the stream could be put together in more than one way.
     """
+    started_at_ms: _builtins.int
+    """The request arrived at the edge at, Unix time in milliseconds; 0: not known."""
     @_builtins.property
     def usage(self) -> _money_pb2.Usage:
         """What was used, in disjoint classes."""
@@ -1547,6 +1611,12 @@ class ChargeFacts(_message.Message):
     @_builtins.property
     def price(self) -> _money_pb2.PriceSnapshot:
         """The price that it was admitted at."""
+
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Names that the client gave the request, to find what it cost by: at most 16, keys of 1 to 64 characters, values of at
+        most 512.
+        """
 
     def __init__(
         self,
@@ -1563,10 +1633,12 @@ class ChargeFacts(_message.Message):
         trace_id: _builtins.str = ...,
         request_digest: _builtins.str = ...,
         answer_digest: _builtins.str = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        started_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_digest", b"answer_digest", "model", b"model", "origin_receipt_id", b"origin_receipt_id", "outcome", b"outcome", "price", b"price", "request_digest", b"request_digest", "requested_model", b"requested_model", "served_mode", b"served_mode", "source_id", b"source_id", "trace_id", b"trace_id", "upstream_model", b"upstream_model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_digest", b"answer_digest", "model", b"model", "origin_receipt_id", b"origin_receipt_id", "outcome", b"outcome", "price", b"price", "request_digest", b"request_digest", "requested_model", b"requested_model", "served_mode", b"served_mode", "source_id", b"source_id", "started_at_ms", b"started_at_ms", "tags", b"tags", "trace_id", b"trace_id", "upstream_model", b"upstream_model", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

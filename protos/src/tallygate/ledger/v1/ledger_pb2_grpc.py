@@ -215,7 +215,8 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchRevocations(self, request, context):
-        """Tells of each key revoked from now on, so that whoever keeps an answer of Authenticate drops it at once.
+        """Tells of each key revoked, rotated or changed from now on, so that whoever keeps an answer of Authenticate drops it at
+        once. A key that another replica changed is told of in less than half a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,7 +266,8 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCaps(self, request, context):
-        """The caps of an organisation and of its projects and keys, with what counts for each now.
+        """The caps of an organisation and of its projects and keys, or of one of them, with what counts for each now. NOT_FOUND
+        when the organisation has no such project or key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,9 @@ class LedgerServiceStub:
     Authenticate: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AuthenticateRequest, _ledger_pb2.AuthenticateResponse]
     """Who is it that holds this secret? INVALID_API_KEY, API_KEY_REVOKED."""
     WatchRevocations: _grpc.UnaryStreamMultiCallable[_ledger_pb2.WatchRevocationsRequest, _ledger_pb2.WatchRevocationsResponse]
-    """Tells of each key revoked from now on, so that whoever keeps an answer of Authenticate drops it at once."""
+    """Tells of each key revoked, rotated or changed from now on, so that whoever keeps an answer of Authenticate drops it at
+    once. A key that another replica changed is told of in less than half a second.
+    """
     AddCredit: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AddCreditRequest, _ledger_pb2.AddCreditResponse]
     """Adds prepaid or promotional credit."""
     RefundCredit: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.RefundCreditRequest, _ledger_pb2.RefundCreditResponse]
@@ -66,7 +68,9 @@ class LedgerServiceStub:
     NOT_FOUND when the organisation has no such project or key.
     """
     ListCaps: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListCapsRequest, _ledger_pb2.ListCapsResponse]
-    """The caps of an organisation and of its projects and keys, with what counts for each now."""
+    """The caps of an organisation and of its projects and keys, or of one of them, with what counts for each now. NOT_FOUND
+    when the organisation has no such project or key.
+    """
     Reserve: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ReserveRequest, _ledger_pb2.ReserveResponse]
     """Holds the worst case of a request, if key, model, caps and balance allow: one decision, in one transaction.
     API_KEY_REVOKED, MODEL_NOT_ALLOWED, INSUFFICIENT_BALANCE; BUDGET_EXCEEDED, whose metadata name the cap: scope, scope_id,
@@ -123,7 +127,9 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     Authenticate: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AuthenticateRequest, _ledger_pb2.AuthenticateResponse]  # type: ignore[assignment]
     """Who is it that holds this secret? INVALID_API_KEY, API_KEY_REVOKED."""
     WatchRevocations: _aio.UnaryStreamMultiCallable[_ledger_pb2.WatchRevocationsRequest, _ledger_pb2.WatchRevocationsResponse]  # type: ignore[assignment]
-    """Tells of each key revoked from now on, so that whoever keeps an answer of Authenticate drops it at once."""
+    """Tells of each key revoked, rotated or changed from now on, so that whoever keeps an answer of Authenticate drops it at
+    once. A key that another replica changed is told of in less than half a second.
+    """
     AddCredit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AddCreditRequest, _ledger_pb2.AddCreditResponse]  # type: ignore[assignment]
     """Adds prepaid or promotional credit."""
     RefundCredit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.RefundCreditRequest, _ledger_pb2.RefundCreditResponse]  # type: ignore[assignment]
@@ -139,7 +145,9 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     NOT_FOUND when the organisation has no such project or key.
     """
     ListCaps: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListCapsRequest, _ledger_pb2.ListCapsResponse]  # type: ignore[assignment]
-    """The caps of an organisation and of its projects and keys, with what counts for each now."""
+    """The caps of an organisation and of its projects and keys, or of one of them, with what counts for each now. NOT_FOUND
+    when the organisation has no such project or key.
+    """
     Reserve: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReserveRequest, _ledger_pb2.ReserveResponse]  # type: ignore[assignment]
     """Holds the worst case of a request, if key, model, caps and balance allow: one decision, in one transaction.
     API_KEY_REVOKED, MODEL_NOT_ALLOWED, INSUFFICIENT_BALANCE; BUDGET_EXCEEDED, whose metadata name the cap: scope, scope_id,
@@ -235,7 +243,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.WatchRevocationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_pb2.WatchRevocationsResponse], _abc.AsyncIterator[_ledger_pb2.WatchRevocationsResponse]]:
-        """Tells of each key revoked from now on, so that whoever keeps an answer of Authenticate drops it at once."""
+        """Tells of each key revoked, rotated or changed from now on, so that whoever keeps an answer of Authenticate drops it at
+        once. A key that another replica changed is told of in less than half a second.
+        """
 
     @_abc_1.abstractmethod
     def AddCredit(
@@ -293,7 +303,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListCapsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListCapsResponse, _abc.Awaitable[_ledger_pb2.ListCapsResponse]]:
-        """The caps of an organisation and of its projects and keys, with what counts for each now."""
+        """The caps of an organisation and of its projects and keys, or of one of them, with what counts for each now. NOT_FOUND
+        when the organisation has no such project or key.
+        """
 
     @_abc_1.abstractmethod
     def Reserve(

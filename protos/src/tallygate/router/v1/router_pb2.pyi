@@ -12,6 +12,7 @@ from tallygate.cache.v1 import cache_pb2 as _cache_pb2
 from tallygate.cache.v1 import flights_pb2 as _flights_pb2
 from tallygate.common.v1 import money_pb2 as _money_pb2
 from tallygate.common.v1 import principal_pb2 as _principal_pb2
+from tallygate.ledger.v1 import ledger_pb2 as _ledger_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -29,6 +30,26 @@ class CompleteRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
@@ -38,6 +59,9 @@ class CompleteRequest(_message.Message):
     CACHE_TICKET_FIELD_NUMBER: _builtins.int
     REQUESTED_MODEL_FIELD_NUMBER: _builtins.int
     FLIGHT_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    STARTED_AT_MS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique in the organisation; a hold and a charge are made once for it. "req_..." """
     endpoint: _builtins.str
@@ -50,6 +74,10 @@ class CompleteRequest(_message.Message):
     """The client asked for a stream."""
     requested_model: _builtins.str
     """The name that the client asked for, before aliases; for the receipt."""
+    region: _ledger_pb2.RegionPolicy.ValueType
+    """Where the request may be answered; NO_SOURCE where no source of the model is there."""
+    started_at_ms: _builtins.int
+    """The request arrived at the edge at, Unix time in milliseconds; for the receipt."""
     @_builtins.property
     def principal(self) -> _principal_pb2.Principal:
         """Who pays."""
@@ -65,6 +93,10 @@ class CompleteRequest(_message.Message):
         IDEMPOTENCY_KEY_IN_USE that the caller leads no longer. Absent: an ordinary request.
         """
 
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The request's tags, for the receipt."""
+
     def __init__(
         self,
         *,
@@ -77,10 +109,13 @@ class CompleteRequest(_message.Message):
         cache_ticket: _cache_pb2.Ticket | None = ...,
         requested_model: _builtins.str = ...,
         flight: _flights_pb2.FlightPass | None = ...,
+        region: _ledger_pb2.RegionPolicy.ValueType = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        started_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "flight", b"flight", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "endpoint", b"endpoint", "flight", b"flight", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "request_id", b"request_id", "requested_model", b"requested_model", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "endpoint", b"endpoint", "flight", b"flight", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "region", b"region", "request_id", b"request_id", "requested_model", b"requested_model", "started_at_ms", b"started_at_ms", "stream", b"stream", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,12 +271,15 @@ class PlanRequest(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     OPENAI_BODY_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """The resource under /v1: "chat/completions"."""
     model: _builtins.str
     """The model after aliases."""
     openai_body: _builtins.bytes
     """The body, verbatim."""
+    region: _ledger_pb2.RegionPolicy.ValueType
+    """Where the request may be answered."""
     @_builtins.property
     def principal(self) -> _principal_pb2.Principal:
         """Who would pay."""
@@ -253,10 +291,11 @@ class PlanRequest(_message.Message):
         endpoint: _builtins.str = ...,
         model: _builtins.str = ...,
         openai_body: _builtins.bytes = ...,
+        region: _ledger_pb2.RegionPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "model", b"model", "openai_body", b"openai_body", "principal", b"principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "region", b"region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -311,6 +350,7 @@ class Candidate(_message.Message):
     WORST_CASE_NANO_USD_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     UPSTREAM_MODEL_FIELD_NUMBER: _builtins.int
+    PROVIDER_KEY_ID_FIELD_NUMBER: _builtins.int
     offer_id: _builtins.str
     """The offer."""
     source_id: _builtins.str
@@ -319,6 +359,8 @@ class Candidate(_message.Message):
     """The worst case at this offer, in nano-USD."""
     upstream_model: _builtins.str
     """What the source calls the model."""
+    provider_key_id: _builtins.str
+    """The organisation's own key that it is called with, "pk_..."; empty: the operator's."""
     @_builtins.property
     def price(self) -> _money_pb2.PriceSnapshot:
         """Its price."""
@@ -331,10 +373,11 @@ class Candidate(_message.Message):
         worst_case_nano_usd: _builtins.int = ...,
         price: _money_pb2.PriceSnapshot | None = ...,
         upstream_model: _builtins.str = ...,
+        provider_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offer_id", b"offer_id", "price", b"price", "source_id", b"source_id", "upstream_model", b"upstream_model", "worst_case_nano_usd", b"worst_case_nano_usd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offer_id", b"offer_id", "price", b"price", "provider_key_id", b"provider_key_id", "source_id", b"source_id", "upstream_model", b"upstream_model", "worst_case_nano_usd", b"worst_case_nano_usd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,6 +407,10 @@ class Rejection(_message.Message):
         """The request does not fit the context."""
         REASON_WIRE_FORMAT: Rejection._Reason.ValueType  # 5
         """The source speaks a format that has no adapter yet."""
+        REASON_OWN_KEY_ONLY: Rejection._Reason.ValueType  # 6
+        """The organisation's own key can serve the request, and allows no other source than those that it has keys for."""
+        REASON_REGION: Rejection._Reason.ValueType  # 7
+        """The source is not where the request may be answered, or it is not known where it is."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Why."""
@@ -380,6 +427,10 @@ class Rejection(_message.Message):
     """The request does not fit the context."""
     REASON_WIRE_FORMAT: Rejection.Reason.ValueType  # 5
     """The source speaks a format that has no adapter yet."""
+    REASON_OWN_KEY_ONLY: Rejection.Reason.ValueType  # 6
+    """The organisation's own key can serve the request, and allows no other source than those that it has keys for."""
+    REASON_REGION: Rejection.Reason.ValueType  # 7
+    """The source is not where the request may be answered, or it is not known where it is."""
 
     OFFER_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int

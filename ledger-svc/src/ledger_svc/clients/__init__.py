@@ -1,0 +1,1 @@
+"""What the ledger asks over HTTP: receivers of webhooks, payment providers."""

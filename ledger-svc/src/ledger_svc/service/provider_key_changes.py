@@ -1,0 +1,83 @@
+"""Tells watchers whose provider keys have changed: of changes made here at once, of another replica's after asking the
+store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import structlog
+
+from ledger_svc.domain.errors import LedgerUnavailable
+from ledger_svc.service.ports import Sleep
+from ledger_svc.service.provider_key_ports import Changed, ProviderKeyStore
+from meshkit.clock import Clock
+
+OVERLAP_MS = 60_000
+"""How far each poll looks back behind the last: a change carries the time of its decision on another machine's clock
+and becomes visible at its COMMIT, so it may appear after later ones.
+"""
+
+_log = structlog.get_logger(__name__)
+
+
+class ProviderKeyChanges:
+    """Fans changes out to watchers, each with a queue of ``max_pending`` organisations; a watcher that does not keep up
+    is ended.
+    """
+
+    def __init__(self, store: ProviderKeyStore, clock: Clock, *, max_pending: int = 1_000) -> None:
+        self._store = store
+        self._clock = clock
+        self._max_pending = max_pending
+        self._queues: set[asyncio.Queue[str | None]] = set()
+        self._told: set[Changed] = set()
+        self._since_ms = clock.now_ms() - OVERLAP_MS
+
+    async def watch(self) -> AsyncGenerator[str, None]:
+        """An empty string at once (the watch stands), then the organisation of each change from then on.
+
+        Raises:
+            LedgerUnavailable: the watcher fell behind; watch again, and drop what was kept.
+        """
+        queue: asyncio.Queue[str | None] = asyncio.Queue(self._max_pending + 1)
+        self._queues.add(queue)
+        try:
+            yield ""
+            while (org_id := await queue.get()) is not None:
+                yield org_id
+        finally:
+            self._queues.discard(queue)
+        raise LedgerUnavailable("the watcher fell behind: watch again, and drop what was kept")
+
+    def announce(self, change: Changed) -> None:
+        """Tells every watcher, once of each change."""
+        if change in self._told:
+            return
+        self._told.add(change)
+        for queue in list(self._queues):
+            if queue.qsize() < self._max_pending:
+                queue.put_nowait(change.org_id)
+                continue
+            self._queues.discard(queue)
+            while not queue.empty():
+                queue.get_nowait()
+            queue.put_nowait(None)
+
+    async def poll(self) -> None:
+        """Announces what other replicas have changed since the last poll."""
+        now_ms = self._clock.now_ms()
+        for change in await self._store.changed_since(self._since_ms):
+            self.announce(change)
+        self._since_ms = now_ms - OVERLAP_MS
+        self._told = {change for change in self._told if change.changed_at_ms >= self._since_ms}
+
+    async def run(self, interval_s: float, sleep: Sleep = asyncio.sleep) -> None:
+        """Polls until cancelled. A failure is logged; the next poll makes up for it."""
+        while True:
+            await sleep(interval_s)
+            try:
+                await self.poll()
+            except Exception:  # noqa: BLE001 - whatever it was, the next round makes up for it
+                _log.exception("provider_key_poll_failed")
