@@ -69,7 +69,7 @@ def _environment(ca_file: Path) -> dict[str, str]:
     """Lets the ledger call the receiver on loopback, and be paid without a payment provider."""
     return {
         "TALLYGATE_LEDGER_WEBHOOK_CA_FILE": str(ca_file),
-        "TALLYGATE_LEDGER_WEBHOOK_ALLOWED_NETWORKS": json.dumps(["127.0.0.0/8", "::1/128"]),
+        "TALLYGATE_LEDGER_WEBHOOK_ALLOW_PRIVATE": json.dumps(["127.0.0.0/8", "::1/128"]),
         "TALLYGATE_LEDGER_BILLING_PROVIDER": "local",
     }
 
