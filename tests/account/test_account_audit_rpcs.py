@@ -10,13 +10,14 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from meshkit.money import NANO_PER_USD
 from tallygate.common.v1 import actor_pb2
-from tallygate.ledger.v1 import account_pb2, audit_pb2, audit_pb2_grpc, ledger_pb2
+from tallygate.ledger.v1 import account_pb2, account_pb2_grpc, audit_pb2, audit_pb2_grpc, ledger_pb2
 from tests.account.installation import TIMEOUT_S, Installation, Tenant
 
 ACTOR = actor_pb2.Actor(kind=actor_pb2.ACTOR_KIND_API_KEY, id="key_ada", address="2001:db8::7", trace_id="ab" * 16)
@@ -32,6 +33,7 @@ class Stage:
     installation: Installation
     tenant: Tenant
     audit: audit_pb2_grpc.AuditServiceAsyncStub
+    accounts: account_pb2_grpc.AccountServiceAsyncStub
     secrets: list[str] = field(default_factory=list)
     org_id: str = ""
 
@@ -78,6 +80,32 @@ async def create_key(stage: Stage) -> None:
         org_id=stage.tenant.org_id, project_id=stage.tenant.project_id, name="new", actor=ACTOR
     )
     stage.secrets.append((await stage.installation.ledger.CreateKey(request, timeout=TIMEOUT_S)).secret)
+
+
+@changes("UpdateProject", "project.updated", {"name": "default"}, {"name": "renamed"})
+async def update_project(stage: Stage) -> None:
+    request = account_pb2.UpdateProjectRequest(
+        org_id=stage.tenant.org_id, project_id=stage.tenant.project_id, name="renamed", actor=ACTOR
+    )
+    for _ in range(2):
+        await stage.accounts.UpdateProject(request, timeout=TIMEOUT_S)
+
+
+@changes("UpdateKey", "key.updated", {"name": "chat", "read_only": False}, {"name": "talk", "read_only": True})
+async def update_key(stage: Stage) -> None:
+    request = account_pb2.UpdateKeyRequest(
+        org_id=stage.tenant.org_id, key_id=stage.tenant.inference_key, name="talk", read_only=True, actor=ACTOR
+    )
+    for _ in range(2):
+        await stage.accounts.UpdateKey(request, timeout=TIMEOUT_S)
+
+
+@changes("RotateKey", "key.rotated", {"prefix": ANY}, {"prefix": ANY})
+async def rotate_key(stage: Stage) -> None:
+    request = account_pb2.RotateKeyRequest(
+        org_id=stage.tenant.org_id, key_id=stage.tenant.inference_key, overlap_ms=60_000, actor=ACTOR
+    )
+    stage.secrets.append((await stage.accounts.RotateKey(request, timeout=TIMEOUT_S)).secret)
 
 
 @changes("RevokeKey", "key.revoked", {"name": "chat"}, {})
@@ -161,7 +189,10 @@ async def _told_by_the_router(stage: Stage) -> audit_pb2.AuditEntry:
 
 @pytest.fixture
 async def stage(installation: Installation, tenant: Tenant) -> Stage:
-    made = Stage(installation, tenant, audit_pb2_grpc.AuditServiceStub(installation.ledger_channel))
+    channel = installation.ledger_channel
+    made = Stage(
+        installation, tenant, audit_pb2_grpc.AuditServiceStub(channel), account_pb2_grpc.AccountServiceStub(channel)
+    )
     made.org_id = tenant.org_id
     await _told_by_the_router(made)  # so that it does not come in between
     return made

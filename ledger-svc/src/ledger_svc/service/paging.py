@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ledger_svc.domain.errors import InvalidRequest
-from ledger_svc.domain.limits import check_range
+from ledger_svc.domain.limits import MAX_ID_CHARS, check_range
 
 T = TypeVar("T")
 
@@ -41,7 +41,9 @@ def position_of_token(page_token: str) -> Position | None:
     if not page_token:
         return None
     found = _decode(page_token)
-    if [type(part) for part in found] != [int, str] or not 0 <= found[0] < 2**63 or not found[1].isprintable():
+    if [type(part) for part in found] != [int, str] or not 0 <= found[0] < 2**63:
+        raise _foreign()
+    if not found[1].isprintable() or len(found[1]) > MAX_ID_CHARS:
         raise _foreign()
     return found[0], found[1]
 

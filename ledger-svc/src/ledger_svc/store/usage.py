@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Join,
@@ -85,16 +86,16 @@ USED = (
 """What a receipt's use is made of."""
 
 
-def _with_receipt(table: Table) -> Join:
+def _with_receipt(table: Table, receipt_id: Column[Any]) -> Join:
     """Its rows, with the receipts and holds that they name. One after the other: SQLite makes up a table of a join in
     an outer join.
     """
-    return table.outerjoin(RECEIPT, RECEIPT.c.receipt_id == table.c.receipt_id).outerjoin(
+    return table.outerjoin(RECEIPT, RECEIPT.c.receipt_id == receipt_id).outerjoin(
         RESERVATION, RESERVATION.c.hold_id == RECEIPT.c.hold_id
     )
 
 
-_LEAVES = _with_receipt(LOG_LEAF)
+_LEAVES = _with_receipt(LOG_LEAF, LOG_LEAF.c.entry_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +376,7 @@ def _corrected(connection: Connection, question: Question) -> dict[Values, int]:
     given_back = (CORRECTION.c.promo_nano_usd + CORRECTION.c.paid_nano_usd).label("given_back")
     query = (
         select(given_back, *USED)
-        .select_from(_with_receipt(CORRECTION))
+        .select_from(_with_receipt(CORRECTION, CORRECTION.c.receipt_id))
         .where(CORRECTION.c.org_id == question.org_id, func.coalesce(RECEIPT.c.org_id, "") == question.org_id)
     )
     corrected: dict[Values, int] = {}
