@@ -202,17 +202,22 @@ async def test_while_a_key_is_rotated_over_and_over_its_newest_secret_is_always_
 ) -> None:
     payer = await new_payer()
     key, newest = await keys.create_key(payer.org_id, payer.project_id, "rotating")
-    rotating = True
+    rotating, rotations = True, 0
 
     async def authenticate() -> int:
         seen = 0
         while rotating:
-            assert (await keys.authenticate(newest))[0].key_id == key.key_id
-            seen += 1
+            asked_at = rotations
+            try:
+                assert (await keys.authenticate(newest))[0].key_id == key.key_id
+                seen += 1
+            except ApiKeyRevoked:
+                assert rotations > asked_at + 1, "ended though only one came after it"
         return seen
 
     asking = [asyncio.create_task(authenticate()) for _ in range(3)]
     for _ in range(5):
+        rotations += 1  # from here on it may be
         _, newest, _ = await keys.rotate_key(key.key_id, "", overlap_ms=60_000)
         await asyncio.sleep(0)
     rotating = False

@@ -59,7 +59,7 @@ def test_webhook(context: typer.Context, webhook_id: str, as_json: JsonOption = 
 def deliveries(context: typer.Context, webhook_id: str, limit: LimitOption = 50, as_json: JsonOption = False) -> None:
     """What was sent to it, and what became of that."""
     found = api_of(context).pages(f"/webhooks/{webhook_id}/deliveries", at_most=limit)
-    columns = ["id", "event_type", "status", "attempts", "last_status", "last_error", "created_at"]
+    columns = ["id", "event", "state", "attempts", "last_status", "last_error", "created_at"]
     show_all(found, columns, as_json=as_json)
 
 
