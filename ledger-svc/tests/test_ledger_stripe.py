@@ -224,7 +224,7 @@ async def test_a_server_that_does_not_answer_is_given_up(
     server: FakeStripe, store: PaymentRecords, clock: FakeClock, make_id: MakeId, new_payer: NewPayer
 ) -> None:
     payer = await new_payer()
-    server.delay_s = 30
+    server.delay_s = 1
     async with stripe_payments(
         secret_key=SECRET_KEY,
         webhook_secrets=[WEBHOOK_SECRET],

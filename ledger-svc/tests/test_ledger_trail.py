@@ -30,7 +30,6 @@ from ledger_svc.service.sweeper import Sweeper
 from ledger_svc.service.trail import TrailService
 from ledger_svc.store.audit import audit
 from ledger_svc.store.database import Database
-from ledger_svc.store.sealing import Sealer
 from ledger_svc.store.tables import AUDIT_LOG
 from ledger_svc.store.trail import Trail
 from ledger_svc.store.writer import Writer
@@ -241,7 +240,7 @@ async def test_no_entry_has_a_secret(
     secrets = [(await keys.create_key(payer.org_id, payer.project_id, f"k{n}", actor=ADA))[1] for n in range(3)]
     await keys.revoke_key(payer.key_id, payer.org_id, actor=ADA)
     everything = await database.read(lambda c: "\n".join(c.scalars(select(AUDIT_LOG.c.document)).all()))
-    digests = await database.read(lambda c: c.execute(text("SELECT hmac_sha256_hex FROM api_key")).scalars().all())
+    digests = await database.read(lambda c: c.execute(text("SELECT hmac_sha256_hex FROM key_secret")).scalars().all())
     assert len(digests) == 4
     for secret in (*secrets, *digests):
         assert secret[9:] not in everything
@@ -265,13 +264,11 @@ async def test_the_trail_refuses_to_be_changed(database: Database, new_payer: Ne
 
 
 async def test_an_entry_that_does_not_fit_the_canonical_form_is_refused_with_its_change(
-    database: Database, writer: Writer
+    database: Database, writer: Writer, changes_trail: Trail
 ) -> None:
-    from conftest import KEYRING
-
     def change(connection: Connection) -> None:
         connection.execute(text("INSERT INTO org VALUES ('org_x', 'Acme', 1)"))
-        Trail(Sealer(KEYRING)).record(connection, replace(an_entry(), after={"tokens": 2**53}))
+        changes_trail.record(connection, replace(an_entry(), after={"tokens": 2**53}))
 
     with pytest.raises(TypeError):
         await writer.write(change)

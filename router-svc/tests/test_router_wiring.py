@@ -244,7 +244,7 @@ async def test_a_call_of_a_source_is_a_span_and_carries_the_trace(
     trace_id, span_id = f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}"
     assert source.headers[0]["traceparent"].startswith(f"00-{trace_id}-{span_id}-")
     assert neighbours.settled[0].facts.trace_id == trace_id
-    background = {"WatchSnapshot", "GetSnapshot", "RecordCatalogRevision"}
+    background = {"WatchSnapshot", "GetSnapshot", "RecordCatalogRevision", "WatchProviderKeys"}
     assert {
         s.context.trace_id for s in spans.finished("router") if s.context and s.name.split("/")[-1] not in background
     } == {span.context.trace_id}
