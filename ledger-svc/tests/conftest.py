@@ -104,8 +104,8 @@ def _run_apart(work: Callable[[], Any]) -> None:
 
 
 def _started(start: Callable[[str], Any]) -> Any:
-    """A server, at the third try at last: it is started by a fork that changes its user, and where gRPC has threads such
-    a child may die (it was seen to, by SIGSEGV) before it has become pg_ctl.
+    """A server, at the third try at last: it is started by a fork that changes its user, and where gRPC has threads a
+    child like that may die (it was seen to, by SIGSEGV) before it has become pg_ctl.
     """
     for attempt in range(2):
         with suppress(subprocess.CalledProcessError, FileNotFoundError):

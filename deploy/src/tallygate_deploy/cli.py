@@ -96,12 +96,16 @@ def demo_command(
 
 
 @app.command("account-demo")
-def account_demo_command() -> None:
+def account_demo_command(
+    mode: Annotated[
+        list[str] | None, typer.Option(help='"up" for one process, "mesh" for five; repeatable. Both if not given.')
+    ] = None,
+) -> None:
     """Projects, keys, caps, alerts, payments and exports, over HTTP in both modes. Ends with one line of JSON."""
     from tallygate_deploy.account_demo import stage, telling  # noqa: PLC0415 - as above
 
     try:
-        asyncio.run(telling.run())
+        asyncio.run(telling.run(tuple(mode or telling.MODES)))
     except (stage.NotShownError, ServiceDiedError, TimeoutError) as error:
         _fail(error)
 
