@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ledger_svc.clients.local_payments import LocalPayments
-from ledger_svc.clients.stripe_payments import stripe_payments
 from ledger_svc.service.payment_ports import PaymentProvider
 from ledger_svc.settings import LedgerSettings
 from meshkit.clock import Clock
@@ -29,6 +28,9 @@ async def payment_provider(
             tolerance_s=settings.payment_notice_tolerance_s,
         )
     elif settings.billing_provider == "stripe":
+        # Half a second of every start, and memory, that only those who use it pay for.
+        from ledger_svc.clients.stripe_payments import stripe_payments  # noqa: PLC0415
+
         assert settings.stripe_secret_key is not None, "the settings have checked it"
         async with stripe_payments(
             secret_key=settings.stripe_secret_key.get_secret_value(),
