@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from edge.wire.account.base import refused
+from edge.wire.account.base import ErrorBody, refused
 from edge.wire.described import (
     CACHE_CONTROLS,
     CHAT_ANSWER,
@@ -134,7 +134,11 @@ def describe(app: FastAPI) -> Json:
         )
         _without_422(document)
         bearer = {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer tg-...`"}
-        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+        components = document.setdefault("components", {})
+        schemas = components.setdefault("schemas", {})
+        error = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= error.pop("$defs") | {"ErrorBody": error}
+        schemes = components.setdefault("securitySchemes", {})
         schemes["HTTPBearer"] = bearer
         app.openapi_schema = document
     return app.openapi_schema
