@@ -100,7 +100,7 @@ async def test_a_watcher_that_falls_behind_is_ended_and_the_others_go_on(revocat
             assert await told(quick, 1) == [f"key_{n}"]
         with pytest.raises(LedgerUnavailable):
             await told(slow, 1)
-    assert revocations._queues == set()
+    assert revocations.watcher_count == 0
 
 
 class FailingOnce:

@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator
 
 import structlog
 
-from ledger_svc.domain.errors import LedgerUnavailable
 from ledger_svc.service.ports import Sleep
 from ledger_svc.service.provider_key_ports import Changed, ProviderKeyStore
+from ledger_svc.service.watchers import Watchers
 from meshkit.clock import Clock
 
 OVERLAP_MS = 60_000
@@ -30,40 +30,24 @@ class ProviderKeyChanges:
     def __init__(self, store: ProviderKeyStore, clock: Clock, *, max_pending: int = 1_000) -> None:
         self._store = store
         self._clock = clock
-        self._max_pending = max_pending
-        self._queues: set[asyncio.Queue[str | None]] = set()
+        self._watchers = Watchers(max_pending)
         self._told: set[Changed] = set()
         self._since_ms = clock.now_ms() - OVERLAP_MS
 
-    async def watch(self) -> AsyncGenerator[str, None]:
+    def watch(self) -> AsyncGenerator[str, None]:
         """An empty string at once (the watch stands), then the organisation of each change from then on.
 
         Raises:
             LedgerUnavailable: the watcher fell behind; watch again, and drop what was kept.
         """
-        queue: asyncio.Queue[str | None] = asyncio.Queue(self._max_pending + 1)
-        self._queues.add(queue)
-        try:
-            yield ""
-            while (org_id := await queue.get()) is not None:
-                yield org_id
-        finally:
-            self._queues.discard(queue)
-        raise LedgerUnavailable("the watcher fell behind: watch again, and drop what was kept")
+        return self._watchers.watch()
 
     def announce(self, change: Changed) -> None:
         """Tells every watcher, once of each change."""
         if change in self._told:
             return
         self._told.add(change)
-        for queue in list(self._queues):
-            if queue.qsize() < self._max_pending:
-                queue.put_nowait(change.org_id)
-                continue
-            self._queues.discard(queue)
-            while not queue.empty():
-                queue.get_nowait()
-            queue.put_nowait(None)
+        self._watchers.tell(change.org_id)
 
     async def poll(self) -> None:
         """Announces what other replicas have changed since the last poll."""

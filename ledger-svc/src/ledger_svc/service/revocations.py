@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator
 
 import structlog
 
-from ledger_svc.domain.errors import LedgerUnavailable
 from ledger_svc.service.ports import Directory, Sleep
+from ledger_svc.service.watchers import Watchers
 
 _log = structlog.get_logger(__name__)
 
@@ -25,51 +25,40 @@ class Revocations:
 
     def __init__(self, directory: Directory, *, max_pending: int = 1_000) -> None:
         self._directory = directory
-        self._max_pending = max_pending
-        self._queues: set[asyncio.Queue[str | None]] = set()
+        self._watchers = Watchers(max_pending)
         self._told: dict[str, int] = {}
         self._seen: int | None = None
 
-    async def watch(self) -> AsyncGenerator[str, None]:
+    @property
+    def watcher_count(self) -> int:
+        """How many watch."""
+        return self._watchers.count
+
+    def watch(self) -> AsyncGenerator[str, None]:
         """An empty string at once (the watch stands), then the id of each key changed from then on. An empty one again
         says that any key may have been.
 
         Raises:
             LedgerUnavailable: the watcher fell behind; watch again, and drop what was kept.
         """
-        queue: asyncio.Queue[str | None] = asyncio.Queue(self._max_pending + 1)
-        self._queues.add(queue)
-        try:
-            yield ""
-            while (key_id := await queue.get()) is not None:
-                yield key_id
-        finally:
-            self._queues.discard(queue)
-        raise LedgerUnavailable("the watcher fell behind: watch again, and drop what was kept")
+        return self._watchers.watch()
 
     def announce(self, key_id: str, change_seq: int) -> None:
         """Tells every watcher, once for each change."""
         if change_seq <= max(self._seen or 0, self._told.get(key_id, 0)):
             return
         self._told[key_id] = change_seq
-        self._tell(key_id)
+        self._watchers.tell(key_id)
 
     async def poll(self) -> None:
         """Announces what other replicas have changed since the last poll."""
         if self._seen is None:
             self._seen = await self._directory.newest_change()
-            self._tell("")  # whoever watches already may have missed what was changed until now
+            self._watchers.tell("")  # whoever watches already may have missed what was changed until now
         for key_id, change_seq in await self._directory.changes_after(self._seen):
             self.announce(key_id, change_seq)
             self._seen = change_seq
         self._told = {key_id: told for key_id, told in self._told.items() if told > self._seen}
-
-    def _tell(self, key_id: str) -> None:
-        for queue in list(self._queues):
-            if queue.qsize() >= self._max_pending:
-                self._end(queue)
-            else:
-                queue.put_nowait(key_id)
 
     async def run(self, interval_s: float, sleep: Sleep = asyncio.sleep) -> None:
         """Polls until cancelled. A failure is logged; the next poll makes up for it."""
@@ -79,9 +68,3 @@ class Revocations:
                 await self.poll()
             except Exception:  # noqa: BLE001 - whatever it was, the next round makes up for it
                 _log.exception("revocation_poll_failed")
-
-    def _end(self, queue: asyncio.Queue[str | None]) -> None:
-        self._queues.discard(queue)
-        while not queue.empty():
-            queue.get_nowait()
-        queue.put_nowait(None)
