@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from edge.wire.log import jwks_json
@@ -16,6 +18,20 @@ from tallygate_deploy.cli import app
 sys.path.insert(0, str(Path(__file__).parent))
 
 from receipt_log import LOG
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command that runs in this process sets up its logging, for good; here it ends with its test."""
+    root, was_configured, configuration = logging.getLogger(), structlog.is_configured(), structlog.get_config()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    if was_configured:
+        structlog.configure(**configuration)
+    else:
+        structlog.reset_defaults()
 
 
 @pytest.fixture
