@@ -29,10 +29,7 @@ help:  ## what can be done here
 
 # --- set-up ----------------------------------------------------------------------------------------------------------------
 
-setaccount-demo: .make/python  ## projects, keys, caps, alerts, payments and exports over HTTP, in both modes
-	$(BIN)/tallygate account-demo
-
-up: .make/python  ## install everything that the other targets need (they do it themselves)
+setup: .make/python .make/node  ## install everything that the other targets need (they do it themselves)
 
 $(UV): deploy/requirements/bootstrap.txt
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

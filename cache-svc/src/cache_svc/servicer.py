@@ -8,7 +8,7 @@ import grpc
 
 from cache_svc.domain.canonical import NotCanonical
 from cache_svc.domain.flight import AnotherContent, Ending, Pass, flight_name
-from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject
+from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject, Tier
 from cache_svc.service import BadRequest, CacheService, FlightService, StoreFull, StoreUnavailable
 from cache_svc.service.flights import Landed, Lead, Remembered
 from meshkit.codec import (
@@ -41,6 +41,13 @@ _MODES = {
     cache_pb2.CacheControls.MODE_REFRESH: Mode.REFRESH,
     cache_pb2.CacheControls.MODE_ONLY: Mode.ONLY,
 }
+_TIERS = {
+    cache_pb2.REPLAY_TIER_UNSPECIFIED: Tier.EXACT,
+    cache_pb2.REPLAY_TIER_EXACT: Tier.EXACT,
+    cache_pb2.REPLAY_TIER_CANONICAL: Tier.CANONICAL,
+    cache_pb2.REPLAY_TIER_SEMANTIC: Tier.SEMANTIC,
+}
+_TIER_NUMBERS = {tier: number for number, tier in _TIERS.items()}
 _REASONS = {
     MissReason.NOT_STORED: cache_pb2.Miss.REASON_NOT_STORED,
     MissReason.STALE: cache_pb2.Miss.REASON_STALE,
@@ -59,6 +66,7 @@ _KEPT = {
     Remembered.NOTHING: flights_pb2.LandResponse.KEPT_NOTHING,
 }
 _FINGERPRINT_BYTES, _NAME_BYTES, _KEY_CHARS_MAX = 32, 32, 255
+_MILLION = 1_000_000
 
 
 @maps_errors(ERRORS)
@@ -245,17 +253,24 @@ def _subject(principal: PrincipalMessage, endpoint: str, model: str, policy_epoc
 def _controls(message: cache_pb2.CacheControls) -> Controls:
     if message.mode not in _MODES:
         raise BadRequest(f"cache mode {message.mode} is not known")
+    if message.up_to not in _TIERS:
+        raise BadRequest(f"cache tier {message.up_to} is not known")
+    bounded = message.HasField("max_error_ppm")
+    if bounded and not 1 <= message.max_error_ppm <= _MILLION:
+        raise BadRequest(f"max_error_ppm is {message.max_error_ppm}, not 1 to {_MILLION}")
     return Controls(
         mode=_MODES[message.mode],
         max_age_s=message.max_age_s if message.HasField("max_age_s") else None,
         allow_sampled=message.allow_sampled,
+        up_to=_TIERS[message.up_to],
+        max_error=message.max_error_ppm / _MILLION if bounded else None,
     )
 
 
 def _hit(hit: Hit) -> cache_pb2.Hit:
     entry = hit.entry
     return cache_pb2.Hit(
-        tier=cache_pb2.REPLAY_TIER_EXACT,
+        tier=_TIER_NUMBERS[hit.tier],
         openai_body=hit.body,
         chunks=hit.chunks,
         usage_chunk=hit.usage_chunk,

@@ -9,7 +9,7 @@ import orjson
 
 from edge.exchange import Exchange
 from edge.limits import Tokens
-from edge.wire.cache_control import Controls, Mode, status_forward
+from edge.wire.cache_control import Controls, Mode, Tier, status_forward
 from edge.wire.checks import ChatCall
 from edge.wire.receipts import served_mode
 from meshkit.answers import statement
@@ -29,6 +29,11 @@ _MODES = {
     Mode.OFF: cache_pb2.CacheControls.MODE_OFF,
     Mode.REFRESH: cache_pb2.CacheControls.MODE_REFRESH,
     Mode.ONLY: cache_pb2.CacheControls.MODE_ONLY,
+}
+_TIERS = {
+    Tier.EXACT: cache_pb2.REPLAY_TIER_EXACT,
+    Tier.CANONICAL: cache_pb2.REPLAY_TIER_CANONICAL,
+    Tier.SEMANTIC: cache_pb2.REPLAY_TIER_SEMANTIC,
 }
 _REGIONS = {
     RegionPolicy.ANY: ledger_pb2.REGION_POLICY_ANY,
@@ -90,7 +95,14 @@ def lookup_request(request: Admitted, mode: Mode | None = None) -> cache_pb2.Loo
         policy_epoch=request.model.policy_epoch,
         openai_body=request.body,
         controls=cache_pb2.CacheControls(
-            mode=_MODES[mode or controls.mode], max_age_s=controls.max_age_s, allow_sampled=controls.allow_sampled
+            mode=_MODES[mode or controls.mode],
+            max_age_s=controls.max_age_s,
+            allow_sampled=controls.allow_sampled,
+            up_to=_TIERS[controls.up_to],
+            max_error_ppm=controls.max_error_ppm,
+            ttl_s=controls.ttl_s,
+            share_in_org=controls.share_in_org,
+            record=controls.record,
         ),
         completion_id=request.exchange.generation_id,
     )

@@ -31,13 +31,26 @@ class MissReason(Enum):
     UNAVAILABLE = 5
 
 
+class Tier(Enum):
+    """What found an answer, in the order in which they are asked."""
+
+    EXACT = 1
+    CANONICAL = 2
+    SEMANTIC = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What a request asked of the cache. ``max_age_s``: the oldest answer it takes; None: any."""
+    """What a request asked of the cache. ``max_age_s``: the oldest answer it takes; None: any. ``up_to``: the last tier
+    that may answer. ``max_error``: of the semantic tier, the share of its replays that may be wrong, 0 to 1; None: it
+    does not answer.
+    """
 
     mode: Mode = Mode.DEFAULT
     max_age_s: int | None = None
     allow_sampled: bool = False
+    up_to: Tier = Tier.EXACT
+    max_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +74,7 @@ class Hit:
     body: bytes = b""
     chunks: list[bytes] = field(default_factory=list)
     usage_chunk: bytes = b""
+    tier: Tier = Tier.EXACT
 
     @property
     def key_digest(self) -> str:

@@ -29,6 +29,14 @@ class Mode(Enum):
     ONLY = "only"
 
 
+class Tier(Enum):
+    """Which answers may be replayed, in the order in which they are looked for."""
+
+    EXACT = "exact"
+    CANONICAL = "canonical"
+    SEMANTIC = "semantic"
+
+
 @dataclass(frozen=True, slots=True)
 class Controls:
     """What a request asks of the cache."""
@@ -37,6 +45,16 @@ class Controls:
     max_age_s: int | None = None
     allow_sampled: bool = False
     """A request with a temperature above 0, or with none, may be replayed and stored too."""
+    up_to: Tier = Tier.EXACT
+    """The last tier that may answer."""
+    max_error_ppm: int | None = None
+    """Of the semantic tier: the share of its replays that may be wrong, in parts per million."""
+    ttl_s: int = 0
+    """The longest that a fresh answer may be kept; 0: as long as the service keeps any."""
+    share_in_org: bool = False
+    """The organisation lets its projects replay each other's answers."""
+    record: bool = False
+    """The organisation lets its requests be recorded."""
 
 
 _MODE_OF_DIRECTIVE = {"no-store": Mode.OFF, "no-cache": Mode.REFRESH, "only-if-cached": Mode.ONLY}

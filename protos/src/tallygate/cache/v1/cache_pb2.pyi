@@ -89,26 +89,53 @@ class CacheControls(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     MAX_AGE_S_FIELD_NUMBER: _builtins.int
     ALLOW_SAMPLED_FIELD_NUMBER: _builtins.int
+    UP_TO_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_PPM_FIELD_NUMBER: _builtins.int
+    TTL_S_FIELD_NUMBER: _builtins.int
+    SHARE_IN_ORG_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     mode: Global___CacheControls.Mode.ValueType
     """The mode."""
     max_age_s: _builtins.int
     """The oldest answer that may be replayed, in seconds; 0 with has_max_age unset: any age."""
     allow_sampled: _builtins.bool
     """The client accepts a replay of a sampled request (temperature unset or above 0)."""
+    up_to: Global___ReplayTier.ValueType
+    """The last tier that may answer; the ones before it are asked first. Unspecified: exact."""
+    max_error_ppm: _builtins.int
+    """Of the semantic tier: the share of its replays that may be wrong, in parts per million, 1 to 1,000,000. Not given: it
+    does not answer.
+    """
+    ttl_s: _builtins.int
+    """The longest that the fresh answer may be kept, in seconds; 0: as long as the service keeps any."""
+    share_in_org: _builtins.bool
+    """The organisation lets its projects replay each other's answers; `user` stays a partition."""
+    record: _builtins.bool
+    """The organisation lets its requests be recorded, to measure what each tier would have saved."""
     def __init__(
         self,
         *,
         mode: Global___CacheControls.Mode.ValueType = ...,
         max_age_s: _builtins.int | None = ...,
         allow_sampled: _builtins.bool = ...,
+        up_to: Global___ReplayTier.ValueType = ...,
+        max_error_ppm: _builtins.int | None = ...,
+        ttl_s: _builtins.int = ...,
+        share_in_org: _builtins.bool = ...,
+        record: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_age_s", b"_max_age_s", "max_age_s", b"max_age_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_age_s", b"_max_age_s", "_max_error_ppm", b"_max_error_ppm", "max_age_s", b"max_age_s", "max_error_ppm", b"max_error_ppm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_age_s", b"_max_age_s", "allow_sampled", b"allow_sampled", "max_age_s", b"max_age_s", "mode", b"mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_age_s", b"_max_age_s", "_max_error_ppm", b"_max_error_ppm", "allow_sampled", b"allow_sampled", "max_age_s", b"max_age_s", "max_error_ppm", b"max_error_ppm", "mode", b"mode", "record", b"record", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s", "up_to", b"up_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_age_s: _TypeAlias = _typing.Literal["max_age_s"]  # noqa: Y015
     _WhichOneofArgType__max_age_s: _TypeAlias = _typing.Literal["_max_age_s", b"_max_age_s"]  # noqa: Y015
+    _WhichOneofReturnType__max_error_ppm: _TypeAlias = _typing.Literal["max_error_ppm"]  # noqa: Y015
+    _WhichOneofArgType__max_error_ppm: _TypeAlias = _typing.Literal["_max_error_ppm", b"_max_error_ppm"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_age_s) -> _WhichOneofReturnType__max_age_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error_ppm) -> _WhichOneofReturnType__max_error_ppm | None: ...
 
 Global___CacheControls: _TypeAlias = CacheControls  # noqa: Y015
 
@@ -341,6 +368,9 @@ class Ticket(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     POLICY_EPOCH_FIELD_NUMBER: _builtins.int
+    TTL_S_FIELD_NUMBER: _builtins.int
+    SHARE_IN_ORG_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     """The cache key, 32 bytes. The epochs of a purge are part of it, so that an answer begun before a purge is not found
     after it.
@@ -351,6 +381,12 @@ class Ticket(_message.Message):
     """The model after aliases."""
     policy_epoch: _builtins.str
     """Model.policy_epoch of the catalog."""
+    ttl_s: _builtins.int
+    """CacheControls.ttl_s of the lookup."""
+    share_in_org: _builtins.bool
+    """CacheControls.share_in_org of the lookup: it is in the key."""
+    record: _builtins.bool
+    """CacheControls.record of the lookup."""
     def __init__(
         self,
         *,
@@ -358,10 +394,13 @@ class Ticket(_message.Message):
         endpoint: _builtins.str = ...,
         model: _builtins.str = ...,
         policy_epoch: _builtins.str = ...,
+        ttl_s: _builtins.int = ...,
+        share_in_org: _builtins.bool = ...,
+        record: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "key", b"key", "model", b"model", "policy_epoch", b"policy_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "key", b"key", "model", b"model", "policy_epoch", b"policy_epoch", "record", b"record", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

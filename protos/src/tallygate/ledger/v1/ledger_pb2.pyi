@@ -98,6 +98,34 @@ CACHE_DEFAULT_OFF: CacheDefault.ValueType  # 2
 """Neither."""
 Global___CacheDefault: _TypeAlias = CacheDefault  # noqa: Y015
 
+class _CacheTier:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheTier.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_TIER_UNSPECIFIED: _CacheTier.ValueType  # 0
+    """Not said."""
+    CACHE_TIER_EXACT: _CacheTier.ValueType  # 1
+    """To exactly the same request."""
+    CACHE_TIER_CANONICAL: _CacheTier.ValueType  # 2
+    """To one whose last user message is the same but for its form."""
+    CACHE_TIER_SEMANTIC: _CacheTier.ValueType  # 3
+    """To one whose last user message means the same, within an error bound."""
+
+class CacheTier(_CacheTier, metaclass=_CacheTierEnumTypeWrapper):
+    """Which answers may be replayed; each tier asks the ones before it first."""
+
+CACHE_TIER_UNSPECIFIED: CacheTier.ValueType  # 0
+"""Not said."""
+CACHE_TIER_EXACT: CacheTier.ValueType  # 1
+"""To exactly the same request."""
+CACHE_TIER_CANONICAL: CacheTier.ValueType  # 2
+"""To one whose last user message is the same but for its form."""
+CACHE_TIER_SEMANTIC: CacheTier.ValueType  # 3
+"""To one whose last user message means the same, within an error bound."""
+Global___CacheTier: _TypeAlias = CacheTier  # noqa: Y015
+
 class _KeyStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -389,6 +417,73 @@ class CreateProjectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateProjectResponse: _TypeAlias = CreateProjectResponse  # noqa: Y015
+
+@_typing.final
+class CachePolicy(_message.Message):
+    """How requests use the cache where they don't say. What is not given comes from whoever stands above: key, project,
+    organisation, installation.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEFAULT_FIELD_NUMBER: _builtins.int
+    UP_TO_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_PPM_FIELD_NUMBER: _builtins.int
+    TTL_S_FIELD_NUMBER: _builtins.int
+    ALLOW_SAMPLED_FIELD_NUMBER: _builtins.int
+    SHARE_IN_ORG_FIELD_NUMBER: _builtins.int
+    RECORD_REQUESTS_FIELD_NUMBER: _builtins.int
+    default: Global___CacheDefault.ValueType
+    """Whether it is used."""
+    up_to: Global___CacheTier.ValueType
+    """The last tier that may answer."""
+    max_error_ppm: _builtins.int
+    """Of the semantic tier: the share of its replays that may be wrong, in parts per million."""
+    ttl_s: _builtins.int
+    """How long answers are kept, in seconds, > 0."""
+    allow_sampled: _builtins.bool
+    """A replay is accepted for a sampled request too (temperature unset or above 0)."""
+    share_in_org: _builtins.bool
+    """Of an organisation only: its projects replay each other's answers."""
+    record_requests: _builtins.bool
+    """Of an organisation only: its requests are recorded, to measure what each tier would have saved."""
+    def __init__(
+        self,
+        *,
+        default: Global___CacheDefault.ValueType = ...,
+        up_to: Global___CacheTier.ValueType = ...,
+        max_error_ppm: _builtins.int | None = ...,
+        ttl_s: _builtins.int | None = ...,
+        allow_sampled: _builtins.bool | None = ...,
+        share_in_org: _builtins.bool | None = ...,
+        record_requests: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_sampled", b"_allow_sampled", "_max_error_ppm", b"_max_error_ppm", "_record_requests", b"_record_requests", "_share_in_org", b"_share_in_org", "_ttl_s", b"_ttl_s", "allow_sampled", b"allow_sampled", "max_error_ppm", b"max_error_ppm", "record_requests", b"record_requests", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_sampled", b"_allow_sampled", "_max_error_ppm", b"_max_error_ppm", "_record_requests", b"_record_requests", "_share_in_org", b"_share_in_org", "_ttl_s", b"_ttl_s", "allow_sampled", b"allow_sampled", "default", b"default", "max_error_ppm", b"max_error_ppm", "record_requests", b"record_requests", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s", "up_to", b"up_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__allow_sampled: _TypeAlias = _typing.Literal["allow_sampled"]  # noqa: Y015
+    _WhichOneofArgType__allow_sampled: _TypeAlias = _typing.Literal["_allow_sampled", b"_allow_sampled"]  # noqa: Y015
+    _WhichOneofReturnType__max_error_ppm: _TypeAlias = _typing.Literal["max_error_ppm"]  # noqa: Y015
+    _WhichOneofArgType__max_error_ppm: _TypeAlias = _typing.Literal["_max_error_ppm", b"_max_error_ppm"]  # noqa: Y015
+    _WhichOneofReturnType__record_requests: _TypeAlias = _typing.Literal["record_requests"]  # noqa: Y015
+    _WhichOneofArgType__record_requests: _TypeAlias = _typing.Literal["_record_requests", b"_record_requests"]  # noqa: Y015
+    _WhichOneofReturnType__share_in_org: _TypeAlias = _typing.Literal["share_in_org"]  # noqa: Y015
+    _WhichOneofArgType__share_in_org: _TypeAlias = _typing.Literal["_share_in_org", b"_share_in_org"]  # noqa: Y015
+    _WhichOneofReturnType__ttl_s: _TypeAlias = _typing.Literal["ttl_s"]  # noqa: Y015
+    _WhichOneofArgType__ttl_s: _TypeAlias = _typing.Literal["_ttl_s", b"_ttl_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_sampled) -> _WhichOneofReturnType__allow_sampled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error_ppm) -> _WhichOneofReturnType__max_error_ppm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__record_requests) -> _WhichOneofReturnType__record_requests | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share_in_org) -> _WhichOneofReturnType__share_in_org | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ttl_s) -> _WhichOneofReturnType__ttl_s | None: ...
+
+Global___CachePolicy: _TypeAlias = CachePolicy  # noqa: Y015
 
 @_typing.final
 class KeyPolicy(_message.Message):
@@ -724,6 +819,7 @@ class AuthenticateResponse(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     VALID_FOR_MS_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     valid_for_ms: _builtins.int
     """The answer may be kept this long, in milliseconds, at most."""
     @_builtins.property
@@ -734,16 +830,21 @@ class AuthenticateResponse(_message.Message):
     def policy(self) -> Global___KeyPolicy:
         """What the key may do, with every default filled in."""
 
+    @_builtins.property
+    def cache(self) -> Global___CachePolicy:
+        """How its requests use the cache, merged from the key, its project and its organisation."""
+
     def __init__(
         self,
         *,
         principal: _principal_pb2.Principal | None = ...,
         valid_for_ms: _builtins.int = ...,
         policy: Global___KeyPolicy | None = ...,
+        cache: Global___CachePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "principal", b"principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "policy", b"policy", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "principal", b"principal", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "policy", b"policy", "principal", b"principal", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
