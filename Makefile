@@ -22,7 +22,7 @@ export UV_LINK_MODE := copy
 export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help setup demo account-demo up mesh test faults bench-ledger check format protos protos-baseline lock catalog-seed clean
+.PHONY: help setup demo account-demo up mesh test faults bench bench-quick bench-ledger check format protos protos-baseline lock catalog-seed clean
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -68,6 +68,12 @@ test: .make/python .make/node  ## every test, on real parts
 
 faults: .make/python  ## kill -9 at named points under load for MINUTES=N (2), then every invariant; ends with one line of JSON
 	$(BIN)/python -m tests.faults --minutes $(MINUTES)
+
+bench: .make/python  ## what a gateway costs, beside others: installs them, about half an hour, ends with one line of JSON (ARGS=--help)
+	$(BIN)/python -m tests.bench.gateway $(ARGS)
+
+bench-quick: .make/python  ## the same for this one and LiteLLM, in under three minutes
+	$(BIN)/python -m tests.bench.gateway --quick $(ARGS)
 
 bench-ledger: .make/python  ## how fast the ledger is, on both databases; about eight minutes, ends with one line of JSON (ARGS=--help)
 	$(BIN)/python -m tests.bench.ledger_bench $(ARGS)

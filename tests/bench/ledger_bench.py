@@ -39,6 +39,7 @@ from meshkit.local import LocalNetwork
 from meshkit.logs import configure_logging
 from meshkit.serve import running
 from meshkit.telemetry import Telemetry
+from tests.bench.cpu import cpu_cost, family
 from tests.bench.ledger_fill import fill
 from tests.bench.ledger_spending import (
     PEPPER,
@@ -48,7 +49,7 @@ from tests.bench.ledger_spending import (
     per_operation_spending,
     store_spending,
 )
-from tests.bench.processes import Served, cpu_cost, family, over_socket, print_profile
+from tests.bench.processes import Served, over_socket, print_profile
 
 CONCURRENT = 64
 OPEN_LOOP_PER_S = 500

@@ -1,4 +1,4 @@
-"""The ledger as a process of its own for the bench, what it costs in CPU, and where that goes."""
+"""The ledger as a process of its own for the bench, and where its CPU goes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from meshkit.channels import Dialer
 from meshkit.telemetry import Telemetry
 from tests.bench.ledger_spending import PEPPER, SEED, Spend, grpc_spending
-
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_UTIME, _CUTIME = 11, 13
-"""Of the fields after the name in /proc/PID/stat (proc(5)); the time in the kernel follows each."""
 
 
 @dataclass(slots=True)
@@ -27,50 +23,6 @@ class Served:
 
     spend: Spend
     pid: int
-
-
-@dataclass(slots=True)
-class CpuCost:
-    """CPU-ms per operation, by part. Unlike a rate it says little of what else the machine does."""
-
-    parts: dict[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return ", ".join(f"{part} {ms:.3f}" for part, ms in self.parts.items())
-
-
-@contextmanager
-def cpu_cost(operations: int, pids: dict[str, list[int]]) -> Iterator[CpuCost]:
-    """Measures the block, in which so many operations are done."""
-    cost = CpuCost()
-    before = {part: sum(map(_cpu_s, them)) for part, them in pids.items()}
-    yield cost
-    for part, them in pids.items():
-        cost.parts[part] = (sum(map(_cpu_s, them)) - before[part]) * 1_000 / operations
-
-
-def family(pid: int) -> list[int]:
-    """A process and its children: a PostgreSQL server and its backends."""
-    children = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        fields = _stat(int(folder.name))
-        if fields and int(fields[1]) == pid:
-            children.append(int(folder.name))
-    return [pid, *children]
-
-
-def _cpu_s(pid: int) -> float:
-    """CPU seconds of a process so far; 0 when it is gone."""
-    fields = _stat(pid)
-    return sum(map(int, fields[_UTIME : _UTIME + 2])) / _TICKS_PER_S if fields else 0.0
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return text.rpartition(")")[2].split()
 
 
 @asynccontextmanager

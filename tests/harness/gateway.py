@@ -103,13 +103,13 @@ def running_gateway(
         variables = {**clean, **NO_LIMITS, **(environment or {})}
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=output)
     try:
-        facts = _wait_until_ready(process, ready, log)
+        facts = wait_until_ready(process, ready, log)
         yield RunningGateway(mode, facts["base_url"], facts["api_key"], data, process, log)
     finally:
         stop(process, log)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], ready: Path, log: Path) -> dict[str, str]:
+def wait_until_ready(process: subprocess.Popen[bytes], ready: Path, log: Path) -> dict[str, str]:
     give_up_at = time.monotonic() + START_WITHIN_S
     while not ready.exists():
         if process.poll() is not None:

@@ -1,0 +1,337 @@
+"""The gateways that are compared, each started as its users start it, on one core and over the same source."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tests.bench.cpu import command_line, cpu_s, family, rss_mib
+from tests.bench.gateway.programs import GATEWAY_CORE, LOAD_CORE, BenchError, free_port, pin, until_listening
+from tests.harness.gateway import COMMAND, NO_LIMITS, PROVIDER_KEYS, wait_until_ready
+
+MODEL, PACED_MODEL = "bench/ok", "bench/paced"
+SOURCE_KEY = "sk-bench"
+DATABASES = ("postgres", "valkey-server", "redis-server")
+"""Programs whose CPU is not the gateway's."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A gateway that serves. ``root``: the process that all of its others descend from. ``caching``: fields of a body
+    whose answer may be replayed; None: it has no cache. ``uncached``: fields of a body that must be answered afresh.
+    """
+
+    port: int
+    path: str
+    headers: dict[str, str]
+    root: int
+    model: str = MODEL
+    paced_model: str = PACED_MODEL
+    caching: dict[str, object] | None = field(default_factory=dict)
+    data: Path | None = None
+
+    def processes(self) -> dict[str, list[int]]:
+        """Its processes by service, and those of the databases under "databases"."""
+        found: dict[str, list[int]] = {}
+        for pid in family(self.root):
+            found.setdefault(_name(command_line(pid)), []).append(pid)
+        return found
+
+    def cpu_s(self) -> float:
+        """CPU seconds so far, without databases."""
+        return sum(cpu_s(pids) for name, pids in self.processes().items() if name != "databases")
+
+    def rss_mib(self) -> dict[str, float]:
+        """Resident memory by service, MiB, without databases."""
+        found = {name: sum(map(rss_mib, pids)) for name, pids in self.processes().items() if name != "databases"}
+        return {name: mib for name, mib in found.items() if mib > 0}
+
+    def move_databases(self) -> None:
+        """Moves the databases to the core of the load: they are apart, as they would be on another machine."""
+        for pid in self.processes().get("databases", []):
+            for thread in Path(f"/proc/{pid}/task").glob("[0-9]*"):
+                os.sched_setaffinity(int(thread.name), {LOAD_CORE})
+
+
+def _name(command: list[str]) -> str:
+    text = " ".join(command)
+    if any(f"{program}" in text.split(" ", 1)[0] for program in DATABASES) or "tallygate_deploy.local_parts" in text:
+        return "databases"
+    for service in ("edge", "router_svc", "cache_svc", "ledger_svc", "catalog_svc"):
+        if f"-m {service}" in text:
+            return service.removesuffix("_svc")
+    return "gateway"
+
+
+class Contender(Protocol):
+    """A gateway that can be measured."""
+
+    @property
+    def name(self) -> str:
+        """As in the result."""
+
+    @property
+    def version(self) -> str:
+        """Of what is measured."""
+
+    def missing(self) -> str:
+        """Why it can't be measured on this machine; empty: it can."""
+
+    def running(self, folder: Path, upstream_port: int) -> AbstractContextManager[Running]:
+        """Serves inside the block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tallygate:
+    """This gateway, in one of its modes, with the ledger on."""
+
+    name: str
+    command: str
+    version: str = "this checkout"
+    options: tuple[str, ...] = ()
+
+    def missing(self) -> str:
+        """It never is."""
+        return ""
+
+    @contextmanager
+    def running(self, folder: Path, upstream_port: int) -> Iterator[Running]:
+        """As `tallygate up` or `tallygate mesh`."""
+        overlay, ready, log = folder / "catalog.yaml", folder / "ready.json", folder / "output.log"
+        folder.mkdir(parents=True)
+        overlay.write_text(_overlay(upstream_port), encoding="utf-8")
+        arguments = [
+            "--port",
+            "0",
+            "--data",
+            str(folder / "data"),
+            "--ready-file",
+            str(ready),
+            "--catalog",
+            str(overlay),
+        ]
+        variables = {name: value for name, value in os.environ.items() if name not in PROVIDER_KEYS}
+        variables |= NO_LIMITS | {"BENCH_API_KEY": SOURCE_KEY}
+        command = pin([str(COMMAND), self.command, *arguments, "--no-local-model", *self.options], GATEWAY_CORE)
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, env=variables, stdout=output, stderr=output)
+        try:
+            facts = wait_until_ready(process, ready, log)
+            data = ["--data", str(folder / "data")]
+            subprocess.run([COMMAND, "credit", "add", "100000", *data], check=True, capture_output=True, timeout=60)
+            running = Running(
+                int(facts["base_url"].rpartition(":")[2].partition("/")[0]),
+                "/v1/chat/completions",
+                {"authorization": f"Bearer {facts['api_key']}"},
+                process.pid,
+                data=folder / "data",
+            )
+            running.move_databases()
+            yield running
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def _overlay(port: int) -> str:
+    """The source as an operator would tell Tallygate of it. JSON, which is YAML."""
+    price = {"input": 1, "output": 2}
+    models = {
+        name: {
+            "name": name,
+            "owned_by": "bench",
+            "context_tokens": 1_000_000,
+            "max_output_tokens": 1_000,
+            "capabilities": ["tools"],
+            "released": "2026-01-01",
+        }
+        for name in (MODEL, PACED_MODEL)
+    }
+    source = {
+        "name": "Bench",
+        "base_url": f"http://127.0.0.1:{port}/v1",
+        "api_key_env": "BENCH_API_KEY",
+        "cancel_stops_billing": True,
+    }
+    offers = {f"bench/{name}": {"upstream_model": name, "price": price} for name in models}
+    return json.dumps({"sources": {"bench": source}, "models": models, "offers": offers})
+
+
+def allinone(*options: str) -> Tallygate:
+    """One process, SQLite."""
+    return Tallygate("allinone", "up", options=options)
+
+
+def mesh(*options: str) -> Tallygate:
+    """Five processes, PostgreSQL, a Redis-protocol server."""
+    return Tallygate("mesh", "mesh", options=options)
+
+
+@dataclass(frozen=True, slots=True)
+class LiteLLM:
+    """LiteLLM's proxy, without a database, one worker, its in-memory cache for requests that ask for it."""
+
+    home: Path
+    name: str = "litellm"
+    version: str = "1.106.2"
+
+    @property
+    def _command(self) -> Path:
+        return self.home / "litellm" / "bin" / "litellm"
+
+    def missing(self) -> str:
+        """Installs it at the first use, into a virtual environment of its own."""
+        if self._command.exists():
+            return ""
+        folder = self.home / "litellm"
+        uv = Path(sys.executable).with_name("uv")
+        for command in (
+            [str(uv), "venv", "--quiet", "--python", sys.executable, str(folder)],
+            [
+                str(uv),
+                "pip",
+                "install",
+                "--quiet",
+                "--python",
+                str(folder / "bin" / "python"),
+                f"litellm[proxy]=={self.version}",
+            ],
+        ):
+            ended = subprocess.run(command, capture_output=True, text=True, check=False)
+            if ended.returncode != 0:
+                return f"could not be installed: {ended.stderr.strip()[-300:]}"
+        return ""
+
+    @contextmanager
+    def running(self, folder: Path, upstream_port: int) -> Iterator[Running]:
+        """As `litellm --config`."""
+        folder.mkdir(parents=True)
+        port, config = free_port(), folder / "config.yaml"
+        models = [
+            {
+                "model_name": name,
+                "litellm_params": {
+                    "model": f"openai/{name}",
+                    "api_base": f"http://127.0.0.1:{upstream_port}/v1",
+                    "api_key": SOURCE_KEY,
+                },
+            }
+            for name in (MODEL, PACED_MODEL)
+        ]
+        cache = {"type": "local", "mode": "default_off", "supported_call_types": ["acompletion", "completion"]}
+        config.write_text(
+            json.dumps(
+                {
+                    "model_list": models,
+                    "litellm_settings": {"cache": True, "cache_params": cache, "telemetry": False},
+                    "general_settings": {"master_key": "sk-bench-master"},
+                }
+            ),
+            encoding="utf-8",
+        )
+        command = [
+            str(self._command),
+            "--config",
+            str(config),
+            "--port",
+            str(port),
+            "--host",
+            "127.0.0.1",
+            "--num_workers",
+            "1",
+        ]
+        variables = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        variables.pop("VIRTUAL_ENV", None)
+        with (folder / "output.log").open("wb") as output:
+            process = subprocess.Popen(pin(command, GATEWAY_CORE), env=variables, stdout=output, stderr=output)
+        try:
+            until_listening(port, process, 120.0)
+            yield Running(
+                port,
+                "/v1/chat/completions",
+                {"authorization": "Bearer sk-bench-master"},
+                process.pid,
+                caching={"cache": {"use-cache": True}},
+            )
+        finally:
+            _end(process)
+
+
+@dataclass(frozen=True, slots=True)
+class Portkey:
+    """Portkey's gateway, which has no cache of its own."""
+
+    home: Path
+    name: str = "portkey"
+    version: str = "1.15.2"
+
+    @property
+    def _script(self) -> Path:
+        return self.home / "portkey" / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
+
+    def missing(self) -> str:
+        """Installs it at the first use."""
+        if self._script.exists():
+            return ""
+        folder = self.home / "portkey"
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", f"@portkey-ai/gateway@{self.version}"]
+        try:
+            ended = subprocess.run([*command, "--prefix", str(folder)], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return "could not be installed: there is no npm"
+        return "" if ended.returncode == 0 else f"could not be installed: {ended.stderr.strip()[-300:]}"
+
+    @contextmanager
+    def running(self, folder: Path, upstream_port: int) -> Iterator[Running]:
+        """Its server, told by headers where the source is."""
+        folder.mkdir(parents=True)
+        port = free_port()
+        command = pin(["node", str(self._script), "--headless", f"--port={port}"], GATEWAY_CORE)
+        variables = {**os.environ, "NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"}
+        with (folder / "output.log").open("wb") as output:
+            process = subprocess.Popen(command, env=variables, stdout=output, stderr=output)
+        try:
+            until_listening(port, process, 60.0)
+            headers = {
+                "authorization": f"Bearer {SOURCE_KEY}",
+                "x-portkey-provider": "openai",
+                "x-portkey-custom-host": f"http://127.0.0.1:{upstream_port}/v1",
+            }
+            yield Running(port, "/v1/chat/completions", headers, process.pid, caching=None)
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def chosen(names: list[str], home: Path) -> list[Contender]:
+    """The contenders of these names.
+
+    Raises:
+        BenchError: a name is not one.
+    """
+    known: dict[str, Contender] = {
+        "allinone": allinone(),
+        "mesh": mesh(),
+        "litellm": LiteLLM(home),
+        "portkey": Portkey(home),
+    }
+    if unknown := [name for name in names if name not in known]:
+        raise BenchError(f"{unknown[0]!r} is not one of {', '.join(known)}")
+    return [known[name] for name in names]
