@@ -283,9 +283,12 @@ class Portkey:
             return ""
         folder = self.home / "portkey"
         folder.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", f"@portkey-ai/gateway@{self.version}"]
+        # With newer ones of this library each stream ends in "TypeError: immutable" on Node 20.
+        wanted = {"dependencies": {"@portkey-ai/gateway": self.version}, "overrides": {"@hono/node-server": "1.13.0"}}
+        (folder / "package.json").write_text(json.dumps(wanted), encoding="utf-8")
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund"]
         try:
-            ended = subprocess.run([*command, "--prefix", str(folder)], capture_output=True, text=True, check=False)
+            ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             return "could not be installed: there is no npm"
         return "" if ended.returncode == 0 else f"could not be installed: {ended.stderr.strip()[-300:]}"
