@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import httpx
+import aiohttp
 import orjson
 from aiohttp import web
 from pydantic import SecretStr
@@ -322,7 +322,7 @@ class Rig:
     service: RouterService
     ledger: FakeLedger
     cache: FakeCache
-    http: httpx.AsyncClient
+    http: aiohttp.ClientSession
     flights: FakeFlights
     provider_keys: FakeProviderKeys
 

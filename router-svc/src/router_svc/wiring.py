@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -41,7 +40,6 @@ async def build(
     """The router, ready to be registered; on exit calls under way are waited for and settled. ``seam``: for a test
     that kills the process in the middle of a call.
     """
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request at INFO
     catalog = WatchedCatalog(
         dial(settings.catalog_addr), wait_s=settings.catalog_wait_s, watch_s=settings.catalog_watch_s
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import aiohttp
-import httpx
 import orjson
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -49,7 +49,7 @@ class OpenAISourceClient:
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
+        http: aiohttp.ClientSession,
         tracer: trace.Tracer,
         secret_of: Callable[[str], SecretStr | None],
         *,
@@ -73,17 +73,16 @@ class OpenAISourceClient:
                 reader = StreamReader(
                     response, span, cached_beside_prompt=source.cached_beside_prompt, most_bytes=self._max_answer_bytes
                 )
-                async with aclosing(reader):
-                    try:
-                        async with asyncio.timeout(self._timeouts.first_byte_s):
-                            await reader.begin()
-                    except TimeoutError:
-                        raise SourceFailure(FailureKind.TIMEOUT, "no event in time", http_status=200) from None
-                    yield reader.batches()
+                try:
+                    async with asyncio.timeout(self._timeouts.first_byte_s):
+                        await reader.begin()
+                except TimeoutError:
+                    raise SourceFailure(FailureKind.TIMEOUT, "no event in time", http_status=200) from None
+                yield reader.batches()
             except SourceFailure as failure:
                 raise self._without_secrets(failure, call.candidate) from failure.__cause__
             finally:
-                await response.aclose()
+                response.close()
 
     async def ask(self, call: SourceCall) -> PlainAnswer:
         """As SourceClient.ask."""
@@ -98,7 +97,7 @@ class OpenAISourceClient:
             except SourceFailure as failure:
                 raise self._without_secrets(failure, call.candidate) from failure.__cause__
             finally:
-                await response.aclose()
+                response.close()
 
     def _key_for(self, candidate: Candidate) -> str:
         if candidate.own_key is not None:
@@ -111,7 +110,7 @@ class OpenAISourceClient:
         failure.message = redacted(failure.message, self._key_for(candidate))
         return failure
 
-    async def _begin_stream(self, call: SourceCall, span: SourceSpan) -> httpx.Response:
+    async def _begin_stream(self, call: SourceCall, span: SourceSpan) -> aiohttp.ClientResponse:
         """Send; once more without stream_options where the source knows them not (Mistral answers them with 422)."""
         source_id, model = call.candidate.source.source_id, call.candidate.offer.upstream_model
         if source_id not in self._without_stream_options:
@@ -127,36 +126,41 @@ class OpenAISourceClient:
         self._without_stream_options.add(source_id)
         return response
 
-    async def _send(self, call: SourceCall, span: SourceSpan, body: bytes, *, stream: bool) -> httpx.Response:
+    async def _send(self, call: SourceCall, span: SourceSpan, body: bytes, *, stream: bool) -> aiohttp.ClientResponse:
         source = call.candidate.source
         key = self._key_for(call.candidate)
-        request = self._http.build_request(
-            "POST",
-            source.base_url + _PATH,
-            content=body,
-            headers=_headers(key, span, stream=stream),
-            timeout=httpx.Timeout(self._timeouts.connect_s, read=self._timeouts.idle_s if stream else call.timeout_s),
-        )
+        connect_s = self._timeouts.connect_s
         try:
             async with asyncio.timeout(self._timeouts.first_byte_s if stream else None):
-                response = await self._http.send(request, stream=True)
+                response = await self._http.post(
+                    source.base_url + _PATH,
+                    data=body,
+                    headers=_headers(key, span, stream=stream),
+                    timeout=aiohttp.ClientTimeout(
+                        total=None,
+                        connect=connect_s,
+                        sock_connect=connect_s,
+                        sock_read=self._timeouts.idle_s if stream else call.timeout_s,
+                    ),
+                    allow_redirects=False,
+                )
+        except aiohttp.ClientError as error:
+            raise transport_failure(error) from error
         except TimeoutError:
             raise SourceFailure(FailureKind.TIMEOUT, "no answer in time") from None
-        except (httpx.TransportError, aiohttp.ClientError) as error:
-            raise transport_failure(error) from error
-        span.answered(response.status_code)
-        if response.status_code == httpx.codes.OK:
+        span.answered(response.status)
+        if response.status == HTTPStatus.OK:
             return response
         try:
             raise refusal_of(
-                response.status_code,
+                response.status,
                 await read_beginning(response),
                 key,
                 retry_after=response.headers.get("retry-after", ""),
                 own_key=call.candidate.own_key is not None,
             )
         finally:
-            await response.aclose()
+            response.close()
 
 
 def _headers(key: str, span: SourceSpan, *, stream: bool) -> dict[str, str]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 
 import aiohttp
-import httpx
 import orjson
 
 from router_svc.domain.answer import PlainAnswer, StreamBatch
@@ -25,16 +24,16 @@ _EOF_GRACE_S = 0.02
 
 
 class StreamReader:
-    """Reads one stream. ``begin`` waits for its first event, ``batches`` gives all, ``aclose`` ends the reading."""
+    """Reads one stream. ``begin`` waits for its first event, ``batches`` gives all."""
 
     def __init__(
-        self, response: httpx.Response, span: SourceSpan, *, cached_beside_prompt: bool, most_bytes: int
+        self, response: aiohttp.ClientResponse, span: SourceSpan, *, cached_beside_prompt: bool, most_bytes: int
     ) -> None:
         self._response = response
         self._span = span
         self._cached_beside_prompt = cached_beside_prompt
         self._parser = SseParser(most_bytes)
-        self._reads = _reads(response)
+        self._reads = response.content.iter_any()
         self._first = StreamBatch()
         self._failure: SourceFailure | None = None
 
@@ -64,10 +63,6 @@ class StreamReader:
         if batch.done:
             yield batch
 
-    async def aclose(self) -> None:
-        """End the reading, also in its middle."""
-        await self._reads.aclose()
-
     async def _next(self) -> StreamBatch:
         """The next read that has an event in it; an empty batch at the end."""
         if self._failure is not None:
@@ -82,7 +77,7 @@ class StreamReader:
                     return batch
         except EventTooLarge:
             raise SourceFailure(FailureKind.TOO_LARGE, "an event is larger than allowed") from None
-        except (httpx.TransportError, aiohttp.ClientError) as error:
+        except aiohttp.ClientError as error:
             raise transport_failure(error) from error
         return self._batch(_whole_events(self._parser.finish()))
 
@@ -120,7 +115,7 @@ class StreamReader:
             async with asyncio.timeout(_EOF_GRACE_S):
                 async for _ in self._reads:
                     pass
-        except (TimeoutError, httpx.TransportError, aiohttp.ClientError):
+        except (TimeoutError, aiohttp.ClientError):
             return  # the answer is whole; only the connection is lost
 
     async def _not_a_stream(self) -> SourceFailure:
@@ -134,7 +129,7 @@ class StreamReader:
 
 
 async def read_whole(
-    response: httpx.Response, span: SourceSpan, *, cached_beside_prompt: bool, most_bytes: int
+    response: aiohttp.ClientResponse, span: SourceSpan, *, cached_beside_prompt: bool, most_bytes: int
 ) -> PlainAnswer:
     """The whole answer.
 
@@ -144,12 +139,12 @@ async def read_whole(
     parts: list[bytes] = []
     size = 0
     try:
-        async for part in _reads(response):
+        async for part in response.content.iter_any():
             parts.append(part)
             size += len(part)
             if size > most_bytes:
                 raise SourceFailure(FailureKind.TOO_LARGE, "the answer is larger than allowed", http_status=200)
-    except (httpx.TransportError, aiohttp.ClientError) as error:
+    except aiohttp.ClientError as error:
         raise transport_failure(error) from error
     body = b"".join(parts)
     try:
@@ -169,27 +164,20 @@ async def read_whole(
     return PlainAnswer(body, usage, frozenset(told))
 
 
-async def read_beginning(response: httpx.Response) -> bytes:
+async def read_beginning(response: aiohttp.ClientResponse) -> bytes:
     """As much of an error's body as is worth reading; what comes in time."""
     parts: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(_ERROR_PATIENCE_S):
-            async for part in _reads(response):
+            async for part in response.content.iter_any():
                 parts.append(part)
                 size += len(part)
                 if size > _MOST_ERROR_BYTES:
                     break
-    except (TimeoutError, httpx.TransportError, aiohttp.ClientError):
+    except (TimeoutError, aiohttp.ClientError):
         return b""  # the status alone says enough
     return b"".join(parts)[:_MOST_ERROR_BYTES]
-
-
-async def _reads(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """What each read of the body gives; decoded where the source compressed although asked not to."""
-    encoded = response.headers.get("content-encoding", "identity") != "identity"
-    async for read in response.aiter_bytes() if encoded else response.aiter_raw():
-        yield read
 
 
 def _is_empty(batch: StreamBatch) -> bool:

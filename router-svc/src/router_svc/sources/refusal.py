@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import aiohttp
-import httpx
 import orjson
 
 from router_svc.domain.failure import FailureKind, SourceFailure
@@ -55,14 +54,13 @@ def redacted(text: str, secret: str) -> str:
     return _CREDENTIALS.sub("[key]", text)
 
 
-def transport_failure(error: httpx.TransportError | aiohttp.ClientError) -> SourceFailure:
-    """The failure for an exchange that HTTP could not carry. The cause tells more than httpx-aiohttp's mapping."""
-    cause = error.__cause__ or error
-    if isinstance(cause, TimeoutError):
+def transport_failure(error: aiohttp.ClientError) -> SourceFailure:
+    """The failure for an exchange that HTTP could not carry."""
+    if isinstance(error, TimeoutError):
         return SourceFailure(FailureKind.TIMEOUT, "no answer in time")
-    if isinstance(cause, aiohttp.ClientConnectorError):
+    if isinstance(error, aiohttp.ClientConnectorError):
         return SourceFailure(FailureKind.CONNECT, "no connection")
-    if isinstance(cause, aiohttp.ClientResponseError | aiohttp.InvalidURL):
+    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
         return SourceFailure(FailureKind.PROTOCOL, "not valid HTTP")
     return SourceFailure(FailureKind.CUT, "the connection was cut")
 
