@@ -135,6 +135,8 @@ def bare(transport: str) -> Served:
             await server.start()
             try:
                 async with channel:
+                    if transport == "exchange":
+                        await channel.channel_ready()
                     yield Probe(channel)
             finally:
                 await server.stop(0)

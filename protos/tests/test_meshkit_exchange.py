@@ -187,7 +187,7 @@ async def raw(register: Any, **kwargs: Any) -> AsyncIterator[Any]:
 
     async with grpc.aio.insecure_channel(address.removeprefix("grpc://")) as channel:
         stream: Any = ExchangeServiceStub(channel).Exchange()
-        assert await stream.read() == pb.ExchangeResponse()
+        assert await stream.read() == pb.ExchangeResponse(carries_streams=True)
         yield stream, stop
         stream.cancel()
         if not stopped:

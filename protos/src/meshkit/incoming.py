@@ -91,8 +91,8 @@ class Incoming(grpc.aio.ServerInterceptor):
         kind = ("stream" if handler.request_streaming else "unary", "stream" if handler.response_streaming else "unary")
         behavior = getattr(handler, "_".join(kind))
         behavior = self._writes(behavior) if handler.response_streaming else _answers(behavior)
-        is_watch = handler.response_streaming and (infrastructure or method.rpartition("/")[2].startswith("Watch"))
-        behavior = self._interruptible(behavior, self._watches if is_watch else self._work)
+        endless = handler.response_streaming and (infrastructure or is_watch(method))
+        behavior = self._interruptible(behavior, self._watches if endless else self._work)
         if not infrastructure:
             behavior = self._admitted(method, behavior)
         make = getattr(grpc, f"{'_'.join(kind)}_rpc_method_handler")
@@ -199,6 +199,11 @@ class Incoming(grpc.aio.ServerInterceptor):
             self._beginning.discard(task)
         if task in self._interrupted:
             task.cancel()
+
+
+def is_watch(method: str) -> bool:
+    """Whether a stream of this name has no end of its own."""
+    return method.rpartition("/")[2].startswith("Watch")
 
 
 def _answers(behavior: Callable[[Any, Any], Any]) -> Behavior:

@@ -97,4 +97,7 @@ async def linked(
             running(register, address, telemetry, local=network, drain_s=drain_s) as bound,
             dialer_on(transport, client_telemetry or telemetry, network) as dial,
         ):
-            yield dial(bound)
+            channel = dial(bound)
+            if transport == "exchange":  # before the server has said that it carries streams, they are plain calls
+                await channel.channel_ready()
+            yield channel

@@ -1,4 +1,4 @@
-"""The client's channel: a unary call becomes a command of the one stream to its server; other calls are plain gRPC."""
+"""The client's channel: a call with one request is a command of the one stream to its server; others are plain gRPC."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import grpc
 
 from meshkit.exchange.frames import MESSAGE_BYTES
 from meshkit.exchange.link import Link
-from meshkit.incoming import INFRASTRUCTURE
-from meshkit.local.calls import Codec, UnaryUnaryCall
+from meshkit.exchange.streams import Inbox
+from meshkit.incoming import INFRASTRUCTURE, is_watch
+from meshkit.local.calls import Codec, UnaryStreamCall, UnaryUnaryCall
+from meshkit.local.pipe import Pipe, PipeClosedError
 from meshkit.local.rpc import Outcome, Rpc, checked_metadata, wind_down
 from tallygate.mesh.v1.exchange_pb2_grpc import ExchangeServiceStub
 
@@ -47,12 +49,19 @@ class CarriedCallable:
 
     def begin(self, message: bytes, timeout: float | None, metadata: Any) -> UnaryUnaryCall:
         """The call of an encoded request."""
-        rpc = Rpc(self._method, checked_metadata(metadata), timeout, message, None, self._running)
+        return UnaryUnaryCall(self._carry(message, timeout, metadata, None), self._decode)
+
+    def begin_stream(self, message: bytes, timeout: float | None, metadata: Any) -> UnaryStreamCall:
+        """The same, of a call that is answered with a stream."""
+        return UnaryStreamCall(self._carry(message, timeout, metadata, Inbox()), self._decode)
+
+    def _carry(self, message: bytes, timeout: float | None, metadata: Any, responses: Inbox | None) -> Rpc:
+        rpc = Rpc(self._method, checked_metadata(metadata), timeout, message, responses, self._running)
         if timeout is not None and timeout <= 0:
             rpc.give_up(Outcome(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
         else:
             self._carrier.carry(rpc)
-        return UnaryUnaryCall(rpc, self._decode)
+        return rpc
 
 
 class ExchangeChannel(grpc.aio.Channel):
@@ -78,11 +87,17 @@ class ExchangeChannel(grpc.aio.Channel):
             return self._inner.unary_unary(method, request_serializer, response_deserializer)
         carried = CarriedCallable(self, self._running, method, None, response_deserializer)
         plain: Any = self._inner.unary_unary(method, None, response_deserializer)
-        return _Command(self, carried, plain, request_serializer)
+        return _Command(self.takes, carried.begin, plain, request_serializer)
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+    def unary_stream(
+        self, method: str, request_serializer: Codec = None, response_deserializer: Codec = None, *_: Any, **__: Any
+    ) -> Any:
         """A call with one request and a stream of responses."""
-        return self._inner.unary_stream(*args, **kwargs)
+        if method.startswith(INFRASTRUCTURE) or is_watch(method):
+            return self._inner.unary_stream(method, request_serializer, response_deserializer)
+        carried = CarriedCallable(self, self._running, method, None, response_deserializer)
+        plain: Any = self._inner.unary_stream(method, None, response_deserializer)
+        return _Command(self._takes_stream, carried.begin_stream, plain, request_serializer)
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
         """A call with a stream of requests and one response."""
@@ -95,6 +110,12 @@ class ExchangeChannel(grpc.aio.Channel):
     def takes(self, request: bytes) -> bool:
         """Whether a request goes over the stream; otherwise it is a call of its own."""
         return len(request) <= MESSAGE_BYTES and not self._knows_older_peer()
+
+    def _takes_stream(self, request: bytes) -> bool:
+        """The same, of a call that is answered with a stream: the server has to have said that it carries those."""
+        if self._closed or not self.takes(request):
+            return False
+        return self._opened().carries_streams
 
     def carry(self, rpc: Rpc) -> None:
         """Sends a call over the stream, or as a call of its own.
@@ -109,11 +130,18 @@ class ExchangeChannel(grpc.aio.Channel):
         if rpc.method.startswith(INFRASTRUCTURE) or not self.takes(rpc.request):
             self._carry_plainly(rpc)
             return
+        link = self._opened()
+        if rpc.responses is not None and not link.carries_streams:
+            self._carry_plainly(rpc)
+        else:
+            link.send(rpc)
+
+    def _opened(self) -> Link:
         if self._link is None:
             # Its tasks are nobody's: not of the caller that happens to come first, nor in its trace and deadline.
             self._link = contextvars.Context().run(lambda: Link(self._open(), self))
             self._links.add(self._link)
-        self._link.send(rpc)
+        return self._link
 
     # What the link asks for.
 
@@ -146,7 +174,8 @@ class ExchangeChannel(grpc.aio.Channel):
                 self._carry_plainly(rpc)
 
     def _carry_plainly(self, rpc: Rpc) -> None:
-        task = contextvars.Context().run(asyncio.create_task, self._call_plainly(rpc))
+        working = self._call_plainly(rpc) if rpc.responses is None else self._stream_plainly(rpc, rpc.responses)
+        task = contextvars.Context().run(asyncio.create_task, working)
         self._plain_calls.add(task)
         task.add_done_callback(self._plain_calls.discard)
 
@@ -167,6 +196,29 @@ class ExchangeChannel(grpc.aio.Channel):
         except asyncio.CancelledError:
             if rpc.outcome is None:
                 rpc.finish(Outcome(grpc.StatusCode.CANCELLED, "Channel closed."))
+        else:
+            rpc.begin(tuple(await call.initial_metadata()))
+            rpc.finish(Outcome(grpc.StatusCode.OK, "", tuple(await call.trailing_metadata())))
+
+    async def _stream_plainly(self, rpc: Rpc, responses: Pipe) -> None:
+        if rpc.outcome is not None:
+            return
+        if isinstance(responses, Inbox):
+            responses.grant = None
+        make: Any = self._inner.unary_stream(rpc.method)
+        call = make(rpc.request, timeout=rpc.time_remaining_s(), metadata=rpc.metadata)
+        rpc.abandon = call.cancel
+        try:
+            async for response in call:
+                rpc.begin(tuple(await call.initial_metadata()))
+                await responses.put(response)
+        except grpc.aio.AioRpcError as error:
+            rpc.finish(Outcome(error.code(), error.details() or "", tuple(error.trailing_metadata() or ())))
+        except asyncio.CancelledError:
+            if rpc.outcome is None:
+                rpc.finish(Outcome(grpc.StatusCode.CANCELLED, "Channel closed."))
+        except PipeClosedError:
+            call.cancel()
         else:
             rpc.begin(tuple(await call.initial_metadata()))
             rpc.finish(Outcome(grpc.StatusCode.OK, "", tuple(await call.trailing_metadata())))
@@ -192,8 +244,10 @@ class ExchangeChannel(grpc.aio.Channel):
         await self._inner.wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
-        """Waits until the server can be reached."""
+        """Waits until the server can be reached, and has said what it carries."""
         await self._inner.channel_ready()
+        if not self._closed and not self._knows_older_peer():
+            await self._opened().answered()
 
     async def __aenter__(self) -> ExchangeChannel:
         return self
@@ -205,17 +259,17 @@ class ExchangeChannel(grpc.aio.Channel):
 
 
 class _Command:
-    """A unary method; a call that asks for what a stream can't give each of its commands is plain."""
+    """A method with one request; a call that asks for what a stream can't give each of its commands is plain."""
 
     def __init__(
         self,
-        channel: ExchangeChannel,
-        carried: CarriedCallable,
+        takes: Callable[[bytes], bool],
+        begin: Callable[[bytes, float | None, Any], Any],
         plain: Callable[..., Any],
         encode: Codec,
     ) -> None:
-        self._channel = channel
-        self._carried = carried
+        self._takes = takes
+        self._begin = begin
         self._plain = plain
         self._encode = encode
 
@@ -231,7 +285,7 @@ class _Command:
     ) -> Any:
         message = request if self._encode is None else self._encode(request)
         asks_more = credentials is not None or wait_for_ready or compression is not None
-        if asks_more or not self._channel.takes(message):
+        if asks_more or not self._takes(message):
             return self._plain(
                 message,
                 timeout=timeout,
@@ -240,4 +294,4 @@ class _Command:
                 wait_for_ready=wait_for_ready,
                 compression=compression,
             )
-        return self._carried.begin(message, timeout, metadata)
+        return self._begin(message, timeout, metadata)

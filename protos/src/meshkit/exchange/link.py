@@ -21,6 +21,7 @@ from meshkit.exchange.frames import (
     metadata_from_proto,
     metadata_to_proto,
 )
+from meshkit.exchange.streams import WINDOW, Inbox
 from meshkit.local.rpc import Outcome, Rpc
 from tallygate.mesh.v1 import exchange_pb2 as pb
 
@@ -57,7 +58,11 @@ class Link:
         self._sent: dict[int, Rpc] = {}
         self._parts: dict[int, list[bytes]] = {}
         self._cancelled_ids: list[int] = []
+        self._grants: dict[int, int] = {}
+        self.carries_streams = False
+        """Whether the server has said so."""
         self._greeted = False
+        self._answered = asyncio.Event()
         self._leaving = False
         self._pump = Pump(self._next_message, call.write)
         self._writing = asyncio.create_task(self._write())
@@ -68,6 +73,10 @@ class Link:
         self._unsent.append(rpc)
         self._pump.wake()
 
+    async def answered(self) -> None:
+        """Waits until the server has said that it reads, or the stream is over."""
+        await self._answered.wait()
+
     async def close(self) -> None:
         """Ends the stream; whoever closes has ended its calls."""
         self._call.cancel()
@@ -76,10 +85,13 @@ class Link:
         await asyncio.gather(self._reading, self._writing, return_exceptions=True)
 
     def _next_message(self) -> pb.ExchangeRequest | None:
-        if not self._unsent and not self._cancelled_ids:
+        if not self._unsent and not self._cancelled_ids and not self._grants:
             return None
         message = pb.ExchangeRequest(cancelled_ids=self._cancelled_ids)
         self._cancelled_ids = []
+        for number, responses in self._grants.items():
+            message.grants.add(id=number, responses=responses)
+        self._grants.clear()
         commands, size = message.commands, 0
         while self._unsent and size < MESSAGE_BYTES and len(commands) < MESSAGE_COMMANDS:
             rpc = self._unsent.popleft()
@@ -88,6 +100,8 @@ class Link:
             number = next(self._ids)
             self._sent[number] = rpc
             rpc.abandon = partial(self._cancel, number)
+            if isinstance(rpc.responses, Inbox):
+                rpc.responses.grant = partial(self._grant, number)
             assert isinstance(rpc.request, bytes)
             size += len(rpc.request)
             remaining_s = rpc.time_remaining_s()
@@ -97,13 +111,20 @@ class Link:
                 timeout_us=None if remaining_s is None else math.ceil(min(remaining_s, _LONGEST_S) * 1e6),
                 metadata=metadata_to_proto(rpc.metadata),
                 request=rpc.request,
+                window=0 if rpc.responses is None else WINDOW,
             )
-        return message if commands or message.cancelled_ids else None
+        return message if commands or message.cancelled_ids or message.grants else None
+
+    def _grant(self, number: int, responses: int) -> None:
+        if number in self._sent:
+            self._grants[number] = self._grants.get(number, 0) + responses
+            self._pump.wake()
 
     def _cancel(self, number: int) -> None:
         if self._sent.pop(number, None) is None:  # it ends with its stream
             return
         self._parts.pop(number, None)
+        self._grants.pop(number, None)
         self._cancelled_ids.append(number)
         self._pump.wake()
         self._finish_if_left()
@@ -122,7 +143,9 @@ class Link:
         try:
             with suppress(grpc.aio.AioRpcError):  # its status is asked for below
                 while isinstance(message := await self._call.read(), pb.ExchangeResponse):
-                    self._greeted = True
+                    if not self._greeted:
+                        self._greeted, self.carries_streams = True, message.carries_streams
+                        self._answered.set()
                     if message.leaving:  # first, so that what was not begun goes elsewhere
                         self._leave()
                     for answer in message.answers:
@@ -140,7 +163,11 @@ class Link:
         if answer.continues:
             self._parts.setdefault(answer.id, []).append(answer.response)
             return
+        if answer.streams:
+            self._take_streamed(rpc, answer)
+            return
         del self._sent[answer.id]
+        self._grants.pop(answer.id, None)
         outcome = Outcome(
             STATUS_OF_NUMBER.get(answer.code, grpc.StatusCode.UNKNOWN),
             answer.details,
@@ -149,11 +176,19 @@ class Link:
         if answer.not_begun:
             self._owner.carry_again(rpc, outcome)
         else:
-            parts = self._parts.pop(answer.id, None)
-            rpc.response = answer.response if parts is None else b"".join([*parts, answer.response])
+            rpc.response = self._whole(answer)
             rpc.begin(metadata_from_proto(answer.initial_metadata))
             rpc.finish(outcome)
         self._finish_if_left()
+
+    def _take_streamed(self, rpc: Rpc, answer: pb.Answer) -> None:
+        assert rpc.responses is not None
+        rpc.begin(metadata_from_proto(answer.initial_metadata))
+        rpc.responses.push(self._whole(answer))
+
+    def _whole(self, answer: pb.Answer) -> bytes:
+        parts = self._parts.pop(answer.id, None)
+        return answer.response if parts is None else b"".join([*parts, answer.response])
 
     def _leave(self) -> None:
         """The server is going away: it is told that nothing more comes once nothing is under way."""
@@ -168,6 +203,7 @@ class Link:
 
     def _end(self, code: grpc.StatusCode, details: str | None) -> None:
         self._writing.cancel()
+        self._answered.set()
         self._owner.ended(self)
         sent, self._sent = list(self._sent.values()), {}
         if code is grpc.StatusCode.UNIMPLEMENTED and not self._greeted:

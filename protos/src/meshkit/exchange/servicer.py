@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -16,6 +16,7 @@ from meshkit.exchange.frames import (
     metadata_from_proto,
     metadata_to_proto,
 )
+from meshkit.exchange.streams import Outbox
 from meshkit.local.dispatch import Dispatcher
 from meshkit.local.rpc import Outcome, Rpc
 from tallygate.mesh.v1 import exchange_pb2 as pb
@@ -32,6 +33,24 @@ LEAVE_S = 1.0
 
 _EXPIRED = Outcome(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 _GONE = Outcome(grpc.StatusCode.CANCELLED, "the client has gone")
+
+
+class _Outgoing(NamedTuple):
+    """What waits to be written. ``streamed``: one response of a stream; None: the end of the call."""
+
+    number: int
+    rpc: Rpc
+    streamed: bytes | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """The response in it."""
+        return (self.rpc.response or b"") if self.streamed is None else self.streamed
+
+    @property
+    def dropped(self) -> bool:
+        """Nobody takes it any more."""
+        return self.streamed is not None and isinstance(self.rpc.responses, Outbox) and self.rpc.responses.dropped
 
 
 class ExchangeServicer(ExchangeServiceServicer):
@@ -78,14 +97,14 @@ class _Session:
         self._by_id: dict[int, Rpc] = {}
         self._idle = asyncio.Event()
         self._idle.set()
-        self._answers: deque[tuple[int, Rpc]] = deque()
+        self._answers: deque[_Outgoing] = deque()
         self._refused: list[int] = []
         self._part_from = 0
         self._backlog_bytes = 0
         self._room = asyncio.Event()
         self._room.set()
         self._leaving = asyncio.Event()
-        self._notice: pb.ExchangeResponse | None = pb.ExchangeResponse()
+        self._notice: pb.ExchangeResponse | None = pb.ExchangeResponse(carries_streams=True)
         self._pump = Pump(self._next_message, context.write)
 
     def leave(self) -> None:
@@ -124,6 +143,10 @@ class _Session:
                 rpc = self._by_id.pop(number, None)
                 if rpc is not None:
                     rpc.give_up(_GONE)
+            for grant in message.grants:
+                rpc = self._by_id.get(grant.id)
+                if rpc is not None and isinstance(rpc.responses, Outbox):
+                    rpc.responses.grant(grant.responses)
             for command in message.commands:
                 self._begin(command)
             await self._room.wait()
@@ -136,6 +159,8 @@ class _Session:
         timeout_s = command.timeout_us / 1e6 if command.HasField("timeout_us") else None
         metadata = metadata_from_proto(command.metadata)
         rpc = Rpc(command.method, metadata, timeout_s, command.request, None, self._running)
+        if command.window:
+            rpc.responses = Outbox(command.window, lambda message: self._queue(_Outgoing(command.id, rpc, message)))
         self._by_id[command.id] = rpc
         self._idle.clear()
         rpc.on_end(partial(self._answer, command.id, rpc))
@@ -146,13 +171,16 @@ class _Session:
 
     def _answer(self, number: int, rpc: Rpc) -> None:
         if self._by_id.pop(number, None) is not None:  # else nobody waits for it
-            self._answers.append((number, rpc))
-            self._backlog_bytes += _size(rpc)
-            if self._backlog_bytes > MAX_BACKLOG_BYTES:
-                self._room.clear()
-            self._pump.wake()
+            self._queue(_Outgoing(number, rpc))
         if not self._by_id:
             self._idle.set()
+
+    def _queue(self, outgoing: _Outgoing) -> None:
+        self._answers.append(outgoing)
+        self._backlog_bytes += _size(outgoing)
+        if self._backlog_bytes > MAX_BACKLOG_BYTES:
+            self._room.clear()
+        self._pump.wake()
 
     def _next_message(self) -> pb.ExchangeResponse | None:
         if self._notice is None and not self._answers and not self._refused:
@@ -169,31 +197,42 @@ class _Session:
 
     def _add_answer(self, answers: Any) -> int:
         """Adds the next answer, or the next part of its response; gives the bytes of that."""
-        number, rpc = self._answers[0]
-        response = rpc.response or b""
+        outgoing = self._answers[0]
+        number, rpc, streamed = outgoing
+        if outgoing.dropped and not self._part_from:
+            self._written(outgoing)
+            return 0
+        response = outgoing.payload
         if len(response) - self._part_from > MESSAGE_BYTES:
             part = response[self._part_from : self._part_from + MESSAGE_BYTES]
             self._part_from += MESSAGE_BYTES
             answers.add(id=number, response=part, continues=True)
             return len(part)
-        self._answers.popleft()
-        assert rpc.outcome is not None
-        code, details, trailing = rpc.outcome
         rest = response[self._part_from :] if self._part_from else response
         self._part_from = 0
-        answers.add(
-            id=number,
-            code=code.value[0],
-            details=details,
-            initial_metadata=metadata_to_proto(rpc.initial_metadata or ()),
-            trailing_metadata=metadata_to_proto(trailing),
-            response=rest,
-        )
-        self._backlog_bytes -= _size(rpc)
-        if self._backlog_bytes <= MAX_BACKLOG_BYTES:
-            self._room.set()
+        initial = metadata_to_proto(rpc.initial_metadata or ())
+        if streamed is not None:
+            answers.add(id=number, initial_metadata=initial, response=rest, streams=True)
+        else:
+            assert rpc.outcome is not None
+            code, details, trailing = rpc.outcome
+            answers.add(
+                id=number,
+                code=code.value[0],
+                details=details,
+                initial_metadata=initial,
+                trailing_metadata=metadata_to_proto(trailing),
+                response=rest,
+            )
+        self._written(outgoing)
         return len(rest)
 
+    def _written(self, outgoing: _Outgoing) -> None:
+        self._answers.popleft()
+        self._backlog_bytes -= _size(outgoing)
+        if self._backlog_bytes <= MAX_BACKLOG_BYTES:
+            self._room.set()
 
-def _size(rpc: Rpc) -> int:
-    return len(rpc.response or b"") + ANSWER_BYTES
+
+def _size(outgoing: _Outgoing) -> int:
+    return len(outgoing.payload) + ANSWER_BYTES

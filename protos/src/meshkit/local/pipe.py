@@ -34,23 +34,29 @@ class Pipe:
             PipeClosedError: the pipe was closed, before or while waiting.
         """
         while len(self._messages) >= CAPACITY and not self._closed:
-            await _turn(self._writers)
+            await turn(self._writers)
         if self._closed:
             raise PipeClosedError
         self._messages.append(message)
-        _wake_one(self._readers)
+        wake_one(self._readers)
 
     async def get(self) -> bytes | None:
         """The next message; waits for one. None at the end."""
         while not self._messages:
             if self._closed:
                 return None
-            await _turn(self._readers)
+            await turn(self._readers)
         message = self._messages.popleft()
-        _wake_one(self._writers)
+        wake_one(self._writers)
         if self._closed and not self._messages:
             self._drained()
         return message
+
+    def push(self, message: bytes) -> None:
+        """Adds a message without waiting, for a writer that keeps to a bound of its own; nothing once it is closed."""
+        if not self._closed:
+            self._messages.append(message)
+            wake_one(self._readers)
 
     def close(self, on_drained: Callable[[], None] | None = None) -> None:
         """Takes no more; what is inside can still be read. ``on_drained`` is called when it has been, perhaps at
@@ -74,7 +80,8 @@ class Pipe:
             on_drained()
 
 
-async def _turn(waiters: deque[asyncio.Future[None]]) -> None:
+async def turn(waiters: deque[asyncio.Future[None]]) -> None:
+    """Waits to be woken, in line."""
     turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     waiters.append(turn)
     try:
@@ -82,11 +89,12 @@ async def _turn(waiters: deque[asyncio.Future[None]]) -> None:
     except asyncio.CancelledError:
         # Woken and cancelled in the same round of the loop: the turn goes to the next in line, or it would be lost.
         if turn.done() and not turn.cancelled():
-            _wake_one(waiters)
+            wake_one(waiters)
         raise
 
 
-def _wake_one(waiters: deque[asyncio.Future[None]]) -> None:
+def wake_one(waiters: deque[asyncio.Future[None]]) -> None:
+    """Wakes the first in line."""
     while waiters:
         turn = waiters.popleft()
         if not turn.done():
@@ -96,4 +104,4 @@ def _wake_one(waiters: deque[asyncio.Future[None]]) -> None:
 
 def _wake_all(waiters: deque[asyncio.Future[None]]) -> None:
     while waiters:
-        _wake_one(waiters)
+        wake_one(waiters)

@@ -24,23 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tallygate/mesh/v1/exchange.proto\x12\x11tallygate.mesh.v1\"V\n\x0f\x45xchangeRequest\x12,\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1a.tallygate.mesh.v1.Command\x12\x15\n\rcancelled_ids\x18\x02 \x03(\x04\"\x8e\x01\n\x07\x43ommand\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x17\n\ntimeout_us\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12.\n\x08metadata\x18\x04 \x03(\x0b\x32\x1c.tallygate.mesh.v1.Metadatum\x12\x0f\n\x07request\x18\x05 \x01(\x0c\x42\r\n\x0b_timeout_us\"\'\n\tMetadatum\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"O\n\x10\x45xchangeResponse\x12*\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x19.tallygate.mesh.v1.Answer\x12\x0f\n\x07leaving\x18\x02 \x01(\x08\"\xdc\x01\n\x06\x41nswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0f\n\x07\x64\x65tails\x18\x03 \x01(\t\x12\x36\n\x10initial_metadata\x18\x04 \x03(\x0b\x32\x1c.tallygate.mesh.v1.Metadatum\x12\x37\n\x11trailing_metadata\x18\x05 \x03(\x0b\x32\x1c.tallygate.mesh.v1.Metadatum\x12\x10\n\x08response\x18\x06 \x01(\x0c\x12\x11\n\tcontinues\x18\x07 \x01(\x08\x12\x11\n\tnot_begun\x18\x08 \x01(\x08\x32j\n\x0f\x45xchangeService\x12W\n\x08\x45xchange\x12\".tallygate.mesh.v1.ExchangeRequest\x1a#.tallygate.mesh.v1.ExchangeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tallygate/mesh/v1/exchange.proto\x12\x11tallygate.mesh.v1\"\x80\x01\n\x0f\x45xchangeRequest\x12,\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1a.tallygate.mesh.v1.Command\x12\x15\n\rcancelled_ids\x18\x02 \x03(\x04\x12(\n\x06grants\x18\x03 \x03(\x0b\x32\x18.tallygate.mesh.v1.Grant\"&\n\x05Grant\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x11\n\tresponses\x18\x02 \x01(\r\"\x9e\x01\n\x07\x43ommand\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x17\n\ntimeout_us\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12.\n\x08metadata\x18\x04 \x03(\x0b\x32\x1c.tallygate.mesh.v1.Metadatum\x12\x0f\n\x07request\x18\x05 \x01(\x0c\x12\x0e\n\x06window\x18\x06 \x01(\rB\r\n\x0b_timeout_us\"\'\n\tMetadatum\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"h\n\x10\x45xchangeResponse\x12*\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x19.tallygate.mesh.v1.Answer\x12\x0f\n\x07leaving\x18\x02 \x01(\x08\x12\x17\n\x0f\x63\x61rries_streams\x18\x03 \x01(\x08\"\xed\x01\n\x06\x41nswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0f\n\x07\x64\x65tails\x18\x03 \x01(\t\x12\x36\n\x10initial_metadata\x18\x04 \x03(\x0b\x32\x1c.tallygate.mesh.v1.Metadatum\x12\x37\n\x11trailing_metadata\x18\x05 \x03(\x0b\x32\x1c.tallygate.mesh.v1.Metadatum\x12\x10\n\x08response\x18\x06 \x01(\x0c\x12\x11\n\tcontinues\x18\x07 \x01(\x08\x12\x11\n\tnot_begun\x18\x08 \x01(\x08\x12\x0f\n\x07streams\x18\t \x01(\x08\x32j\n\x0f\x45xchangeService\x12W\n\x08\x45xchange\x12\".tallygate.mesh.v1.ExchangeRequest\x1a#.tallygate.mesh.v1.ExchangeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tallygate.mesh.v1.exchange_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXCHANGEREQUEST']._serialized_start=55
-  _globals['_EXCHANGEREQUEST']._serialized_end=141
-  _globals['_COMMAND']._serialized_start=144
-  _globals['_COMMAND']._serialized_end=286
-  _globals['_METADATUM']._serialized_start=288
-  _globals['_METADATUM']._serialized_end=327
-  _globals['_EXCHANGERESPONSE']._serialized_start=329
-  _globals['_EXCHANGERESPONSE']._serialized_end=408
-  _globals['_ANSWER']._serialized_start=411
-  _globals['_ANSWER']._serialized_end=631
-  _globals['_EXCHANGESERVICE']._serialized_start=633
-  _globals['_EXCHANGESERVICE']._serialized_end=739
+  _globals['_EXCHANGEREQUEST']._serialized_start=56
+  _globals['_EXCHANGEREQUEST']._serialized_end=184
+  _globals['_GRANT']._serialized_start=186
+  _globals['_GRANT']._serialized_end=224
+  _globals['_COMMAND']._serialized_start=227
+  _globals['_COMMAND']._serialized_end=385
+  _globals['_METADATUM']._serialized_start=387
+  _globals['_METADATUM']._serialized_end=426
+  _globals['_EXCHANGERESPONSE']._serialized_start=428
+  _globals['_EXCHANGERESPONSE']._serialized_end=532
+  _globals['_ANSWER']._serialized_start=535
+  _globals['_ANSWER']._serialized_end=772
+  _globals['_EXCHANGESERVICE']._serialized_start=774
+  _globals['_EXCHANGESERVICE']._serialized_end=880
 # @@protoc_insertion_point(module_scope)

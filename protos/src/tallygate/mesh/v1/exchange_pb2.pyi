@@ -26,6 +26,7 @@ class ExchangeRequest(_message.Message):
 
     COMMANDS_FIELD_NUMBER: _builtins.int
     CANCELLED_IDS_FIELD_NUMBER: _builtins.int
+    GRANTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___Command]:
         """Calls that begin, in the order in which they were made."""
@@ -34,23 +35,54 @@ class ExchangeRequest(_message.Message):
     def cancelled_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Commands of this stream whose answer nobody waits for any more. One that is answered or unknown is no error."""
 
+    @_builtins.property
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grant]:
+        """How many more responses their clients take, of commands that are answered with streams."""
+
     def __init__(
         self,
         *,
         commands: _abc.Iterable[Global___Command] | None = ...,
         cancelled_ids: _abc.Iterable[_builtins.int] | None = ...,
+        grants: _abc.Iterable[Global___Grant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_ids", b"cancelled_ids", "commands", b"commands"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_ids", b"cancelled_ids", "commands", b"commands", "grants", b"grants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExchangeRequest: _TypeAlias = ExchangeRequest  # noqa: Y015
 
 @_typing.final
+class Grant(_message.Message):
+    """More responses are taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The command's."""
+    responses: _builtins.int
+    """How many, on top of those granted before."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        responses: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "responses", b"responses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Grant: _TypeAlias = Grant  # noqa: Y015
+
+@_typing.final
 class Command(_message.Message):
-    """One unary call."""
+    """One call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -59,6 +91,7 @@ class Command(_message.Message):
     TIMEOUT_US_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the client, unique in the stream."""
     method: _builtins.str
@@ -69,6 +102,10 @@ class Command(_message.Message):
     """
     request: _builtins.bytes
     """The request as the method's client encodes it."""
+    window: _builtins.int
+    """Above 0: the method answers with a stream, of which the client takes so many responses before it grants more. Only for
+    a server that has said that it carries streams.
+    """
     @_builtins.property
     def metadata(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metadatum]:
         """The call's metadata."""
@@ -81,10 +118,11 @@ class Command(_message.Message):
         timeout_us: _builtins.int | None = ...,
         metadata: _abc.Iterable[Global___Metadatum] | None = ...,
         request: _builtins.bytes = ...,
+        window: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_us", b"_timeout_us", "timeout_us", b"timeout_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_us", b"_timeout_us", "id", b"id", "metadata", b"metadata", "method", b"method", "request", b"request", "timeout_us", b"timeout_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_us", b"_timeout_us", "id", b"id", "metadata", b"metadata", "method", b"method", "request", b"request", "timeout_us", b"timeout_us", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout_us: _TypeAlias = _typing.Literal["timeout_us"]  # noqa: Y015
     _WhichOneofArgType__timeout_us: _TypeAlias = _typing.Literal["_timeout_us", b"_timeout_us"]  # noqa: Y015
@@ -126,10 +164,13 @@ class ExchangeResponse(_message.Message):
 
     ANSWERS_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
+    CARRIES_STREAMS_FIELD_NUMBER: _builtins.int
     leaving: _builtins.bool
     """The server is going away. What is under way will be answered; the client begins nothing more on this stream, and ends
     its half of it.
     """
+    carries_streams: _builtins.bool
+    """The server carries methods that answer with a stream. In its first message."""
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Answer]:
         """Calls that ended, and parts of large responses."""
@@ -139,10 +180,11 @@ class ExchangeResponse(_message.Message):
         *,
         answers: _abc.Iterable[Global___Answer] | None = ...,
         leaving: _builtins.bool = ...,
+        carries_streams: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "leaving", b"leaving"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "carries_streams", b"carries_streams", "leaving", b"leaving"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -150,7 +192,7 @@ Global___ExchangeResponse: _TypeAlias = ExchangeResponse  # noqa: Y015
 
 @_typing.final
 class Answer(_message.Message):
-    """The end of one call, or a part of its response."""
+    """The end of one call, one response of its stream, or a part of a response."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -162,6 +204,7 @@ class Answer(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     CONTINUES_FIELD_NUMBER: _builtins.int
     NOT_BEGUN_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The command's."""
     code: _builtins.int
@@ -174,6 +217,8 @@ class Answer(_message.Message):
     """More parts follow; the other fields come with the last."""
     not_begun: _builtins.bool
     """The server was going away and did not begin. The command may be sent elsewhere, whatever it is."""
+    streams: _builtins.bool
+    """One response of a stream; its end comes as an answer without."""
     @_builtins.property
     def initial_metadata(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metadatum]:
         """What the method sent before its response."""
@@ -193,10 +238,11 @@ class Answer(_message.Message):
         response: _builtins.bytes = ...,
         continues: _builtins.bool = ...,
         not_begun: _builtins.bool = ...,
+        streams: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "continues", b"continues", "details", b"details", "id", b"id", "initial_metadata", b"initial_metadata", "not_begun", b"not_begun", "response", b"response", "trailing_metadata", b"trailing_metadata"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "continues", b"continues", "details", b"details", "id", b"id", "initial_metadata", b"initial_metadata", "not_begun", b"not_begun", "response", b"response", "streams", b"streams", "trailing_metadata", b"trailing_metadata"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class ExchangeServiceStub:
     """Every server of the mesh has it beside its own services. Clients find it with meshkit's dialer and use it below the
-    generated stubs: a unary call becomes a command of a stream that both sides keep open. What a call promises (status,
+    generated stubs: a call with one request becomes a command of a stream that both sides keep open. What a call promises (status,
     ErrorInfo, deadline, metadata, cancellation) is the same as without.
     """
 
@@ -46,7 +46,7 @@ class ExchangeServiceStub:
 
 class ExchangeServiceServicer:
     """Every server of the mesh has it beside its own services. Clients find it with meshkit's dialer and use it below the
-    generated stubs: a unary call becomes a command of a stream that both sides keep open. What a call promises (status,
+    generated stubs: a call with one request becomes a command of a stream that both sides keep open. What a call promises (status,
     ErrorInfo, deadline, metadata, cancellation) is the same as without.
     """
 
@@ -77,7 +77,7 @@ def add_ExchangeServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ExchangeService:
     """Every server of the mesh has it beside its own services. Clients find it with meshkit's dialer and use it below the
-    generated stubs: a unary call becomes a command of a stream that both sides keep open. What a call promises (status,
+    generated stubs: a call with one request becomes a command of a stream that both sides keep open. What a call promises (status,
     ErrorInfo, deadline, metadata, cancellation) is the same as without.
     """
 

@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class ExchangeServiceStub:
     """Every server of the mesh has it beside its own services. Clients find it with meshkit's dialer and use it below the
-    generated stubs: a unary call becomes a command of a stream that both sides keep open. What a call promises (status,
+    generated stubs: a call with one request becomes a command of a stream that both sides keep open. What a call promises (status,
     ErrorInfo, deadline, metadata, cancellation) is the same as without.
     """
 
@@ -45,7 +45,7 @@ class ExchangeServiceStub:
 @_typing.type_check_only
 class ExchangeServiceAsyncStub(ExchangeServiceStub):
     """Every server of the mesh has it beside its own services. Clients find it with meshkit's dialer and use it below the
-    generated stubs: a unary call becomes a command of a stream that both sides keep open. What a call promises (status,
+    generated stubs: a call with one request becomes a command of a stream that both sides keep open. What a call promises (status,
     ErrorInfo, deadline, metadata, cancellation) is the same as without.
     """
 
@@ -58,7 +58,7 @@ class ExchangeServiceAsyncStub(ExchangeServiceStub):
 
 class ExchangeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Every server of the mesh has it beside its own services. Clients find it with meshkit's dialer and use it below the
-    generated stubs: a unary call becomes a command of a stream that both sides keep open. What a call promises (status,
+    generated stubs: a call with one request becomes a command of a stream that both sides keep open. What a call promises (status,
     ErrorInfo, deadline, metadata, cancellation) is the same as without.
     """
 
