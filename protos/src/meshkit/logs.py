@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 
+import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -33,23 +34,19 @@ def configure_logging(service_name: str, *, level: str = "info") -> None:
         raise ValueError(f"no such log level: {level!r}")
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
+        structlog.processors.add_log_level,
+        _add_logger_name,
         _adds("service", lambda: service_name),
         _adds("trace_id", current_trace_id),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         _cut_api_keys,
     ]
+    # Not through the standard library's logging, which takes three times as long for a line.
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, structlog.processors.JSONRenderer(serializer=_dump)],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=_Lines,
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -58,7 +55,7 @@ def configure_logging(service_name: str, *, level: str = "info") -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(sort_keys=False),
+                structlog.processors.JSONRenderer(serializer=_dump),
             ],
         )
     )
@@ -67,6 +64,30 @@ def configure_logging(service_name: str, *, level: str = "info") -> None:
     root.setLevel(number)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(number if number < logging.INFO else max(number, logging.WARNING))
+
+
+class _Lines:
+    """A logger under structlog's: writes each line at once, and whole."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+    def msg(self, line: str) -> None:
+        """Writes a line."""
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def _dump(event: EventDict, **_: object) -> str:
+    return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _add_logger_name(logger: WrappedLogger, _: str, event: EventDict) -> EventDict:
+    record = event.get("_record")  # of the standard library's
+    event["logger"] = logger.name if record is None else record.name
+    return event
 
 
 def _adds(key: str, value: Callable[[], str]) -> Processor:
