@@ -10,10 +10,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from edge import openapi
 from edge.account import Account
@@ -133,14 +135,30 @@ def _route_reading(app: FastAPI, prefix: str, models: Models, receipts: Receipts
 
 
 def _route(app: FastAPI, method: str, path: str, endpoint: Endpoint, described: Described) -> None:
-    app.add_api_route(
+    app.router.add_api_route(
         path,
         endpoint,
         methods=[method],
         response_model=None,
         include_in_schema=not path.startswith("/api/v1"),
+        route_class_override=_Straight,
         **described.arguments(),
     )
+
+
+class _Straight(APIRoute):
+    """A route whose endpoint takes the request and gives the response. FastAPI describes it, and does nothing for it
+    when it is called: looking for parameters and dependencies that it has not took 17 of 27 microseconds.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **kwargs: Any) -> None:
+        super().__init__(path, endpoint, **kwargs)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+        self.app = app
 
 
 async def _describe(request: Request) -> Response:

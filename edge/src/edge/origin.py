@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
@@ -58,6 +59,7 @@ def _without_port(text: str) -> str:
     return "" if int(found[2] or 0) > _MAX_PORT else address
 
 
+@lru_cache(maxsize=4_096)
 def _parsed(text: str) -> Address | None:
     try:
         address = ip_address(text)
