@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,16 @@ from typer.testing import CliRunner
 
 from meshkit.money import NANO_PER_USD
 from tallygate_deploy.account import commands
-from tests.harness.gateway import COMMAND, Gateway
+from tests.harness.commands import tallygate
+from tests.harness.gateway import Gateway
 
 pytestmark = pytest.mark.parametrize("running", ["allinone"], indirect=True, scope="session")
 
 
 def run(gateway: Gateway, key: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "TALLYGATE_URL": gateway.base_url, "TALLYGATE_ACCOUNT_KEY": key}
-    command = [str(COMMAND), "account", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return tallygate(
+        "account", *arguments, environment={"TALLYGATE_URL": gateway.base_url, "TALLYGATE_ACCOUNT_KEY": key}
+    )
 
 
 @pytest.fixture(scope="module")

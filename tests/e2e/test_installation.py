@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.conftest import MODES
+from tests.harness.commands import tallygate
 from tests.harness.gateway import COMMAND, Gateway, RunningGateway, running_gateway
 from tests.upstream.overlay import API_KEYS
 from tests.upstream.server import ScriptedUpstream
@@ -65,13 +66,7 @@ def test_two_processes_can_not_serve_from_one_folder(catalog: Path, tmp_path: Pa
 def test_a_wrong_overlay_refuses_to_start_and_says_where(tmp_path: Path, overlay: str) -> None:
     path = tmp_path / "overlay.yaml"
     path.write_text(overlay, encoding="utf-8")
-    started = subprocess.run(
-        [COMMAND, "up", "--port", "0", "--data", str(tmp_path / "data"), "--catalog", str(path)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    started = tallygate("up", "--port", "0", "--data", tmp_path / "data", "--catalog", path)
     assert started.returncode == 1
     assert "overlay.yaml:" in started.stderr
     assert "Traceback" not in started.stderr
@@ -122,7 +117,8 @@ def installation(request: pytest.FixtureRequest, catalog: Path, tmp_path: Path) 
 
 
 def test_the_operators_commands_work_while_it_serves_and_while_it_does_not(installation: RunningGateway) -> None:
-    made = installation.tallygate("key", "create", "ci", "--model", "test/*")
+    command = [COMMAND, "key", "create", "ci", "--model", "test/*", "--data", str(installation.data)]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     secret = made.stdout.strip()
     assert (made.returncode, secret[:3], len(secret)) == (0, "tg-", 46), made.stderr
     listed = installation.tallygate("key", "list").stdout
@@ -184,8 +180,7 @@ def test_the_operator_bounds_spending_and_gives_money_back(gateway: Gateway) -> 
     ],
 )
 def test_a_wrong_command_says_what_to_do(wrong: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    command = [str(COMMAND), *wrong, "--data", str(tmp_path)]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    refused = tallygate(*wrong, "--data", tmp_path)
     assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
 
 

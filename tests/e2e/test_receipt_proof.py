@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 
-from tests.harness.gateway import COMMAND, Gateway
+from tests.harness.commands import tallygate
+from tests.harness.gateway import Gateway
 
 
 def verify(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [str(COMMAND), "verify", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return tallygate("verify", *arguments)
 
 
 def ask(client: httpx.Client) -> dict[str, Any]:
