@@ -179,3 +179,20 @@ async def test_epochs_are_bounded_and_forgetting_them_forgets_the_entries() -> N
     found = await store.find(address(1), ["a", "e"])
     assert found.blob is None
     assert found.epochs[0] > raised, "an epoch never comes back to a value that it had"
+
+
+async def test_epochs_are_within_the_bound_too() -> None:
+    bound = 1_000_000
+    store = made(bound)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(8_000):
+            await store.epochs([f'["org","org_{number}"]'])
+            if number % 4 == 0:
+                await store.put(number.to_bytes(32, "big"), bytes(300), ttl_s=60, epoch_names=())
+            if number % 1_000 == 999:
+                assert tracemalloc.get_traced_memory()[0] - before < 1.05 * bound, "dicts are copied when they grow"
+    finally:
+        tracemalloc.stop()
+    assert (await store.usage()).held_bytes < bound
