@@ -33,7 +33,7 @@ class CacheSettings(BaseSettings):
     max_entry_bytes: int = Field(default=2 * 2**20, ge=0)
     """The longest entry that is kept, in bytes, its request and its answer together."""
 
-    compress_from_bytes: int = Field(default=8 * 1024, ge=0)
+    compress_from_bytes: int = Field(default=32 * 1024, ge=0)
     """The shortest entry that is kept compressed, in bytes, in either backend. Lower means less room and more CPU for a
     hit; see cache-svc/README.md for both. A number above max_entry_bytes: none is."""
 

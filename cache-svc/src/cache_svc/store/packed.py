@@ -2,8 +2,8 @@
 
     magic "TGZ1" | length of what was compressed | zlib, level 1
 
-Level and threshold were measured (cache-svc/README.md): from 8 KiB on, text takes less than half the room for a third
-more CPU of a hit; higher levels win a tenth of the room for two to four times the CPU of a store.
+Level and threshold were measured (cache-svc/README.md): text takes less than half the room, and a hit twice the CPU;
+higher levels win a tenth of the room for two to four times the CPU of a store.
 """
 
 from __future__ import annotations
