@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from random import Random
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from cache_svc.domain import answer as answers
 from cache_svc.domain.replay import Controls, Hit, Miss
+from cache_svc.domain.request import NOT_IN_KEY
 from cache_svc.service import CacheService, Limits
 from cache_svc.store.memory import MemoryStore
 from cache_svc.store.packed import PackedStore
@@ -153,9 +155,55 @@ def test_what_is_called_like_a_marker_elsewhere_is_content(sample: Any, place: t
     assert sample.key(replaced(BODY, place, {**at(BODY, place), "cache_control": MARK})) != sample.key(BODY)
 
 
-@pytest.mark.parametrize("value", ["ephemeral", 0, True, ["ephemeral"]])
+@pytest.mark.parametrize("value", ["ephemeral", 0, True, ["ephemeral"], {"type": "ephemeral", "new": 1}])
 def test_a_marker_that_is_none_is_content(sample: Any, value: Any) -> None:
     assert sample.key({**BODY, "cache_control": value}) != sample.key(BODY)
+
+
+# fmt: off
+SPELLINGS = [
+    "0", "-0", "0.0", "-0.0", "1", "1.0", "1e0", "1e-400", "1e300", "9007199254740991", "9007199254740992.0",
+    "9007199254740993.0", "true", "false", "null", '""', '" "', '"0"', '"a"', '"A"', '"é"', '"/"', '"😀"',
+    r'"\u0061"', r'"\u00e9"', r'"\u00E9"', r'"e\u0301"', r'"\/"', r'"\t"', r'"\u0009"', r'"\u0000"', r'"\ud83d\ude00"',
+    "[]", "{}", "[[]]", "[{}]", '{"":0}', '{"a":null}', '{"a":[],"b":0}', '{"b":0,"a":[]}',
+]
+NAMES = [
+    "top_p", "x", r"\u0078", "user", "model", "stream", "metadata", "n", "tools", "functions", "messages", "content",
+    "function", "tool_calls", "role",
+]
+# fmt: on
+
+
+def test_of_thousands_of_near_duplicates_those_that_say_the_same_share_a_key_and_no_others(sample: Any) -> None:
+    """Against another idea of sameness: Python's reader, whose types and repr tell apart what the key tells apart."""
+    rng, keys = Random(5), dict[bytes, set[str]]()
+
+    def value(depth: int) -> str:
+        chance = rng.random() if depth < 3 else 1
+        if chance < 0.2:
+            return "[" + ",".join(value(depth + 1) for _ in range(rng.randrange(3))) + "]"
+        return member(depth + 1, rng.randrange(3)) if chance < 0.45 else rng.choice(SPELLINGS)
+
+    def member(depth: int, count: int) -> str:
+        names = rng.sample(NAMES, count)
+        return (
+            "{"
+            + ", ".join(f'"{name}" : {value(depth)}' for name in names if name != "x" or r"\u0078" not in names)
+            + "}"
+        )
+
+    def said(one: Any) -> str:
+        if isinstance(one, dict):
+            return f"object {sorted((name, said(child)) for name, child in one.items())}"
+        return f"[{', '.join(map(said, one))}]" if isinstance(one, list) else repr(one)
+
+    for _ in range(6_000):
+        raw = member(0, rng.randrange(1, 3))
+        body = {name: child for name, child in json.loads(raw).items() if name not in {*NOT_IN_KEY, "model"}}
+        keys.setdefault(sample.key(raw.encode()), set()).add(said(body))
+    assert [texts for texts in keys.values() if len(texts) > 1] == []
+    assert sum(map(len, keys.values())) == len({text for texts in keys.values() for text in texts})
+    assert 1_000 < len(keys) < 5_000, "many are alike, and many are not"
 
 
 def test_property_order_is_seen_in_tools_too_long_to_be_remembered(sample: Any) -> None:

@@ -197,11 +197,15 @@ def _unmarked(item: Any) -> Any:
 
 
 def _unmarked_object(item: dict[str, Any]) -> dict[str, Any]:
-    """A marker is an object or null (Anthropic, OpenRouter); anything else of that name is left, and so in the key."""
-    return {name: value for name, value in item.items() if name != _MARKER or type(value) not in _MARKER_TYPES}
+    return {name: value for name, value in item.items() if name != _MARKER or not _marks(value)}
 
 
-_MARKER_TYPES = (dict, type(None))
+def _marks(value: Any) -> bool:
+    """A marker as Anthropic and OpenRouter have it, or null. Anything else of that name is left, and so in the key."""
+    return value is None or (type(value) is dict and value.keys() <= _MARKER_FIELDS)
+
+
+_MARKER_FIELDS = frozenset({"type", "ttl"})
 
 
 def _property_order(body: dict[str, Any]) -> Sequence[Sequence[str]]:
