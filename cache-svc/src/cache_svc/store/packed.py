@@ -12,6 +12,7 @@ import asyncio
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cache_svc.service import EntryStore, Found, StoreUsage
 
@@ -40,9 +41,7 @@ class PackedStore:
     async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
         """See ``EntryStore``."""
         found = await self._store.find(address, epoch_names)
-        if found.blob is None or not found.blob.startswith(MAGIC):
-            return found
-        return Found(found.epochs, await self._unpacked(found.blob))
+        return replace(found, blob=await self._restored(found.blob))
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """See ``EntryStore``."""
@@ -74,7 +73,9 @@ class PackedStore:
             packed = await asyncio.to_thread(pack, blob)
         return packed if looks_packed or len(packed) < len(blob) else blob
 
-    async def _unpacked(self, packed: bytes) -> bytes:
+    async def _restored(self, packed: bytes | None) -> bytes | None:
+        if packed is None or not packed.startswith(MAGIC):
+            return packed
         if _length_of(packed) < _UNPACK_IN_THREAD_FROM_BYTES:
             blob = unpack(packed, max_bytes=self._max_bytes)
         else:
