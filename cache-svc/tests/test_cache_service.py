@@ -268,13 +268,15 @@ async def test_a_long_request_and_a_long_answer_are_read_beside_the_loop(
             await asyncio.sleep(0)
 
     beside = asyncio.create_task(others())
-    miss = await service.lookup(sample.subject(long), DEFAULT, "gen_1")
-    assert isinstance(miss, Miss)
+    assert isinstance(await service.lookup(sample.subject(long), DEFAULT, "gen_1"), Miss)
     after_lookup = turns
     assert after_lookup > 0
-    assert await service.store(sample.subject(long), miss.key, sample.fresh(said)) == ""
+    miss = await service.lookup(sample.subject(), DEFAULT, "gen_1")
+    assert isinstance(miss, Miss)
+    assert turns == after_lookup, "a short one is not worth a thread"
+    assert await service.store(sample.subject(), miss.key, sample.fresh(said)) == ""
     assert turns > after_lookup
-    assert isinstance(await service.lookup(sample.subject(long), DEFAULT, "gen_1"), Hit)
+    assert isinstance(await service.lookup(sample.subject(), DEFAULT, "gen_1"), Hit)
     with pytest.raises(NotCanonical):
         await service.lookup(sample.subject(b'{"a":1,"a":"' + b"x" * 300_000 + b'"}'), DEFAULT, "gen_1")
     beside.cancel()
