@@ -22,7 +22,7 @@ export UV_LINK_MODE := copy
 export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help setup demo account-demo up mesh test faults bench bench-quick bench-ledger check format protos protos-baseline lock catalog-seed clean
+.PHONY: help setup demo account-demo up mesh test faults bench bench-quick bench-ledger bench-cache check format protos protos-baseline lock catalog-seed clean
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -77,6 +77,9 @@ bench-quick: .make/python  ## the same for this one and LiteLLM, in under three 
 
 bench-ledger: .make/python  ## how fast the ledger is, on both databases; about eight minutes, ends with one line of JSON (ARGS=--help)
 	$(BIN)/python -m tests.bench.ledger_bench $(ARGS)
+
+bench-cache: .make/python  ## what a lookup costs at three sizes of body; half a minute, ends with one line of JSON
+	$(BIN)/python cache-svc/tests/bench_cache.py
 
 check: .make/python  ## style, types, architecture, contracts, generated code
 	$(BIN)/ruff format --check --quiet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from cache_svc.store.memory import MemoryStore
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the files of tests that are not tests
 
 # A busy machine is slow, which says nothing about what is tested.
 settings.register_profile("cache", deadline=None, suppress_health_check=[HealthCheck.too_slow])

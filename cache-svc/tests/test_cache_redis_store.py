@@ -239,6 +239,71 @@ async def test_while_one_call_tries_the_others_do_not_wait_for_it(clock: FakeClo
     assert (await guarded.find(ADDRESS, NAMES)).epochs == (1,)
 
 
+async def test_a_call_that_tries_is_the_only_one_however_long_it_takes(clock: FakeClock) -> None:
+    flaky = Flaky()
+    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    flaky.away = True
+    with pytest.raises(StoreUnavailable):
+        await guarded.find(ADDRESS, NAMES)
+    clock.advance(2_000)
+    flaky.slow = asyncio.Event()
+    for tries in (1, 2):
+        calls = [asyncio.create_task(guarded.find(ADDRESS, NAMES)) for _ in range(50)]
+        await asyncio.sleep(0)
+        clock.advance(60_000)
+        others = await asyncio.gather(*(guarded.epochs(NAMES) for _ in range(50)), return_exceptions=True)
+        assert all(isinstance(other, StoreUnavailable) for other in others)
+        assert flaky.asked == 1 + tries
+        # Whoever tried is gone before it knew: the next one tries in its place.
+        waiting = [call for call in calls if not call.done()]
+        assert len(waiting) == 1
+        waiting[0].cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    flaky.slow, flaky.away = None, False
+    assert (await guarded.find(ADDRESS, NAMES)).epochs == (1,)
+
+
+async def test_a_call_from_before_the_outage_says_nothing_about_it(clock: FakeClock) -> None:
+    """Neither its late success ends the outage, nor its late failure begins another one."""
+    flaky = Flaky()
+    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    flaky.slow = slow = asyncio.Event()
+    late = asyncio.create_task(guarded.find(ADDRESS, NAMES))
+    await asyncio.sleep(0)
+    flaky.slow, flaky.away = None, True
+    with pytest.raises(StoreUnavailable):
+        await guarded.find(ADDRESS, NAMES)
+    flaky.away = False
+    slow.set()
+    assert (await late).epochs == (1,)
+    with pytest.raises(StoreUnavailable, match="a moment ago"):
+        await guarded.find(ADDRESS, NAMES)
+    clock.advance(2_000)
+    flaky.slow = slow = asyncio.Event()
+    late = asyncio.create_task(guarded.find(ADDRESS, NAMES))  # tries, and is overtaken by a purge that succeeds
+    await asyncio.sleep(0)
+    flaky.slow = None
+    await guarded.raise_epoch(NAMES[0])
+    flaky.away = True
+    slow.set()
+    with pytest.raises(StoreUnavailable):
+        await late
+    flaky.away = False
+    assert (await guarded.find(ADDRESS, NAMES)).epochs == (1,)
+
+
+async def test_a_burst_waits_for_connections_and_is_no_outage(valkey: ValkeyServer, clock: FakeClock) -> None:
+    """Far more calls at once than connections, and less time for an answer than all of them take together."""
+    client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=2, queue_s=30)
+    pool: Any = client.connection_pool
+    assert pool.timeout == 30
+    redis_store = RedisStore(client, new_epoch=iter(range(1, 10_000)).__next__)
+    guarded = GuardedStore(redis_store, clock, retry_after_s=1)
+    await guarded.epochs(NAMES)
+    assert len(set(await asyncio.gather(*(guarded.epochs(NAMES) for _ in range(300))))) == 1
+    await redis_store.aclose()
+
+
 async def test_a_purge_is_tried_also_in_an_outage(clock: FakeClock) -> None:
     flaky = Flaky()
     guarded = GuardedStore(flaky, clock, retry_after_s=2)

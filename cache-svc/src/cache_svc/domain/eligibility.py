@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 ENDPOINTS = frozenset({"chat/completions"})
 """Resources whose answers the cache can fold and replay."""
 
@@ -20,11 +22,28 @@ _HOSTED_FIELDS = (
     "tool_resources",
     "mcp_servers",
     "container",
+    "web_search",  # Baidu
+    "enable_enhancement",  # Tencent
+    "connectors",  # Cohere
+    "vector_store_ids",
+    "file_ids",
 )
-_STATE_FIELDS = ("store", "background", "deferred")
-_REFERENCE_FIELDS = ("previous_response_id", "conversation", "prompt")
+_STATE_FIELDS = ("store", "background", "deferred", "caching")  # the last one of Volcengine
+_REFERENCE_FIELDS = (
+    "previous_response_id",
+    "conversation",
+    "prompt",
+    "cached_content",  # Gemini
+    "context_id",  # Volcengine
+    "agent_id",  # Mistral
+    "assistant_id",
+    "thread_id",
+)
 _TEXT_PARTS = frozenset({"text", "refusal", "thinking", "reasoning"})
 _URL_PARTS = frozenset({"image_url", "video_url", "audio_url"})
+_POINTERS = _URL_PARTS | {"url", "file", "file_id", "file_url", "file_ids", "files", "input_audio", "source"}
+"""Members of a content part that hold or point at content, besides the one that its type names."""
+_MESSAGE_POINTERS = _POINTERS | {"audio", "images", "videos", "attachments", "documents"}
 
 
 def why_never_stored(endpoint: str, body: dict[str, Any], *, allow_sampled: bool) -> str:
@@ -45,6 +64,9 @@ def _state(body: dict[str, Any]) -> str:
     for name in _REFERENCE_FIELDS:
         if body.get(name) is not None:
             return f"`{name}` refers to something kept at the source"
+    for extra in (body.get("extra_body"), body.get("google")):  # Gemini's OpenAI-compatible form of `cached_content`
+        if isinstance(extra, dict) and b'"cached_content"' in orjson.dumps(extra):
+            return "`cached_content` refers to something kept at the source"
     return ""
 
 
@@ -68,16 +90,33 @@ def _remote_content(body: dict[str, Any]) -> str:
     messages = body.get("messages")
     if not isinstance(messages, list):
         return "`messages` is not a list"
-    for message in messages:
-        if not isinstance(message, dict):
+    for message in messages:  # exact types: this runs over every message of every request
+        if type(message) is not dict:
             return "a message is not an object"
-        if message.get("audio") is not None:
-            return "a message refers to audio kept at the source"
         content = message.get("content")
-        for part in content if isinstance(content, list) else ():
-            reason = _remote_part(part)
-            if reason:
-                return reason
+        if type(content) is str and len(message) == _ROLE_AND_CONTENT and "role" in message:
+            continue
+        reason = _remote_parts(content)
+        if reason:
+            return reason
+        for name in _MESSAGE_POINTERS & message.keys():
+            if message[name] is not None:
+                return f"a message has `{name}`, which is not known to be inline"
+    return ""
+
+
+_ROLE_AND_CONTENT = 2
+
+
+def _remote_parts(content: Any) -> str:
+    if content is None or isinstance(content, str):
+        return ""
+    if not isinstance(content, list):
+        return "the content of a message is neither text nor a list of parts"
+    for part in content:
+        reason = _remote_part(part)
+        if reason:
+            return reason
     return ""
 
 
@@ -90,25 +129,31 @@ def _kind(item: Any) -> str | None:
 def _remote_part(part: Any) -> str:
     kind = _kind(part)
     if kind in _TEXT_PARTS:
-        return ""
-    if kind in _URL_PARTS:
+        inline = True
+    elif kind in _URL_PARTS:
         media = part.get(kind)
         url = media.get("url") if isinstance(media, dict) else media
-        inline = isinstance(url, str) and url.startswith("data:")
+        inline = isinstance(url, str) and url.startswith("data:") and not _points_elsewhere(media, but="url")
     elif kind == "input_audio":
         inline = _is_inline(part.get("input_audio"), "data")
     elif kind == "file":
         inline = _is_inline(part.get("file"), "file_data")
     else:
         return f"a content part of type {kind!r} is not known to be inline"
-    return "" if inline else f"a content part of type {kind!r} refers to something that is not in the request"
+    if inline and not _points_elsewhere(part, but=kind):
+        return ""
+    return f"a content part of type {kind!r} refers to something that is not in the request"
+
+
+def _points_elsewhere(item: Any, *, but: str | None = None) -> bool:
+    return isinstance(item, dict) and any(item[name] is not None for name in _POINTERS & item.keys() if name != but)
 
 
 def _is_inline(media: Any, data_field: str) -> bool:
     """``media`` holds its bytes in ``data_field``, and neither it nor another field points elsewhere."""
     if not isinstance(media, dict) or not isinstance(media.get(data_field), str):
         return False
-    if any(name in media for name in ("url", "file_id", "file_url")):
+    if _points_elsewhere(media):
         return False
     data: str = media[data_field]
     return data.startswith("data:") or "://" not in data

@@ -12,6 +12,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -90,14 +91,17 @@ def _entry(facts: dict[str, Any], answer: bytes) -> Entry:
         epochs=tuple(facts["epochs"]),
         stored_at_ms=facts["stored_at_ms"],
         usage=Usage(**{**facts["usage"], "provenance": Provenance(facts["usage"]["provenance"])}),
-        price=_price(facts["price"]),
+        price=_price(orjson.dumps(facts["price"])),
         receipt_id=facts["receipt_id"],
         source_id=facts["source_id"],
         upstream_model=facts["upstream_model"],
     )
 
 
-def _price(facts: dict[str, Any]) -> PriceSnapshot:
+@lru_cache(maxsize=1024)
+def _price(written: bytes) -> PriceSnapshot:
+    # Remembered, because all answers of a model have one price, and to make it costs a fifth of a hit.
+    facts: dict[str, Any] = orjson.loads(written)
     tiers: Sequence[dict[str, Any]] = facts["rate_tiers"]
     return PriceSnapshot(
         **{

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -40,6 +41,8 @@ NOT_IN_KEY = frozenset(
 """Body fields that name or route a request and do not change its answer."""
 
 _ELSEWHERE_IN_KEY = frozenset({"model", "user"})  # `model` after aliases; `user` in the scope
+_OUTSIDE_BODY = NOT_IN_KEY | _ELSEWHERE_IN_KEY
+_BEFORE_BODY = b'{"body":'
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,21 @@ def read_request(*, principal: Principal, endpoint: str, model: str, policy_epoc
     Raises:
         NotCanonical: the body has no canonical form.
     """
-    whole = canonical.parse_object(raw)
-    body = {name: value for name, value in whole.items() if name not in NOT_IN_KEY and name not in _ELSEWHERE_IN_KEY}
-    body_bytes = canonical.dump(body)
-    if b'"cache_control":' in body_bytes:
+    return keyed(
+        canonical.parse_object(raw), principal=principal, endpoint=endpoint, model=model, policy_epoch=policy_epoch
+    )
+
+
+def keyed(whole: dict[str, Any], *, principal: Principal, endpoint: str, model: str, policy_epoch: str) -> CacheRequest:
+    """The request of ``whole``, a client's body as ``canonical`` parsed it: all of the work on a key but the parsing.
+
+    Raises:
+        NotCanonical: the body has no canonical form.
+    """
+    body = {name: value for name, value in whole.items() if name not in _OUTSIDE_BODY}
+    if _has_markers(body):
         body = _without_markers(body)
-        body_bytes = canonical.dump(body)
+    body_bytes = canonical.dump(body)
     scope = {"org": principal.org_id, "project": principal.project_id}
     if "user" in whole:
         scope["user"] = whole["user"]
@@ -90,15 +102,15 @@ def read_request(*, principal: Principal, endpoint: str, model: str, policy_epoc
         "source_policy_epoch": policy_epoch,
         "v": KEY_VERSION,
     }
-    property_order: list[list[str]] = []
-    _collect_property_order({name: value for name, value in body.items() if name != "messages"}, property_order)
+    property_order = _property_order(body)
     if property_order:
         facts["property_order"] = property_order
-    opening, rest = b'{"body":' + body_bytes, _after_body(facts)
-    body_hash = hashlib.sha256(opening)
+    rest = _after_body(facts)
+    body_hash = hashlib.sha256(_BEFORE_BODY)
+    body_hash.update(body_bytes)
     options = whole.get("stream_options")
     return CacheRequest(
-        canonical=opening + rest,
+        canonical=b"".join((_BEFORE_BODY, body_bytes, rest)),
         address=_sha256_with(body_hash, rest),
         epoch_names=(
             epoch_name(principal.org_id),
@@ -114,6 +126,7 @@ def read_request(*, principal: Principal, endpoint: str, model: str, policy_epoc
     )
 
 
+@lru_cache(maxsize=4096)
 def epoch_name(org_id: str, *, project_id: str = "", model: str = "") -> str:
     """What the purge epoch of an organisation, of a project in it or of a model in it is called."""
     if project_id:
@@ -135,37 +148,98 @@ def _sha256_with(body_hash: _Hash, rest: bytes) -> bytes:
     return whole.digest()
 
 
+_MARKER = "cache_control"
+_MARKED_LISTS = ("messages", "tools", "functions")
+
+
+def _has_markers(body: dict[str, Any]) -> bool:
+    """Whether ``_without_markers`` would find one. To look for the name in the body's bytes costs twice as much."""
+    return _MARKER in body or any(map(_any_marked, map(body.get, _MARKED_LISTS)))
+
+
+def _any_marked(items: Any) -> bool:
+    if type(items) is not list:
+        return False
+    for item in items:  # every message of every request: exact types, and no call where there is nothing to look into
+        if type(item) is not dict:
+            continue
+        if _MARKER in item or (type(item.get("content")) is list and _any_marked(item["content"])):
+            return True
+        if "tool_calls" in item and _any_marked(item["tool_calls"]):
+            return True
+        if "function" in item and type(item["function"]) is dict and _MARKER in item["function"]:
+            return True
+    return False
+
+
 def _without_markers(body: dict[str, Any]) -> dict[str, Any]:
-    """``body`` without `cache_control` where it marks a message, a content part, a tool call or a tool.
+    """``body`` without `cache_control` where it marks the request, a message, a content part, a tool call or a tool.
 
     Not wherever the name occurs: a tool may have a parameter of that name, and that is content.
     """
-    cleaned = dict(body)
-    for name in ("messages", "tools", "functions"):
-        if isinstance(cleaned.get(name), list):
+    cleaned = _unmarked_object(body)
+    for name in _MARKED_LISTS:
+        if type(cleaned.get(name)) is list:
             cleaned[name] = [_unmarked(item) for item in cleaned[name]]
     return cleaned
 
 
 def _unmarked(item: Any) -> Any:
-    if not isinstance(item, dict):
+    if type(item) is not dict:
         return item
-    cleaned = {name: value for name, value in item.items() if name != "cache_control"}
+    cleaned = _unmarked_object(item)
     for name in ("content", "tool_calls"):
-        if isinstance(cleaned.get(name), list):
+        if type(cleaned.get(name)) is list:
             cleaned[name] = [_unmarked(part) for part in cleaned[name]]
-    if isinstance(cleaned.get("function"), dict):
-        cleaned["function"] = {name: value for name, value in cleaned["function"].items() if name != "cache_control"}
+    if type(cleaned.get("function")) is dict:
+        cleaned["function"] = _unmarked_object(cleaned["function"])
     return cleaned
 
 
-def _collect_property_order(value: dict[str, Any] | list[Any], orders: list[list[str]]) -> None:
-    """Adds the order in which each schema in ``value`` names its properties; schemas go by their sorted paths.
+def _unmarked_object(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in item.items() if name != _MARKER or not _marks(value)}
+
+
+def _marks(value: Any) -> bool:
+    """A marker as Anthropic and OpenRouter have it, or null. Anything else of that name is left, and so in the key."""
+    return value is None or (type(value) is dict and value.keys() <= _MARKER_FIELDS)
+
+
+_MARKER_FIELDS = frozenset({"type", "ttl"})
+
+
+def _property_order(body: dict[str, Any]) -> Sequence[Sequence[str]]:
+    """The order in which each schema in ``body`` names its properties; schemas go by their sorted paths.
 
     Sources answer with the properties in the order of the schema
     (https://platform.openai.com/docs/guides/structured-outputs, "Key ordering"), so whoever moves `reasoning` before
     `answer` asks for another answer. It is the one place where the order of an object's keys is content.
     """
+    nested = {name: value for name, value in body.items() if type(value) in _NESTED and name != "messages"}
+    if not nested:
+        return ()
+    # Clients send the same tools with each request, and to write them costs a tenth of walking them.
+    written = orjson.dumps(nested)
+    return _property_order_in(written) if len(written) <= _REMEMBERED_BYTES else _collected_from(written)
+
+
+_NESTED = (dict, list)
+_REMEMBERED_BYTES = 16 * 1024
+"""The longest tools and schemas whose property order is remembered: of 256 of them, so 4 MiB at most."""
+
+
+def _collected_from(written: bytes) -> Sequence[Sequence[str]]:
+    if b'"properties":' not in written:
+        return ()
+    orders: list[list[str]] = []
+    _collect_property_order(orjson.loads(written), orders)
+    return tuple(map(tuple, orders))
+
+
+_property_order_in = lru_cache(maxsize=256)(_collected_from)
+
+
+def _collect_property_order(value: dict[str, Any] | list[Any], orders: list[list[str]]) -> None:
     # Exact types, no generator, no sort of one: this runs over every tool of every request.
     if type(value) is list:
         for item in value:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
-import orjson
 import structlog
 
 from cache_svc.domain import answer as answers
@@ -19,6 +20,9 @@ from meshkit.clock import Clock
 from meshkit.money import Provenance
 
 _log = structlog.get_logger(__name__)
+_THREAD_FROM_BYTES = 256 * 1024
+"""From this size on, reading a request or an answer takes longer than the loop should stand still."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ class CacheService:
         Raises:
             NotCanonical: the body has no canonical form.
         """
-        request = _read(subject)
+        request = await _aside(len(subject.body), partial(_read, subject))
         try:
             outcome = await self._find(request, controls, completion_id)
         except StoreUnavailable:
@@ -175,19 +179,20 @@ class CacheService:
         return refusal
 
     async def _keep(self, subject: Subject, key: bytes, fresh: FreshAnswer) -> str:
-        request = _read(subject)
+        request = await _aside(len(subject.body), partial(_read, subject))
         # Whether a sample may be replayed was decided when the ticket was given.
         ineligible = why_never_stored(request.endpoint, request.body, allow_sampled=True)
         if ineligible:
             return ineligible
         if fresh.usage.provenance is not Provenance.PROVIDER:
             return "the source did not say what the answer used"
-        body = answers.read_chunks(fresh.chunks) if fresh.chunks else answers.read_body(fresh.body)
+        body = await _aside(len(fresh.body) + sum(map(len, fresh.chunks)), partial(_read_answer, fresh))
+        answers.check_choices(body, request.body)
         epochs = await self._store.epochs(request.epoch_names)
         if request.key(epochs) != key:
             return "the ticket is not for this request, or what it was for has been purged since"
         entry = Entry(
-            answer=orjson.dumps(body),
+            answer=answers.stored_form(body),
             epochs=epochs,
             stored_at_ms=self._clock.now_ms(),
             usage=fresh.usage,
@@ -223,6 +228,14 @@ class CacheService:
             return await self._store.usage()
         except StoreUnavailable:
             return StoreUsage(0, 0)
+
+
+async def _aside(size_bytes: int, work: Callable[[], T]) -> T:
+    return work() if size_bytes < _THREAD_FROM_BYTES else await asyncio.to_thread(work)
+
+
+def _read_answer(fresh: FreshAnswer) -> dict[str, Any]:
+    return answers.read_chunks(fresh.chunks) if fresh.chunks else answers.read_body(fresh.body)
 
 
 def _read(subject: Subject) -> CacheRequest:

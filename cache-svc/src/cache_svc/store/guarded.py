@@ -2,79 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 
-from cache_svc.service import EntryStore, Found, StoreUnavailable, StoreUsage
+from cache_svc.service import EntryStore, Found, StoreFull, StoreUnavailable, StoreUsage
 from meshkit.clock import Clock
 
 _log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 
-class GuardedStore:
-    """An ``EntryStore`` over another. After ``StoreUnavailable`` all calls fail at once for ``retry_after_s``; then one
-    is let through, and its outcome decides. One line is logged when an outage begins and one when it ends.
+class Breaker:
+    """Closed: calls pass. Open, from the first ``StoreUnavailable`` on: they fail at once for ``retry_after_s``. Then
+    half open: one call at a time tries, however long it takes, and its outcome decides; meanwhile the others fail.
+
+    A call that began before the breaker changed says nothing about the time since, so its outcome changes nothing. One
+    line is logged when an outage begins and one when it ends.
     """
 
-    def __init__(self, store: EntryStore, clock: Clock, *, retry_after_s: float) -> None:
-        self._store = store
+    def __init__(self, clock: Clock, *, retry_after_s: float) -> None:
         self._clock = clock
         self._retry_after_s = retry_after_s
         self._away_since_s: float | None = None
         self._retry_at_s = 0.0
+        self._trying = False
+        self._changes = 0
 
-    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
-        """See ``EntryStore``."""
-        self._admit()
-        return await self._watched(self._store.find(address, epoch_names))
+    @contextmanager
+    def call(self, *, always: bool = False) -> Iterator[None]:
+        """Around one call of the backend. ``always``: it is let through in an outage too, and its outcome counts.
 
-    async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
-        """See ``EntryStore``."""
-        self._admit()
-        return await self._watched(self._store.epochs(epoch_names))
-
-    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
-        """See ``EntryStore``."""
-        self._admit()
-        await self._watched(self._store.put(address, blob, ttl_s=ttl_s, epoch_names=epoch_names))
-
-    async def delete(self, address: bytes) -> None:
-        """See ``EntryStore``."""
-        self._admit()
-        await self._watched(self._store.delete(address))
-
-    async def raise_epoch(self, epoch_name: str) -> int:
-        """See ``EntryStore``. Let through also in an outage: whoever purges wants it tried."""
-        return await self._watched(self._store.raise_epoch(epoch_name))
-
-    async def usage(self) -> StoreUsage:
-        """See ``EntryStore``."""
-        self._admit()
-        return await self._watched(self._store.usage())
+        Raises:
+            StoreUnavailable: the backend is not to be asked now; or what was called raised it.
+        """
+        tries = self._away_since_s is not None and not always
+        if tries:
+            self._admit()
+        before = self._changes
+        try:
+            yield
+        except StoreUnavailable as error:
+            if before == self._changes:
+                self._open(str(error))
+            raise
+        except StoreFull:
+            if before == self._changes:
+                self._close()
+            raise
+        else:
+            if before == self._changes:
+                self._close()
+        finally:
+            if tries:
+                self._trying = False  # also of a call that was cancelled: the next one tries in its place
 
     def _admit(self) -> None:
-        if self._away_since_s is None:
-            return
-        now_s = self._clock.monotonic_s()
-        if now_s < self._retry_at_s:
+        if self._trying or self._clock.monotonic_s() < self._retry_at_s:
             raise StoreUnavailable("the backend was away a moment ago")
-        self._retry_at_s = now_s + self._retry_after_s  # this call is the one that tries; others wait for its outcome
+        self._trying = True
 
-    async def _watched(self, call: Awaitable[T]) -> T:
-        try:
-            result = await call
-        except StoreUnavailable as error:
-            now_s = self._clock.monotonic_s()
-            self._retry_at_s = now_s + self._retry_after_s
-            if self._away_since_s is None:
-                self._away_since_s = now_s
-                _log.warning("cache_backend_away", why=str(error))
-            raise
+    def _open(self, why: str) -> None:
+        now_s = self._clock.monotonic_s()
+        self._retry_at_s = now_s + self._retry_after_s
+        if self._away_since_s is None:
+            self._away_since_s = now_s
+            self._changes += 1
+            _log.warning("cache_backend_away", why=why)
+
+    def _close(self) -> None:
         if self._away_since_s is not None:
             away_s = round(self._clock.monotonic_s() - self._away_since_s, 3)
             self._away_since_s = None
+            self._changes += 1
             _log.info("cache_backend_back", away_s=away_s)
-        return result
+
+
+class GuardedStore:
+    """An ``EntryStore`` over another, behind a ``Breaker``."""
+
+    def __init__(self, store: EntryStore, clock: Clock, *, retry_after_s: float) -> None:
+        self._store = store
+        self._breaker = Breaker(clock, retry_after_s=retry_after_s)
+
+    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
+        """See ``EntryStore``."""
+        with self._breaker.call():
+            return await self._store.find(address, epoch_names)
+
+    async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
+        """See ``EntryStore``."""
+        with self._breaker.call():
+            return await self._store.epochs(epoch_names)
+
+    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
+        """See ``EntryStore``."""
+        with self._breaker.call():
+            await self._store.put(address, blob, ttl_s=ttl_s, epoch_names=epoch_names)
+
+    async def delete(self, address: bytes) -> None:
+        """See ``EntryStore``."""
+        with self._breaker.call():
+            await self._store.delete(address)
+
+    async def raise_epoch(self, epoch_name: str) -> int:
+        """See ``EntryStore``. Let through also in an outage: whoever purges wants it tried."""
+        with self._breaker.call(always=True):
+            return await self._store.raise_epoch(epoch_name)
+
+    async def usage(self) -> StoreUsage:
+        """See ``EntryStore``."""
+        with self._breaker.call():
+            return await self._store.usage()

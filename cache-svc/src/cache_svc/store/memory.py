@@ -1,7 +1,8 @@
-"""Entries in this process: least recently used first out, bounded in bytes."""
+"""Entries in this process: least recently used first out, bounded in bytes, gone when they have expired."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,8 +13,17 @@ from meshkit.clock import Clock
 ENTRY_OVERHEAD_BYTES = 200
 """What an entry costs besides its bytes and its address: the node and slot of the ordered dict, a tuple and a float
 (tracemalloc on CPython 3.11 says 155 to 196, by how full the dict is)."""
+PLACE_BYTES = 110
+"""What its place among those that expire in the same minute costs, where the set of them is at its emptiest."""
+SLOT_OVERHEAD_BYTES = 400
+"""What such a minute costs besides."""
+EPOCH_OVERHEAD_BYTES = 200
+"""What an epoch costs besides its name."""
 MAX_EPOCHS = 100_000
-"""Epochs kept. Past it all entries go, which makes forgetting the epochs safe."""
+"""Epochs kept. Past it, or past a quarter of the bound, all entries go, which makes forgetting the epochs safe."""
+_SLOT_S = 60
+_SWEPT_A_PUT = 4
+_SWEPT_AT_ONCE = 500
 
 
 class MemoryStore:
@@ -25,7 +35,10 @@ class MemoryStore:
         self._new_epoch = new_epoch
         self._max_epochs = max_epochs
         self._entries: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+        self._expiring: dict[int, set[bytes]] = {}  # by slot: the minute at whose end they have expired
+        self._swept_slot = self._slot_of(clock.monotonic_s())
         self._epochs: dict[str, int] = {}
+        self._epoch_bytes = 0
         self._held_bytes = 0
         self._evictions = 0
 
@@ -45,28 +58,58 @@ class MemoryStore:
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """The epochs in force."""
         missing = [name for name in epoch_names if name not in self._epochs]
-        if len(self._epochs) + len(missing) > self._max_epochs:
+        if missing:
+            self._begin(missing, epoch_names)
+        return tuple([self._epochs[name] for name in epoch_names])
+
+    def _begin(self, missing: Sequence[str], epoch_names: Sequence[str]) -> None:
+        more_bytes = _epochs_size(missing)
+        too_many = len(self._epochs) + len(missing) > self._max_epochs
+        if too_many or self._epoch_bytes + more_bytes > self._max_bytes // 4:
+            self._evictions += len(self._entries)
             self._entries.clear()
+            self._expiring.clear()
             self._epochs.clear()
-            self._held_bytes = 0
-            missing = list(epoch_names)
+            self._held_bytes = self._epoch_bytes = 0
+            missing = epoch_names
+            more_bytes = _epochs_size(missing)
+        self._epoch_bytes += more_bytes
+        while self._entries and self._held_bytes + self._epoch_bytes > self._max_bytes:
+            self._evict()
         for name in missing:
             self._epochs[name] = self._new_epoch()
-        return tuple(self._epochs[name] for name in epoch_names)
 
     async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
         """Keeps ``blob``; the least recently used go to make room."""
         del epoch_names  # epochs do not expire here
+        self.sweep(_SWEPT_A_PUT)
         size = _size(address, blob)
-        if size > self._max_bytes:
-            raise StoreFull(f"{size} bytes do not fit into {self._max_bytes}")
+        most = self._max_bytes - self._epoch_bytes
+        if size + SLOT_OVERHEAD_BYTES > most:
+            raise StoreFull(f"{size + SLOT_OVERHEAD_BYTES} bytes do not fit into {most}")
         if address in self._entries:
             self._drop(address)
-        while self._held_bytes + size > self._max_bytes:
-            self._drop(next(iter(self._entries)))
-            self._evictions += 1
-        self._entries[address] = (blob, self._clock.monotonic_s() + ttl_s)
-        self._held_bytes += size
+        expires_at_s = self._clock.monotonic_s() + ttl_s
+        slot = self._slot_of(expires_at_s)
+        while self._entries and self._held_bytes + size + self._cost_of(slot) > most:
+            self._evict()
+        self._held_bytes += size + self._cost_of(slot)
+        self._entries[address] = (blob, expires_at_s)
+        self._expiring.setdefault(slot, set()).add(address)
+
+    def sweep(self, at_most: int) -> int:
+        """Forgets entries that have expired, in the order of their minutes. Returns how much was left undone of
+        ``at_most`` entries and empty minutes: 0 where there may be more.
+        """
+        slot_now = self._slot_of(self._clock.monotonic_s())
+        while at_most > 0 and self._swept_slot < slot_now:
+            expired = self._expiring.get(self._swept_slot)
+            if expired:
+                self._drop(expired.pop())
+            else:
+                self._swept_slot += 1
+            at_most -= 1
+        return at_most
 
     async def delete(self, address: bytes) -> None:
         """Forgets what is at ``address``."""
@@ -83,10 +126,38 @@ class MemoryStore:
         """Bytes held, with what the interpreter adds to them."""
         return StoreUsage(self._held_bytes, self._evictions)
 
+    @staticmethod
+    def _slot_of(at_s: float) -> int:
+        return int(at_s // _SLOT_S)
+
+    def _cost_of(self, slot: int) -> int:
+        return 0 if slot in self._expiring else SLOT_OVERHEAD_BYTES
+
+    def _evict(self) -> None:
+        self._drop(next(iter(self._entries)))
+        self._evictions += 1
+
     def _drop(self, address: bytes) -> None:
-        blob, _ = self._entries.pop(address)
+        blob, expires_at_s = self._entries.pop(address)
         self._held_bytes -= _size(address, blob)
+        slot = self._slot_of(expires_at_s)
+        expiring = self._expiring[slot]
+        expiring.discard(address)
+        if not expiring:
+            del self._expiring[slot]
+            self._held_bytes -= SLOT_OVERHEAD_BYTES
+
+
+async def sweeping(store: MemoryStore, *, every_s: float) -> None:
+    """Sweeps ``store`` until it is cancelled: a part at a time, with calls let in between."""
+    while True:
+        done = store.sweep(_SWEPT_AT_ONCE) > 0
+        await asyncio.sleep(every_s if done else 0)
 
 
 def _size(address: bytes, blob: bytes) -> int:
-    return sys.getsizeof(address) + sys.getsizeof(blob) + ENTRY_OVERHEAD_BYTES
+    return sys.getsizeof(address) + sys.getsizeof(blob) + ENTRY_OVERHEAD_BYTES + PLACE_BYTES
+
+
+def _epochs_size(names: Sequence[str]) -> int:
+    return sum(sys.getsizeof(name) + EPOCH_OVERHEAD_BYTES for name in names)

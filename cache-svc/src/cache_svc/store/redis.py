@@ -25,15 +25,16 @@ _EPOCH = b"tallygate:cache:1:epoch:"
 _EPOCH_TTL_S = 30 * 24 * 3600
 
 
-def connect(url: str, *, timeout_s: float, max_connections: int) -> Redis:
+def connect(url: str, *, timeout_s: float, max_connections: int, queue_s: float = 1.5) -> Redis:
     """A client of ``redis://``, ``rediss://`` or ``unix://``. It connects with the first call.
 
-    ``timeout_s`` bounds connecting, each answer, and waiting for one of ``max_connections``.
+    ``timeout_s`` bounds connecting and each answer. ``queue_s`` bounds waiting for one of ``max_connections``, which
+    says nothing about the server: a burst of calls queues here, in this process.
     """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
-        timeout=timeout_s,
+        timeout=queue_s,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         # Once, at once: after a restart of the server every pooled connection fails its first call.
