@@ -45,9 +45,9 @@ class Running:
             found.setdefault(_name(command_line(pid)), []).append(pid)
         return found
 
-    def cpu_s(self) -> float:
-        """CPU seconds so far, without databases."""
-        return sum(cpu_s(pids) for name, pids in self.processes().items() if name != "databases")
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds so far, by service and of the databases."""
+        return {name: cpu_s(pids) for name, pids in self.processes().items()}
 
     def rss_mib(self) -> dict[str, float]:
         """Resident memory by service, MiB, without databases."""

@@ -14,7 +14,7 @@ from tests.bench.gateway.contenders import Running, allinone, mesh
 from tests.bench.gateway.filling import fill_ledger
 from tests.bench.gateway.programs import BenchError, Load, Programs, running_upstream, send
 from tests.bench.gateway.result import Result
-from tests.bench.gateway.rounds import Scenario, ask_of
+from tests.bench.gateway.rounds import Sample, Scenario, ask_of, spent
 
 BODIES = (1_000, 10_000, 100_000, 1_000_000)
 CONNECTIONS = (1, 4, 16, 64, 256, 1_000)
@@ -62,7 +62,7 @@ class Curve:
         send(self._programs, ask, replace(load, requests=max(load.connections, 20)))
         before = self._running.cpu_s()
         timing = send(self._programs, ask, load)
-        cpu_ms = (self._running.cpu_s() - before) * 1_000 / timing.requests
+        cpu_ms = Sample(timing, spent(before, self._running.cpu_s(), timing.requests)).cpu_ms or 0.0
         found = {"curve": name, "size": size, "cpu_ms": round(cpu_ms, 4), "p50_ms": timing.p50_ms, "rps": timing.rps}
         self._result.curves.setdefault(self._contender, []).append(found)
         self._say(f"curve  {self._contender:<9} {name:<12} {size:>9,} {cpu_ms:8.3f} CPU-ms {timing.rps:8.0f}/s")

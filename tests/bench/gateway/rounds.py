@@ -28,10 +28,18 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One scenario once at one gateway. ``cpu_ms``: for a request; None for the source asked without a gateway."""
+    """One scenario once at one gateway. ``parts``: CPU-ms for a request, by service and of the databases; empty for the
+    source asked without a gateway.
+    """
 
     timing: Timing
-    cpu_ms: float | None
+    parts: dict[str, float]
+
+    @property
+    def cpu_ms(self) -> float | None:
+        """CPU-ms for a request, without databases."""
+        own = [ms for part, ms in self.parts.items() if part != "databases"]
+        return sum(own) if own else None
 
 
 @dataclass(slots=True)
@@ -112,19 +120,24 @@ def measure(programs: Programs, running: Running, scenario: Scenario, upstream_p
     send(programs, ask, warming)
     asked_before, cpu_before = answered(upstream_port), running.cpu_s()
     timing = send(programs, ask, scenario.load)
-    cpu_ms = (running.cpu_s() - cpu_before) * 1_000 / timing.requests
+    parts = spent(cpu_before, running.cpu_s(), timing.requests)
     asked = answered(upstream_port) - asked_before
     expected = 0 if scenario.replay else timing.requests
     if asked != expected:
         raise BenchError(f"{scenario.name}: the source was asked {asked} times for {expected} fresh answers")
-    return Sample(timing, cpu_ms)
+    return Sample(timing, parts)
+
+
+def spent(before: dict[str, float], after: dict[str, float], requests: int) -> dict[str, float]:
+    """CPU-ms for a request, by part."""
+    return {part: (seconds - before.get(part, 0.0)) * 1_000 / requests for part, seconds in after.items()}
 
 
 def measure_direct(programs: Programs, upstream_port: int, scenario: Scenario, model: str) -> Sample:
     """The same at the source itself: what a gateway adds is told by the difference."""
     body = body_of(model, {}, stream=scenario.stream)
     ask = Ask(upstream_port, "/v1/chat/completions", {}, body, scenario.stream)
-    return Sample(send(programs, ask, scenario.load), None)
+    return Sample(send(programs, ask, scenario.load), {})
 
 
 def added(through: float | None, direct: float | None) -> float | None:
