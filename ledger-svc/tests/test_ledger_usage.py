@@ -13,7 +13,7 @@ from sqlalchemy import func, select, text
 
 from ledger_svc.domain import latency
 from ledger_svc.domain.charges import ChargeFacts, ServedMode
-from ledger_svc.domain.errors import InvalidRequest, LedgerUnavailable
+from ledger_svc.domain.errors import InvalidRequest, LedgerUnavailable, Standby
 from ledger_svc.domain.receipts import Receipt, decode
 from ledger_svc.domain.usage import COUNTS, DAY_MS, HOUR_MS, Dimension, Group, Question, Sums, Use, Values, values_of
 from ledger_svc.service.charging import ChargingService
@@ -252,6 +252,16 @@ async def test_a_writer_does_not_read_back_what_it_has_just_written(
         assert await folding.fold() == 20
     assert not [statement for statement in found if "log_leaf" in statement or "receipt" in statement]
     assert await check(usage, database, payers[0].org_id, history.clock) > 0
+
+
+async def test_a_replica_that_stands_by_leaves_the_sums_alone(
+    history: History, sums: UsageSums, writer: Writer
+) -> None:
+    await history.go_on(3)
+    await writer._drop_lease(Standby)
+    with statements() as found, pytest.raises(Standby):
+        await sums.fold(limit=5)
+    assert found == []
 
 
 async def test_however_receipts_come_into_the_sums_each_is_added_once(

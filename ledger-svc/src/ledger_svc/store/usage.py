@@ -20,6 +20,7 @@ from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
 
 from ledger_svc.domain import latency
 from ledger_svc.domain.book import Book
+from ledger_svc.domain.errors import Standby
 from ledger_svc.domain.usage import (
     COUNTS,
     Question,
@@ -88,8 +89,13 @@ class UsageSums:
     async def fold(self, *, limit: int) -> int:
         """Takes what is next into the sums: at most ``limit`` leaves and as many failures where it must be read, or
         what was kept of newer ones; gives how many there were.
+
+        Raises:
+            Standby: another replica does it.
         """
         epoch = self._writer.epoch
+        if epoch is None:
+            raise Standby
         if self._known is None or self._known.epoch != epoch:
             self._known, self._has_failures = None, True
         piece = await self._next(self._known.cursor if self._known else None, limit)
@@ -104,7 +110,7 @@ class UsageSums:
             return is_next
 
         self._known = None
-        if await self._writer.write(write, beside_books=True) and epoch is not None:
+        if await self._writer.write(write, beside_books=True):
             self._known = _Known(epoch, piece.after)
         return piece.size
 
