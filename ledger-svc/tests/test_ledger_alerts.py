@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import pytest
+from ledger_statements import statements
 from ledger_webhooks import Hooks
-from sqlalchemy import Connection, Engine, select, text
-from sqlalchemy import event as sql_events
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 
 from ledger_svc.domain.alerts import Alert, crossed
@@ -273,32 +274,75 @@ async def test_telling_again_after_a_commit_in_doubt_writes_nothing_twice(
     await spend(payer, 50)
     store = hooks.alerts._alerts
     mark = await store.watermark()
-    look = await store.look(mark, (), 0)
-    assert len(await store.tell(look.alerts, mark)) == 1
-    assert await store.tell(look.alerts, mark) == []
+    alerts: list[Alert] = []
+    has_more = True
+    while has_more:
+        look = await store.look(mark, (), 0)
+        alerts, has_more, mark = alerts + look.alerts, look.has_more, replace(mark, leaf_index=look.leaf_index)
+    assert len(await store.tell(alerts, mark)) == 1
+    assert await store.tell(alerts, mark) == []
     count = await database.read(lambda connection: len(connection.execute(select(WEBHOOK_DELIVERY)).all()))
     assert count == 1
 
 
 async def test_a_look_where_nothing_was_spent_reads_no_bucket(
-    hooks: Hooks, payer: Principal, set_cap: SetCap, spend: Spend
+    hooks: Hooks, payer: Principal, set_cap: SetCap, spend: Spend, new_payer: NewPayer
 ) -> None:
     """What a look costs depends on what was spent since the last, not on how many buckets there are."""
     await set_cap(payer, 100_000)
     await spend(payer, 50)
     await hooks.alerts.look()
-    statements: list[str] = []
-
-    def note(*arguments: object) -> None:
-        statements.append(str(arguments[2]))
-
-    sql_events.listen(Engine, "before_cursor_execute", note)
-    try:
+    with statements() as found:
         assert await hooks.alerts.look() == []
-    finally:
-        sql_events.remove(Engine, "before_cursor_execute", note)
-    assert statements
-    assert not [statement for statement in statements if "cap_bucket" in statement or "receipt" in statement]
+    assert found == []
+    await new_payer(0)  # leaves that no batch wrote
+    with statements() as found:
+        assert await hooks.alerts.look() == []
+    assert found
+    assert not [statement for statement in found if "cap_bucket" in statement]
+
+
+async def test_what_was_spent_without_caps_is_not_read_and_with_caps_its_receipts_are_not(
+    hooks: Hooks, payer: Principal, set_cap: SetCap, spend: Spend, new_payer: NewPayer
+) -> None:
+    capped = await new_payer(10**9)
+    await set_cap(capped, 100_000)
+    await hooks.alerts.look()
+    await spend(payer, 50)
+    with statements() as found:
+        assert await hooks.alerts.look() == []
+    assert found == []
+    await spend(payer, 10)
+    await spend(capped, 50)
+    with statements() as found:
+        assert percents(await hooks.alerts.look()) == [50]
+    assert [statement for statement in found if "cap_bucket" in statement]
+    assert not [statement for statement in found if "JOIN receipt" in statement]
+
+
+async def test_receipts_that_another_process_wrote_are_looked_at_too(
+    hooks: Hooks,
+    payer: Principal,
+    set_cap: SetCap,
+    spend: Spend,
+    writer: Writer,
+    second: Database,
+    clock: FakeClock,
+    make_id: MakeId,
+    new_facts: NewFacts,
+) -> None:
+    await set_cap(payer, 100_000)
+    await spend(payer, 10)
+    assert await hooks.alerts.look() == []
+    await writer._drop_lease(Standby)
+    async with Writer(second, Sealer(Keyring({"k": load_private_key("b25l" * 10 + "b24")}))).running() as other:
+        charging = ChargingService(ledger=other, clock=clock, make_id=make_id)
+        await charging.reserve(payer, "theirs", amount_nano_usd=60_000, ttl_ms=60_000, model="gpt-x")
+        await charging.settle(payer.org_id, "theirs", facts=new_facts(prompt=45), attempts=[])
+    await writer._stand_by()
+    assert writer.is_leading
+    await spend(payer, 26)
+    assert percents(await hooks.alerts.look()) == [50, 80]
 
 
 async def test_an_alert_is_history(

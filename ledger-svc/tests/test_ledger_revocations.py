@@ -18,6 +18,7 @@ from ledger_svc.service.keys import KeyService
 from ledger_svc.service.ports import Due
 from ledger_svc.service.revocations import Revocations
 from ledger_svc.service.sweeper import Sweeper
+from ledger_svc.service.watchers import poll_for_others
 from ledger_svc.store.directory import Directory
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
@@ -152,7 +153,7 @@ async def test_a_failed_poll_and_a_failed_sweep_are_logged_and_tried_again(
     async with aclosing(revocations.watch()) as watch:
         await told(watch, 1)
         with pytest.raises(Stop):
-            await revocations.run(1.5, three_rounds())
+            await revocations.run(1.5, lambda: False, three_rounds())
         assert await told(watch, 2) == ["", "key_1"]
     assert failing.looks == 4
     store = sweeping = FailingOnce()
@@ -162,3 +163,24 @@ async def test_a_failed_poll_and_a_failed_sweep_are_logged_and_tried_again(
     logged = capsys.readouterr().out + caplog.text
     assert "revocation_poll_failed" in logged
     assert "sweep_failed" in logged
+
+
+async def test_the_writer_polls_as_it_becomes_it_and_seldom_then() -> None:
+    leads = [False, False, True, True, True, True, True, True, False, True, True]
+    rounds, polled = iter(enumerate(leads)), []
+    now = 0
+
+    async def sleep(_: float) -> None:
+        nonlocal now
+        now = next(rounds, (-1, False))[0]
+        if now < 0:
+            raise Stop
+
+    async def poll() -> None:
+        polled.append(now)
+        if now == 7:
+            raise LedgerUnavailable("restarting")
+
+    with pytest.raises(Stop):
+        await poll_for_others(poll, 1.5, lambda: leads[now], sleep, failure="poll_failed")
+    assert polled == [0, 1, 2, 6, 8, 9]

@@ -8,17 +8,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
+from ledger_statements import statements
 from sqlalchemy import func, select, text
 
 from ledger_svc.domain import latency
 from ledger_svc.domain.charges import ChargeFacts, ServedMode
-from ledger_svc.domain.errors import InvalidRequest, LedgerUnavailable
+from ledger_svc.domain.errors import InvalidRequest, LedgerUnavailable, Standby
 from ledger_svc.domain.receipts import Receipt, decode
 from ledger_svc.domain.usage import COUNTS, DAY_MS, HOUR_MS, Dimension, Group, Question, Sums, Use, Values, values_of
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.credit import CreditService
 from ledger_svc.service.usage import UsageFolding, UsageService
 from ledger_svc.service.usage_ports import Failure
+from ledger_svc.store import tail, usage_answer
 from ledger_svc.store import usage as usage_store
 from ledger_svc.store.check import Terms, examine
 from ledger_svc.store.database import Database
@@ -26,6 +28,8 @@ from ledger_svc.store.reading import read_only
 from ledger_svc.store.tables import AUDIT_LOG, FAILED_REQUEST, RECEIPT, RESERVATION
 from ledger_svc.store.usage import UsageSums
 from ledger_svc.store.usage_audit import SUMMED
+from ledger_svc.store.uses import failed_use_of
+from ledger_svc.store.writer import Writer
 from meshkit.money import BillingTier
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
@@ -57,7 +61,7 @@ class History:
         self, charging: ChargingService, sums: UsageSums, clock: FakeClock, payers: list[Principal], new_facts: NewFacts
     ) -> None:
         self.draw = random.Random(4)
-        self._charging, self._sums, self._clock, self._payers, self._new_facts = (
+        self._charging, self._sums, self.clock, self._payers, self._new_facts = (
             charging,
             sums,
             clock,
@@ -68,12 +72,12 @@ class History:
 
     async def go_on(self, requests: int) -> None:
         for _ in range(requests):
-            self._clock.advance(self.draw.choice([1, 1_000, 700_000, 5_000_000]))
+            self.clock.advance(self.draw.choice([1, 1_000, 700_000, 5_000_000]))
             await self._one(self.draw.choice(self._payers))
 
     async def _one(self, payer: Principal) -> None:
         self._number += 1
-        request_id, draw, now_ms = f"req_{self._number}", self.draw, self._clock.now_ms()
+        request_id, draw, now_ms = f"req_{self._number}", self.draw, self.clock.now_ms()
         tags = {key: draw.choice(["a", "b", ""]) for key in draw.sample(["team", "env"], draw.randint(0, 2))}
         model = draw.choice(["gpt-x", "gpt-y"])
         if draw.random() < 0.2:
@@ -102,7 +106,7 @@ class History:
             await self._charging.charge(payer, request_id, facts=facts)
         else:
             await self._charging.reserve(payer, request_id, amount_nano_usd=10**6, ttl_ms=10**6, model=model)
-            self._clock.advance(draw.choice([0, 300, 20_000]))
+            self.clock.advance(draw.choice([0, 300, 20_000]))
             await self._charging.settle(payer.org_id, request_id, facts=facts, attempts=())
 
 
@@ -140,7 +144,7 @@ async def summed_by_hand(database: Database, question: Question) -> dict[Values,
         receipt = decode(document)
         add(_use(receipt), receipt.created_at_ms - (receipt.facts.started_at_ms or held_at_ms))
     for row in failed:
-        add(usage_store.failed_use_of(row), None)
+        add(failed_use_of(row), None)
     return groups
 
 
@@ -156,7 +160,7 @@ def _use(receipt: Receipt) -> Use:
             *(1, 0, used.input_tokens, used.cached_input_tokens, used.cache_write_tokens, used.output_tokens),
             *(used.reasoning_tokens, receipt.charged_nano_usd, receipt.saved_nano_usd, receipt.absorbed_nano_usd),
         ),
-        None,
+        0,
     )
 
 
@@ -238,6 +242,59 @@ async def test_a_fold_that_is_run_twice_counts_once(
     assert calls["adds"] == calls["writes"] > 1  # and the audit at the end finds nothing
 
 
+async def test_a_writer_does_not_read_back_what_it_has_just_written(
+    history: History, folding: UsageFolding, usage: UsageService, database: Database, payers: list[Principal]
+) -> None:
+    await history.go_on(5)
+    await folding.fold()
+    await history.go_on(20)
+    with statements() as found:
+        assert await folding.fold() == 20
+    assert not [statement for statement in found if "log_leaf" in statement or "receipt" in statement]
+    assert await check(usage, database, payers[0].org_id, history.clock) > 0
+
+
+async def test_a_replica_that_stands_by_leaves_the_sums_alone(
+    history: History, sums: UsageSums, writer: Writer
+) -> None:
+    await history.go_on(3)
+    await writer._drop_lease(Standby)
+    with statements() as found, pytest.raises(Standby):
+        await sums.fold(limit=5)
+    assert found == []
+
+
+async def test_however_receipts_come_into_the_sums_each_is_added_once(
+    history: History,
+    folding: UsageFolding,
+    usage: UsageService,
+    sums: UsageSums,
+    database: Database,
+    writer: Writer,
+    payers: list[Principal],
+    new_payer: NewPayer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Leaves that no batch wrote, another process that adds, sums that begin anew, runs that are full: in any order."""
+    monkeypatch.setattr(usage_store, "MAX_ALIKE", 3)
+    monkeypatch.setattr(tail, "MAX_RUNS", 4)
+    others = UsageFolding(UsageSums(database, writer))
+
+    async def lose_a_run() -> None:
+        sums._tail.take(history.draw.randint(0, 60))
+
+    acts: list[Callable[[], Awaitable[object]]] = [
+        *(folding.fold, folding.fold, lambda: sums.fold(limit=3), others.fold, sums.rebuild, lose_a_run),
+        *(lambda: new_payer(10**6), lambda: history.go_on(9), lambda: history.go_on(2), lambda: history.go_on(1)),
+    ]
+    for _ in range(5):
+        for act in history.draw.sample(acts, len(acts)):
+            await act()
+    assert await check(usage, database, payers[0].org_id, history.clock) > 0
+    await folding.fold()
+    assert await check(usage, database, payers[1].org_id, history.clock) > 0
+
+
 async def test_the_check_names_sums_that_are_wrong(
     history: History, folding: UsageFolding, unchecked: Database, url: str, payers: list[Principal]
 ) -> None:
@@ -288,7 +345,7 @@ async def test_sums_that_are_far_behind_are_not_guessed(
     history: History, usage: UsageService, payers: list[Principal], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await history.go_on(9)
-    monkeypatch.setattr(usage_store, "MAX_BEHIND", 3)
+    monkeypatch.setattr(usage_answer, "MAX_BEHIND", 3)
     with pytest.raises(LedgerUnavailable, match="being made up"):
         await usage.usage(Question(payers[0].org_id, 0, DAY_MS))
 

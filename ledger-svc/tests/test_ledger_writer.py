@@ -98,6 +98,25 @@ async def test_commands_that_come_during_a_commit_are_the_next_batch(
     assert commits.done - before <= 8 * 2
 
 
+async def test_followers_see_what_is_durable_and_a_bug_of_one_stops_nobody(
+    writer: Writer, charging: ChargingService, database: Database, new_payer: NewPayer, new_facts: NewFacts
+) -> None:
+    payer, seen, facts = await new_payer(10**6), list[Book](), new_facts(answer=1, mode=ServedMode.EXACT)
+
+    def fail(_: Book) -> None:
+        raise RuntimeError("a bug")
+
+    writer.follow(fail)
+    writer.follow(seen.append)
+    with capture_logs() as logs:
+        for n in range(3):
+            receipt = await charging.charge(payer, f"req-{n}", facts=facts)
+            await writer.write(lambda _: None)  # whoever follows has been shown the batch before
+            assert [entry.receipt for book in seen for entry in book.new_receipts][n:] == [receipt]
+            assert await count_of(database, RECEIPT) == n + 1
+    assert [entry["event"] for entry in logs] == ["follower_failed"] * 3
+
+
 async def test_a_command_alone_is_a_batch_of_its_own(writer: Writer, commits: Commits, new_payer: NewPayer) -> None:
     payer, before = await new_payer(10**6), commits.done
     for n in range(3):

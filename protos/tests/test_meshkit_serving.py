@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -16,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from meshkit.errors import MeshError
 from meshkit.local import LocalNetwork
-from meshkit.serve import Register, running
+from meshkit.serve import Register, running, settle_heap
 from meshkit.telemetry import Telemetry
 from meshkit.testing import address_on, dialer_on
 from tallygate.common.v1.errors_pb2 import ErrorReason
@@ -152,3 +154,23 @@ async def until(ask: Callable[[], Awaitable[Any]], wanted: Any) -> bool:
     while await ask() is not wanted:
         pass
     return True
+
+
+def test_a_process_that_serves_looks_for_garbage_seldom_and_still_finds_it() -> None:
+    before = gc.get_threshold()
+    lost: list[weakref.ref[Any]] = []
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+    try:
+        settle_heap()
+        lost.append(weakref.ref(Cycle()))
+        kept: list[list[Any]] = [[] for _ in range(2 * before[0])]
+        assert lost[0]() is not None
+        kept += [[] for _ in range(20_000)]
+        assert lost[0]() is None
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)

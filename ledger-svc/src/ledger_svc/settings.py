@@ -134,7 +134,8 @@ class LedgerSettings(BaseSettings):
 
     revocation_poll_s: float = Field(0.25, gt=0)
     """Seconds between two looks for keys that another replica has revoked, rotated or changed, provider keys too: an
-    edge that watches this replica keeps what it knows of such a key for so long, and the time of a look, at most.
+    edge that watches this replica keeps what it knows of such a key for so long, and the time of a look, at most. The
+    replica that writes looks at every fourth time: it tells of its own changes as it makes them.
     """
 
     revocation_queue: int = Field(1_000, ge=1)

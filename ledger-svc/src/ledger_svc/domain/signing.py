@@ -83,8 +83,9 @@ class Keyring:
 
     def seal(self, document: bytes, kind: JwsKind = JwsKind.RECEIPT) -> Seal:
         """Signs a document."""
-        signature = self.sign(signing_input(self.signing_kid, document, kind))
-        return Seal(self.signing_kid, signature, leaf_hash(compact(self.signing_kid, document, signature, kind)))
+        signed = signing_input(self.signing_kid, document, kind)
+        signature = self.sign(signed)
+        return Seal(self.signing_kid, signature, leaf_hash(_jws(signed, signature)))
 
     def sign(self, message: bytes) -> bytes:
         """The signature of the signing key; the same message always gives the same."""
@@ -144,12 +145,16 @@ def signing_input(kid: str, document: bytes, kind: JwsKind = JwsKind.RECEIPT) ->
     """What is signed (RFC 7515, 5.1). The header has three members, in canonical JSON: there is one JWS of a document,
     kind, key and signature.
     """
-    return _protected(kid, kind) + b"." + base64url(document).encode()
+    return _protected(kid, kind) + b"." + _base64url(document)
 
 
 def compact(kid: str, document: bytes, signature: bytes, kind: JwsKind = JwsKind.RECEIPT) -> bytes:
     """The JWS in compact form."""
-    return signing_input(kid, document, kind) + b"." + base64url(signature).encode()
+    return _jws(signing_input(kid, document, kind), signature)
+
+
+def _jws(signed: bytes, signature: bytes) -> bytes:
+    return signed + b"." + _base64url(signature)
 
 
 def split_jws(jws: str, kind: JwsKind = JwsKind.RECEIPT) -> tuple[str, bytes, bytes]:
@@ -194,7 +199,11 @@ def verify(key: Ed25519PublicKey, signature: bytes, message: bytes) -> None:
 
 def base64url(data: bytes) -> str:
     """Without padding (RFC 7515, 2)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return _base64url(data).decode()
+
+
+def _base64url(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 def from_base64url(text: str) -> bytes:

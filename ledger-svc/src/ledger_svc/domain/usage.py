@@ -16,6 +16,7 @@ import orjson
 
 from ledger_svc.domain.charges import Tags
 from ledger_svc.domain.latency import Latencies, latencies_of
+from ledger_svc.domain.receipts import Receipt
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -75,14 +76,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One request, as usage counts it: ``counts`` of ``COUNTS``; ``latency_ms`` None: it is not among the latencies."""
+    """One request, as usage counts it, or some that differ in nothing else: ``counts`` of ``COUNTS``; ``latencies`` 0:
+    none of it is among them.
+    """
 
     org_id: str
     group: Group
     at_ms: int
     tags: Tags
     counts: tuple[int, ...]
-    latency_ms: int | None
+    latencies: Latencies
 
 
 SumName = tuple[str, str, str, int, Group]
@@ -114,7 +117,31 @@ class Sums:
 
 def failed_use(org_id: str, project_id: str, key_id: str, model: str, *, at_ms: int, tags: Tags) -> Use:
     """A request that ended in an error."""
-    return Use(org_id, Group(project_id, key_id, model), at_ms, tags, _FAILED, None)
+    return Use(org_id, Group(project_id, key_id, model), at_ms, tags, _FAILED, 0)
+
+
+def receipt_use(receipt: Receipt, *, held_at_ms: int) -> Use:
+    """What was charged for. ``held_at_ms``: when its hold was made."""
+    facts, used = receipt.facts, receipt.facts.usage
+    return Use(
+        receipt.org_id,
+        Group(
+            receipt.project_id,
+            receipt.key_id,
+            facts.model,
+            facts.source_id,
+            tier_of(facts.price.tier.name.lower(), facts.requested_model),
+            facts.served_mode.value,
+        ),
+        receipt.created_at_ms,
+        facts.tags,
+        (
+            *(1, 0, used.input_tokens, used.cached_input_tokens, used.cache_write_tokens),
+            *(used.output_tokens, used.reasoning_tokens),
+            *(receipt.charged_nano_usd, receipt.saved_nano_usd, receipt.absorbed_nano_usd),
+        ),
+        latencies_of(latency_of(receipt.created_at_ms, facts.started_at_ms, held_at_ms)),
+    )
 
 
 def tier_of(billing_tier: str, requested_model: str) -> str:
@@ -152,12 +179,33 @@ def sum_up(uses: Iterable[Use]) -> dict[SumName, Sums]:
     """The sums over some requests."""
     sums: dict[SumName, Sums] = {}
     for use in uses:
-        latencies = 0 if use.latency_ms is None else latencies_of(use.latency_ms)
         for name in names_of(use):
             if name not in sums:
                 sums[name] = Sums()
-            sums[name].add(use.counts, latencies)
+            sums[name].add(use.counts, use.latencies)
     return sums
+
+
+class Tally:
+    """Uses, of which those of an hour that differ in nothing but their counts are one."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, Group, int, Tags], Sums] = {}
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def add(self, use: Use) -> None:
+        """Takes in one more."""
+        name = (use.org_id, use.group, use.at_ms - use.at_ms % HOUR_MS, use.tags)
+        sums = self._sums.get(name)
+        if sums is None:
+            sums = self._sums[name] = Sums()
+        sums.add(use.counts, use.latencies)
+
+    def uses(self) -> list[Use]:
+        """What it has; the time of each is the start of its hour."""
+        return [Use(*name, tuple(sums.counts), sums.latencies) for name, sums in self._sums.items()]
 
 
 @lru_cache(maxsize=65_536)

@@ -5,21 +5,17 @@ store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-
-import structlog
+from collections.abc import AsyncGenerator, Callable
 
 from ledger_svc.service.ports import Sleep
 from ledger_svc.service.provider_key_ports import Changed, ProviderKeyStore
-from ledger_svc.service.watchers import Watchers
+from ledger_svc.service.watchers import Watchers, poll_for_others
 from meshkit.clock import Clock
 
 OVERLAP_MS = 60_000
 """How far each poll looks back behind the last: a change carries the time of its decision on another machine's clock
 and becomes visible at its COMMIT, so it may appear after later ones.
 """
-
-_log = structlog.get_logger(__name__)
 
 
 class ProviderKeyChanges:
@@ -57,11 +53,8 @@ class ProviderKeyChanges:
         self._since_ms = now_ms - OVERLAP_MS
         self._told = {change for change in self._told if change.changed_at_ms >= self._since_ms}
 
-    async def run(self, interval_s: float, sleep: Sleep = asyncio.sleep) -> None:
-        """Polls until cancelled. A failure is logged; the next poll makes up for it."""
-        while True:
-            await sleep(interval_s)
-            try:
-                await self.poll()
-            except Exception:  # noqa: BLE001 - whatever it was, the next round makes up for it
-                _log.exception("provider_key_poll_failed")
+    async def run(self, interval_s: float, is_leading: Callable[[], bool], sleep: Sleep = asyncio.sleep) -> None:
+        """Polls until cancelled. A failure is logged; the next poll makes up for it. ``is_leading``: whether this
+        replica is the writer, which has less reason to.
+        """
+        await poll_for_others(self.poll, interval_s, is_leading, sleep, failure="provider_key_poll_failed")

@@ -5,14 +5,10 @@ after asking the store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-
-import structlog
+from collections.abc import AsyncGenerator, Callable
 
 from ledger_svc.service.ports import Directory, Sleep
-from ledger_svc.service.watchers import Watchers
-
-_log = structlog.get_logger(__name__)
+from ledger_svc.service.watchers import Watchers, poll_for_others
 
 
 class Revocations:
@@ -60,11 +56,8 @@ class Revocations:
             self._seen = change_seq
         self._told = {key_id: told for key_id, told in self._told.items() if told > self._seen}
 
-    async def run(self, interval_s: float, sleep: Sleep = asyncio.sleep) -> None:
-        """Polls until cancelled. A failure is logged; the next poll makes up for it."""
-        while True:
-            await sleep(interval_s)
-            try:
-                await self.poll()
-            except Exception:  # noqa: BLE001 - whatever it was, the next round makes up for it
-                _log.exception("revocation_poll_failed")
+    async def run(self, interval_s: float, is_leading: Callable[[], bool], sleep: Sleep = asyncio.sleep) -> None:
+        """Polls until cancelled. A failure is logged; the next poll makes up for it. ``is_leading``: whether this
+        replica is the writer, which has less reason to.
+        """
+        await poll_for_others(self.poll, interval_s, is_leading, sleep, failure="revocation_poll_failed")

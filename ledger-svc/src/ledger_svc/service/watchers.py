@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import structlog
 
 from ledger_svc.domain.errors import LedgerUnavailable
+from ledger_svc.service.ports import Sleep
+
+LEADING_ROUNDS = 4
+"""The replica that writes polls once in so many rounds: it tells of its own changes as it makes them, and another's can
+only be from before, or from after it was taken for dead.
+"""
+
+_log = structlog.get_logger(__name__)
 
 
 class Watchers:
@@ -52,3 +62,30 @@ class Watchers:
         while not queue.empty():
             queue.get_nowait()
         queue.put_nowait(None)
+
+
+async def poll_for_others(
+    poll: Callable[[], Awaitable[None]],
+    interval_s: float,
+    is_leading: Callable[[], bool],
+    sleep: Sleep,
+    *,
+    failure: str,
+) -> None:
+    """Asks for what other replicas have changed, every ``interval_s`` until cancelled, and less often while this one is
+    the writer; at once when it becomes it. ``failure``: the event that a failed poll is logged as; the next makes up
+    for it.
+    """
+    rounds = LEADING_ROUNDS
+    while True:
+        await sleep(interval_s)
+        rounds += 1
+        leads = is_leading()
+        if leads and rounds < LEADING_ROUNDS:
+            continue
+        rounds = 0 if leads else LEADING_ROUNDS
+        try:
+            await poll()
+        except Exception:  # noqa: BLE001 - whatever it was, the next round makes up for it
+            rounds = LEADING_ROUNDS
+            _log.exception(failure)

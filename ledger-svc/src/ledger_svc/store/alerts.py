@@ -1,5 +1,6 @@
-"""Alerts of caps. Looking costs by what was spent since the last look, not by how many caps there are: receipts are
-read in the order of their leaves.
+"""Alerts of caps. Looking costs by what was spent since the last look, not by how many caps there are: whose receipts
+came is known in the order of their leaves, from the batches that this process wrote (``store.tail``) or from the log.
+Where nothing came that a cap may be of, nothing is read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from itertools import islice
 from sqlalchemy import Connection, insert, select, tuple_, update
 
 from ledger_svc.domain.alerts import Alert, AlertName, alert, crossed
-from ledger_svc.domain.caps import Bucket, Cap, CapPeriod, CapScope, CapUnit, period_start_ms
+from ledger_svc.domain.book import Book
+from ledger_svc.domain.caps import Bucket, Cap, CapPeriod, CapScope, CapUnit, period_start_ms, scopes_of
 from ledger_svc.service.webhook_ports import CapRevision, Look, Watermark
 from ledger_svc.store.database import Database
 from ledger_svc.store.outbox import publish
@@ -31,6 +33,7 @@ from ledger_svc.store.tables import (
     RECEIPT,
     RESERVATION,
 )
+from ledger_svc.store.tail import Run, Tail
 from ledger_svc.store.writer import Writer
 
 LEAVES = 5_000
@@ -48,9 +51,10 @@ _NAMES = {
 @dataclass(slots=True)
 class _Seen:
     """What is to be looked at: by scope, the days in which something of it was held; and caps that are new, also by
-    (scope id, period, unit).
+    (scope id, period, unit). ``has_new_caps``: there are such, to be read.
     """
 
+    has_new_caps: bool = False
     days: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     caps: list[CapRevision] = field(default_factory=list)
     new: set[tuple[str, str, str]] = field(default_factory=set)
@@ -62,6 +66,8 @@ class Alerts:
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
         self._writer = writer
+        self._tail: Tail[_Seen] = Tail(_Seen, _see_batch)
+        writer.follow(self._tail.saw)
 
     async def watermark(self) -> Watermark:
         """See ``webhook_ports.Alerts``."""
@@ -71,20 +77,37 @@ class Alerts:
     async def look(self, mark: Watermark, known_caps: Collection[CapRevision], now_ms: int) -> Look:
         """See ``webhook_ports.Alerts``."""
 
+        run, goes_on = self._tail.take(mark.leaf_index)
+        if run is not None:
+            return await self._look_at(run, mark, known_caps, now_ms)
+        if mark.leaf_index == self._writer.log_size:  # a cap that is set has a leaf, too
+            return Look([], mark.leaf_index, False, [])
+
         def read(connection: Connection) -> Look:
             # The size comes first: whatever is read behind it has what these receipts did.
             size = connection.execute(select(LOG_HEAD.c.size)).scalar_one()
-            end = min(size, mark.leaf_index + LEAVES)
+            end = min(size, mark.leaf_index + LEAVES, size if goes_on is None else goes_on)
             seen = _Seen()
             _see_receipts(connection, seen, mark.leaf_index, end)
             _see_caps(connection, seen, mark.caps_since_ms, known_caps, now_ms)
-            scope_ids = iter(sorted(seen.days))
-            alerts: list[Alert] = []
-            while some := list(islice(scope_ids, _SCOPES)):
-                alerts += _reached(connection, some, seen, now_ms)
-            return Look(alerts, end, end < size, seen.caps)
+            return Look(_all_reached(connection, seen, now_ms), end, end < size, seen.caps)
 
         return await self._database.read(read)
+
+    async def _look_at(
+        self, run: Run[_Seen], mark: Watermark, known_caps: Collection[CapRevision], now_ms: int
+    ) -> Look:
+        """At what was written by batches, and is durable."""
+        seen = run.content
+        if not seen.days and not seen.has_new_caps:
+            return Look([], run.end, self._tail.has_runs, [])
+
+        def read(connection: Connection) -> list[Alert]:
+            if seen.has_new_caps:
+                _see_caps(connection, seen, mark.caps_since_ms, known_caps, now_ms)
+            return _all_reached(connection, seen, now_ms)
+
+        return Look(await self._database.read(read), run.end, self._tail.has_runs, seen.caps)
 
     async def tell(self, alerts: Sequence[Alert], mark: Watermark) -> list[Alert]:
         """See ``webhook_ports.Alerts``."""
@@ -117,6 +140,20 @@ class Alerts:
         ]
 
 
+def _see_batch(seen: _Seen, book: Book) -> bool:
+    """What ``_see_receipts`` would read. An organisation without caps has nothing that could be reached; where it is
+    given its first, that is new.
+    """
+    seen.has_new_caps = seen.has_new_caps or bool(book.new_caps)
+    for entry in book.new_receipts:
+        receipt = entry.receipt
+        if receipt.org_id in book.capped:
+            day_ms = book.holds[receipt.org_id, receipt.request_id].created_at_ms // _DAY_MS * _DAY_MS
+            for scope_id in scopes_of(receipt.key_id, receipt.project_id, receipt.org_id):
+                seen.days[scope_id].add(day_ms)
+    return len(seen.days) < _SCOPES
+
+
 def _see_receipts(connection: Connection, seen: _Seen, start: int, end: int) -> None:
     """Whose receipts these are, and of which days their holds. A hold belongs to the period in which it was made."""
     if start >= end:
@@ -143,6 +180,14 @@ def _see_caps(connection: Connection, seen: _Seen, since_ms: int, known: Collect
             seen.caps.append(revision)
             seen.new.add(revision[:3])
             seen.days[row.scope_id].add(now_ms)
+
+
+def _all_reached(connection: Connection, seen: _Seen, now_ms: int) -> list[Alert]:
+    scope_ids = iter(sorted(seen.days))
+    alerts: list[Alert] = []
+    while some := list(islice(scope_ids, _SCOPES)):
+        alerts += _reached(connection, some, seen, now_ms)
+    return alerts
 
 
 def _reached(connection: Connection, scope_ids: Sequence[str], seen: _Seen, now_ms: int) -> list[Alert]:

@@ -51,9 +51,10 @@ async def decide_under(
     commands: Sequence[Command[Any]],
     sealer: Sealer,
     before_commit: Callable[[list[Answer]], None],
-) -> list[Answer]:
+) -> tuple[Book, list[Answer]]:
     """Answers commands in one transaction of the writer's, which is durable when it returns: on what the lease
-    remembers, where that is all they need and none is refused, else on what is read.
+    remembers, where that is all they need and none is refused, else on what is read. Gives the book that they decided
+    on, too.
 
     Raises:
         Guilty: nothing was written.
@@ -64,7 +65,7 @@ async def decide_under(
         return from_memory
     book, answers = await lease.transact(partial(_read_and_decide, commands, sealer, before_commit))
     lease.memory.keep(book)
-    return answers
+    return book, answers
 
 
 async def _decide_from_memory(
@@ -72,7 +73,7 @@ async def _decide_from_memory(
     commands: Sequence[Command[Any]],
     sealer: Sealer,
     before_commit: Callable[[list[Answer]], None],
-) -> list[Answer] | None:
+) -> tuple[Book, list[Answer]] | None:
     """None where that does not do, and nothing was written: more is needed than is remembered, or what is remembered
     refuses. A refusal is for the books to say: they may know that the command was answered before.
     """
@@ -90,7 +91,7 @@ async def _decide_from_memory(
         _log.info("batch_read_after_all", commands=len(commands), cause=repr(error.orig))  # a command came again
         return None
     lease.memory.keep(book)
-    return answers
+    return book, answers
 
 
 def _read_and_decide(

@@ -55,6 +55,11 @@ class Memory:
         self._buckets: dict[BucketName, Bucket] = {}
         self._log_size: int | None = None
 
+    @property
+    def log_size(self) -> int | None:
+        """Leaves of the log; None: not known."""
+        return self._log_size
+
     def recall(self, needs: Iterable[Needs]) -> Book | None:
         """A book with what is needed; None where something must be read. A command that is refused on it may be right
         on what the database has.

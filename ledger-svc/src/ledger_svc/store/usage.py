@@ -5,105 +5,74 @@ adds them: each is added once, whatever fails in between. A question takes the s
 from one state of the database, so its answer is what the receipts say at that moment. Failures have ordinals of their
 own and a cursor of their own, and go the same way.
 
-What a transaction adds is worked out before it begins, from rows that never change; the writer only adds it up.
+What a transaction adds is worked out before it begins: while this process writes, as each batch is written
+(``store.tail``); else from the log's rows, which never change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Join,
-    Select,
-    Table,
-    and_,
-    delete,
-    func,
-    insert,
-    select,
-    tuple_,
-    update,
-)
+from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
 
 from ledger_svc.domain import latency
-from ledger_svc.domain.errors import InvalidRequest, LedgerUnavailable
+from ledger_svc.domain.book import Book
+from ledger_svc.domain.errors import Standby
 from ledger_svc.domain.usage import (
-    COLUMN_OF,
     COUNTS,
-    DAY_MS,
-    Dimension,
-    Group,
-    Period,
     Question,
     SumName,
     Sums,
+    Tally,
     Usage,
     Use,
-    Values,
-    failed_use,
     group_id,
-    latency_of,
+    receipt_use,
     sum_up,
-    tier_of,
-    values_of,
 )
 from ledger_svc.service.usage_ports import Failure
 from ledger_svc.store.bulk import Record, insert_into, select_by, update_by, write_all
 from ledger_svc.store.database import Database
-from ledger_svc.store.tables import (
-    CORRECTION,
-    FAILED_REQUEST,
-    LOG_HEAD,
-    LOG_LEAF,
-    RECEIPT,
-    RESERVATION,
-    USAGE_CURSOR,
-    USAGE_SUM,
-)
+from ledger_svc.store.tables import FAILED_REQUEST, LOG_HEAD, LOG_LEAF, USAGE_CURSOR, USAGE_SUM
+from ledger_svc.store.tail import Tail
+from ledger_svc.store.usage_answer import answer
+from ledger_svc.store.uses import LEAVES, USED, Cursor, cursor_of, failed_use_of, failures_from, use_of
 from ledger_svc.store.writer import Writer
 
-MAX_BEHIND = 20_000
-"""Leaves, and failures, that a question adds up itself."""
-MAX_GROUPS = 10_000
+MAX_ALIKE = 256
+"""Different uses that one transaction takes, unless a single batch has more."""
 
 KEY = ("org_id", "tag_key", "period", "starts_at_ms", "group_id")
 _ADDED = (*COUNTS, "latencies")
 _READ_SUMS = select_by(USAGE_SUM, [USAGE_SUM.columns[name] for name in (*KEY, *_ADDED)], *KEY)
 _INSERT_SUMS = insert_into(USAGE_SUM)
 _UPDATE_SUMS = update_by(USAGE_SUM, KEY, *_ADDED)
-
-USED = (
-    *(RECEIPT.c.org_id, RECEIPT.c.project_id, RECEIPT.c.key_id, RECEIPT.c.model, RECEIPT.c.source_id),
-    *(RECEIPT.c.served_mode, RECEIPT.c.charged_nano_usd, RECEIPT.c.saved_nano_usd, RECEIPT.c.absorbed_nano_usd),
-    *(RECEIPT.c.created_at_ms, RECEIPT.c.document, RESERVATION.c.created_at_ms.label("held_at_ms")),
-)
-"""What a receipt's use is made of."""
-
-
-def _with_receipt(table: Table, receipt_id: Column[Any]) -> Join:
-    """Its rows, with the receipts and holds that they name. One after the other: SQLite makes up a table of a join in
-    an outer join.
-    """
-    return table.outerjoin(RECEIPT, RECEIPT.c.receipt_id == receipt_id).outerjoin(
-        RESERVATION, RESERVATION.c.hold_id == RECEIPT.c.hold_id
-    )
-
-
-_LEAVES = _with_receipt(LOG_LEAF, LOG_LEAF.c.entry_id)
+_MOVE_CURSOR = update_by(USAGE_CURSOR, "cursor_id", "next_leaf", "next_failure")
 
 
 @dataclass(frozen=True, slots=True)
-class _Cursor:
-    """The first leaf and the first failure that the sums do not have."""
+class _Known:
+    """The cursor as this process left it, under the epoch in which nobody else can have moved it."""
 
-    next_leaf: int
-    next_failure: int
+    epoch: int
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Where the sums end, where they will, and what is between."""
+
+    before: Cursor
+    after: Cursor
+    uses: list[Use]
+
+    @property
+    def size(self) -> int:
+        """Leaves and failures."""
+        return self.after.next_leaf - self.before.next_leaf + self.after.next_failure - self.before.next_failure
 
 
 class UsageSums:
@@ -112,22 +81,63 @@ class UsageSums:
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
         self._writer = writer
+        self._tail: Tail[Tally] = Tail(Tally, _tally)
+        self._known: _Known | None = None
+        self._has_failures = True
+        writer.follow(self._tail.saw)
 
     async def fold(self, *, limit: int) -> int:
-        """Takes at most ``limit`` leaves and as many failures into the sums; gives how many there were."""
-        before, after, uses = await self._database.snapshot(lambda connection: _next(connection, limit))
-        if after == before:
+        """Takes what is next into the sums: at most ``limit`` leaves and as many failures where it must be read, or
+        what was kept of newer ones; gives how many there were.
+
+        Raises:
+            Standby: another replica does it.
+        """
+        epoch = self._writer.epoch
+        if epoch is None:
+            raise Standby
+        if self._known is None or self._known.epoch != epoch:
+            self._known, self._has_failures = None, True
+        piece = await self._next(self._known.cursor if self._known else None, limit)
+        if not piece.size:
             return 0
-        added = sum_up(uses)
+        added = sum_up(piece.uses)
 
-        def write(connection: Connection) -> None:
-            if _cursor(connection) == before:  # else a COMMIT in doubt did go through, or the sums are made up anew
-                _add(connection, added)
-                values = {"next_leaf": after.next_leaf, "next_failure": after.next_failure}
-                connection.execute(update(USAGE_CURSOR).values(values))
+        def write(connection: Connection) -> bool:
+            is_next = cursor_of(connection) == piece.before
+            if is_next:  # else a COMMIT in doubt did go through, or the sums are made up anew
+                _add(connection, added, piece.after)
+            return is_next
 
-        await self._writer.write(write, beside_books=True)
-        return after.next_leaf - before.next_leaf + after.next_failure - before.next_failure
+        self._known = None
+        if await self._writer.write(write, beside_books=True):
+            self._known = _Known(epoch, piece.after)
+        return piece.size
+
+    async def _next(self, cursor: Cursor | None, limit: int) -> _Piece:
+        if cursor is None:
+            cursor = await self._database.read(cursor_of)
+        run, goes_on = self._tail.take(cursor.next_leaf)
+        if run is None:
+            if cursor.next_leaf == self._writer.log_size and not self._has_failures:
+                return _Piece(cursor, cursor, [])
+            until = cursor.next_leaf + limit
+            return await self._from_log(cursor, until if goes_on is None else min(until, goes_on), limit)
+        failed = _Piece(cursor, cursor, [])
+        if self._has_failures:
+            failed = await self._from_log(cursor, cursor.next_leaf, limit)
+        return _Piece(cursor, Cursor(run.end, failed.after.next_failure), run.content.uses() + failed.uses)
+
+    async def _from_log(self, cursor: Cursor, until: int, limit: int) -> _Piece:
+        self._has_failures = False  # those that are recorded from here on may not be seen
+        try:
+            piece = await self._database.snapshot(lambda connection: _read(connection, cursor, until, limit))
+        except BaseException:
+            self._has_failures = True
+            raise
+        if piece.after.next_failure - cursor.next_failure == limit:
+            self._has_failures = True
+        return piece
 
     async def rebuild(self) -> int:
         """Throws all sums away; gives how many leaves the log has."""
@@ -138,7 +148,9 @@ class UsageSums:
             connection.execute(update(USAGE_CURSOR).values(next_leaf=0, next_failure=0))
             return int(size)
 
-        return await self._writer.write(write, beside_books=True)
+        size = await self._writer.write(write, beside_books=True)
+        self._known = None
+        return size
 
     async def record(self, failures: Sequence[Failure]) -> int:
         """Keeps failures, each once by its request; gives how many are new."""
@@ -155,74 +167,42 @@ class UsageSums:
                 connection.execute(insert(FAILED_REQUEST), records)
             return len(new)
 
-        return await self._writer.write(write, beside_books=True) if by_name else 0
+        recorded = await self._writer.write(write, beside_books=True) if by_name else 0
+        self._has_failures = self._has_failures or recorded > 0
+        return recorded
 
     async def usage(self, question: Question) -> Usage:
         """The sums of one moment, with what has not been taken into them yet.
 
         Raises:
             LedgerUnavailable: that is too much: the sums are being made up.
-            InvalidRequest: there are more than ``MAX_GROUPS``.
+            InvalidRequest: there are more groups than an answer can have.
         """
         return await self._database.snapshot(lambda connection: answer(connection, question))
 
 
-def _cursor(connection: Connection) -> _Cursor:
-    row = connection.execute(select(USAGE_CURSOR.c.next_leaf, USAGE_CURSOR.c.next_failure)).one()
-    return _Cursor(*row)
+def _tally(tally: Tally, book: Book) -> bool:
+    for entry in book.new_receipts:
+        receipt = entry.receipt
+        hold = book.holds[receipt.org_id, receipt.request_id]
+        tally.add(receipt_use(receipt, held_at_ms=hold.created_at_ms))
+    return len(tally) < MAX_ALIKE
 
 
-def _next(connection: Connection, limit: int) -> tuple[_Cursor, _Cursor, list[Use]]:
-    """Where the sums end, where they will, and what is between."""
-    before = _cursor(connection)
-    leaves = connection.execute(
+def _read(connection: Connection, before: Cursor, until: int, limit: int) -> _Piece:
+    """From the log, up to a leaf."""
+    leaves = (
         select(LOG_LEAF.c.leaf_index, *USED)
-        .select_from(_LEAVES)
-        .where(LOG_LEAF.c.leaf_index >= before.next_leaf, LOG_LEAF.c.leaf_index < before.next_leaf + limit)
+        .select_from(LEAVES)
+        .where(LOG_LEAF.c.leaf_index >= before.next_leaf, LOG_LEAF.c.leaf_index < until)
         .order_by(LOG_LEAF.c.leaf_index)
-    ).all()
-    failures = connection.execute(_failures_from(before).where(FAILED_REQUEST.c.ordinal < before.next_failure + limit))
-    uses = [use_of(row) for row in leaves if row.org_id is not None]  # a leaf may be of something else than a receipt
+    )
+    found = connection.execute(leaves).all() if until > before.next_leaf else []
+    failures = connection.execute(failures_from(before).where(FAILED_REQUEST.c.ordinal < before.next_failure + limit))
+    uses = [use_of(row) for row in found if row.org_id is not None]  # a leaf may be of something else than a receipt
     failed = [failed_use_of(row) for row in failures]
-    after = _Cursor(leaves[-1].leaf_index + 1 if leaves else before.next_leaf, before.next_failure + len(failed))
-    return before, after, uses + failed
-
-
-def _failures_from(cursor: _Cursor) -> Select[Any]:
-    return (
-        select(FAILED_REQUEST).where(FAILED_REQUEST.c.ordinal >= cursor.next_failure).order_by(FAILED_REQUEST.c.ordinal)
-    )
-
-
-def use_of(row: Any) -> Use:
-    """Of a row with ``USED``."""
-    document = orjson.loads(row.document)
-    used = document["usage"]
-    return Use(
-        row.org_id,
-        Group(
-            row.project_id,
-            row.key_id,
-            row.model,
-            row.source_id,
-            tier_of(document["price"]["tier"], document["requested_model"]),
-            row.served_mode,
-        ),
-        row.created_at_ms,
-        tuple(document.get("tags", {}).items()),
-        (
-            *(1, 0, used["input_tokens"], used["cached_input_tokens"], used["cache_write_tokens"]),
-            *(used["output_tokens"], used["reasoning_tokens"]),
-            *(row.charged_nano_usd, row.saved_nano_usd, row.absorbed_nano_usd),
-        ),
-        latency_of(row.created_at_ms, document.get("started_at_ms", 0), row.held_at_ms),
-    )
-
-
-def failed_use_of(row: Any) -> Use:
-    """Of a row of failed_request."""
-    tags = tuple(orjson.loads(row.tags).items())
-    return failed_use(row.org_id, row.project_id, row.key_id, row.model, at_ms=row.at_ms, tags=tags)
+    next_leaf = found[-1].leaf_index + 1 if found else before.next_leaf
+    return _Piece(before, Cursor(next_leaf, before.next_failure + len(failed)), uses + failed)
 
 
 def _failure_values(failure: Failure, ordinal: int) -> dict[str, Any]:
@@ -248,7 +228,7 @@ def _added(sums: Sums) -> Record:
     return (*sums.counts, latency.encode(sums.latencies))
 
 
-def _add(connection: Connection, added: dict[SumName, Sums]) -> None:
+def _add(connection: Connection, added: dict[SumName, Sums], after: Cursor) -> None:
     by_key = {tuple(key_of(name)): (name, sums) for name, sums in added.items()}
     changed = []
     for row in _READ_SUMS.run(connection, list(by_key)):
@@ -258,131 +238,5 @@ def _add(connection: Connection, added: dict[SumName, Sums]) -> None:
         sums.add(counts, latency.decode(latencies))
         changed.append((*key, *_added(sums)))
     new = [record_of(name, sums) for name, sums in by_key.values()]
-    write_all(connection, (_INSERT_SUMS, new), (_UPDATE_SUMS, changed))
-
-
-def answer(connection: Connection, question: Question) -> Usage:
-    """See ``UsageSums.usage``."""
-    cursor = _cursor(connection)
-    behind = connection.execute(select(LOG_HEAD.c.size)).scalar_one() - cursor.next_leaf
-    if behind > MAX_BEHIND:
-        raise LedgerUnavailable(f"usage is being made up from the receipts: {behind} are left; try again in a moment")
-    groups = _sums(connection, question, "", [d for d in question.dimensions if d is not Dimension.TAG])
-    if Dimension.TAG in question.dimensions:
-        groups = _by_tag(connection, question, groups)
-    for use in _rest(connection, cursor, question):
-        values = values_of(question, use)
-        latencies = 0 if use.latency_ms is None else latency.latencies_of(use.latency_ms)
-        groups.setdefault(values, Sums()).add(use.counts, latencies)
-    if len(groups) > MAX_GROUPS:
-        raise InvalidRequest("group_by", f"gives {len(groups)} groups, more than {MAX_GROUPS}; ask for less time")
-    return Usage(groups, _corrected(connection, question))
-
-
-def _by_tag(connection: Connection, question: Question, all_groups: dict[Values, Sums]) -> dict[Values, Sums]:
-    """What has the tag, by its value; and all else, which is what is left of the sums over all."""
-    place = question.dimensions.index(Dimension.TAG)
-    groups = _sums(connection, question, question.tag_key, question.dimensions)
-    tagged: dict[Values, Sums] = {}
-    for values, sums in groups.items():
-        others = values[:place] + values[place + 1 :]
-        tagged.setdefault(others, Sums()).add(sums.counts, sums.latencies)
-    for others, sums in all_groups.items():
-        untagged = sums.less(tagged[others]) if others in tagged else sums
-        if not untagged.is_empty:
-            groups[(*others[:place], None, *others[place:])] = untagged
-    return groups
-
-
-def _sums(
-    connection: Connection, question: Question, tag_key: str, dimensions: Sequence[Dimension]
-) -> dict[Values, Sums]:
-    """The counts are added by the database; the latencies here, as no database can."""
-    groups: dict[Values, Sums] = {}
-    columns = [_column(dimension) for dimension in dimensions]
-    width = len(columns)
-    counts = [func.sum(USAGE_SUM.columns[name]) for name in COUNTS]
-    for where in _segments(question, tag_key, by_hour=Dimension.HOUR in dimensions):
-        for row in connection.execute(select(*columns, *counts).where(where).group_by(*columns)):
-            if row[width] is not None:  # a sum without groups is a row, of nothing perhaps
-                groups.setdefault(tuple(row[:width]), Sums()).add(map(int, row[width:]), 0)
-        for row in connection.execute(select(*columns, USAGE_SUM.c.latencies).where(where)):
-            groups[row[:-1]].latencies += latency.decode(row[-1])  # the one line that runs for each sum
-    return groups
-
-
-def _column(dimension: Dimension) -> ColumnElement[Any]:
-    if dimension is Dimension.HOUR:
-        return USAGE_SUM.c.starts_at_ms
-    if dimension is Dimension.DAY:
-        return (USAGE_SUM.c.starts_at_ms - USAGE_SUM.c.starts_at_ms % DAY_MS).label("day")
-    return USAGE_SUM.columns[COLUMN_OF[dimension]]
-
-
-def _segments(question: Question, tag_key: str, *, by_hour: bool) -> Iterable[ColumnElement[bool]]:
-    """The question's time, in whole days where there are any, each with the filters."""
-    days_from, days_to = -(-question.from_ms // DAY_MS) * DAY_MS, question.to_ms // DAY_MS * DAY_MS
-    if by_hour or days_from >= days_to:
-        spans = [(Period.HOUR, question.from_ms, question.to_ms)]
-    else:
-        spans = [
-            (Period.HOUR, question.from_ms, days_from),
-            (Period.DAY, days_from, days_to),
-            (Period.HOUR, days_to, question.to_ms),
-        ]
-    filters = [
-        USAGE_SUM.columns[name] == value
-        for name in ("project_id", "key_id", "model")
-        if (value := getattr(question, name))
-    ]
-    for period, low, high in spans:
-        if low < high:
-            yield and_(
-                USAGE_SUM.c.org_id == question.org_id,
-                USAGE_SUM.c.tag_key == tag_key,
-                USAGE_SUM.c.period == period.value,
-                USAGE_SUM.c.starts_at_ms >= low,
-                USAGE_SUM.c.starts_at_ms < high,
-                *filters,
-            )
-
-
-def _rest(connection: Connection, cursor: _Cursor, question: Question) -> Iterator[Use]:
-    """What of the question is behind the cursor. It begins at the leaves, which are few: no index serves how the
-    organisation is compared, and no database takes it for a reason to begin at the receipts.
-    """
-    whose = func.coalesce(RECEIPT.c.org_id, "") == question.org_id
-    receipts = select(*USED).select_from(_LEAVES).where(LOG_LEAF.c.leaf_index >= cursor.next_leaf, whose)
-    whose = func.coalesce(FAILED_REQUEST.c.org_id, "") == question.org_id
-    failures = _failures_from(cursor).where(whose)
-    for rows, make_use in ((receipts, use_of), (failures, failed_use_of)):
-        for use in map(make_use, connection.execute(rows)):
-            if _asks_for(question, use):
-                yield use
-
-
-def _asks_for(question: Question, use: Use) -> bool:
-    group = use.group
-    return (
-        question.from_ms <= use.at_ms < question.to_ms
-        and question.project_id in ("", group.project_id)
-        and question.key_id in ("", group.key_id)
-        and question.model in ("", group.model)
-    )
-
-
-def _corrected(connection: Connection, question: Question) -> dict[Values, int]:
-    """What was given back, by the group of the receipt that it was given back of. There is little of it."""
-    given_back = (CORRECTION.c.promo_nano_usd + CORRECTION.c.paid_nano_usd).label("given_back")
-    query = (
-        select(given_back, *USED)
-        .select_from(_with_receipt(CORRECTION, CORRECTION.c.receipt_id))
-        .where(CORRECTION.c.org_id == question.org_id, func.coalesce(RECEIPT.c.org_id, "") == question.org_id)
-    )
-    corrected: dict[Values, int] = {}
-    for row in connection.execute(query):
-        use = use_of(row)
-        if _asks_for(question, use):
-            values = values_of(question, use)
-            corrected[values] = corrected.get(values, 0) + row.given_back
-    return corrected
+    moved = [(1, after.next_leaf, after.next_failure)]
+    write_all(connection, (_INSERT_SUMS, new), (_UPDATE_SUMS, changed), (_MOVE_CURSOR, moved))

@@ -23,7 +23,8 @@ from ledger_svc.store.tables import (
     USAGE_CURSOR,
     USAGE_SUM,
 )
-from ledger_svc.store.usage import USED, failed_use_of, record_of, use_of
+from ledger_svc.store.usage import record_of
+from ledger_svc.store.uses import USED, failed_use_of, use_of
 
 SUMMED = "usage is the sum of the receipts and the failures"
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy import Connection
 
+from ledger_svc.domain.book import Book
 from ledger_svc.domain.command import Command
 from ledger_svc.domain.errors import LedgerError, LedgerUnavailable, QueueFull, Standby
 from ledger_svc.store.batch import Answer, answer_each, decide_under
@@ -39,6 +40,7 @@ _log = structlog.get_logger(__name__)
 
 Work = Callable[[Connection], Any]
 Refusal = Callable[[], LedgerUnavailable]
+Follower = Callable[[Book], None]
 
 
 class CommitSeam:
@@ -93,11 +95,27 @@ class Writer:
         self._lease: Lease | None = None
         self._refusal: Refusal | None = Standby
         self._closing = False
+        self._written: list[Book] = []
+        self._followers: list[Follower] = []
 
     @property
     def is_leading(self) -> bool:
         """Whether this process is the writer, as far as it knows."""
         return self._lease is not None
+
+    @property
+    def epoch(self) -> int | None:
+        """Under which it writes: while that is the same, nobody else has written. None: another process writes."""
+        return None if self._lease is None else self._lease.epoch
+
+    @property
+    def log_size(self) -> int | None:
+        """Leaves of the log that are durable, as far as it remembers them; None: the log has to be asked."""
+        return None if self._lease is None else self._lease.memory.log_size
+
+    def follow(self, follower: Follower) -> None:
+        """From now on shows ``follower`` the book of each batch, once it is durable and the callers have been told."""
+        self._followers.append(follower)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Writer]:
@@ -185,6 +203,7 @@ class Writer:
         batch = self._next_batch()
         if batch and isinstance(batch[0].task, Command):
             _tell(batch, await answer_each(batch, self._decide))
+            self._show_followers()
         elif batch:
             _tell(batch, await answer_each(batch, self._run_alone))
 
@@ -211,9 +230,20 @@ class Writer:
         def before_commit(answers: list[Answer]) -> None:
             self._seam.before_commit(lambda: _tell_from(loop, batch, answers))
 
-        answers = await self._under_lease(lambda lease: decide_under(lease, commands, self._sealer, before_commit))
+        decided = await self._under_lease(lambda lease: decide_under(lease, commands, self._sealer, before_commit))
+        book, answers = decided
         self._seam.after_commit()
+        self._written.append(book)
         return answers
+
+    def _show_followers(self) -> None:
+        written, self._written = self._written, []
+        for book in written:
+            for follower in self._followers:
+                try:
+                    follower(book)
+                except Exception:  # noqa: BLE001 - a bug of its own must not stop the writer; it reads the log instead
+                    _log.exception("follower_failed")
 
     async def _run_alone(self, batch: Sequence[_Waiting]) -> list[Answer]:
         (waiting,) = batch

@@ -72,7 +72,7 @@ def _add_provider_keys(assembly: Assembly, parts: Parts) -> None:
     changes = ProviderKeyChanges(store, parts.clock, max_pending=settings.revocation_queue)
     service = ProviderKeyService(store, changes, parts.clock, parts.make_id)
     assembly.serve(add_ProviderKeyServiceServicer_to_server, ProviderKeyServicer(service, changes))
-    assembly.run(lambda: changes.run(settings.revocation_poll_s))
+    assembly.run(lambda: changes.run(settings.revocation_poll_s, lambda: parts.writer.is_leading))
     assembly.run(lambda: Rewrapping(store).run(settings.rewrap_interval_s))
 
 

@@ -28,5 +28,5 @@ def add_money(assembly: Assembly, parts: Parts) -> None:
     sweeper = Sweeper(ledger=writer, records=records, clock=clock, batch_limit=settings.sweep_batch_limit)
     assembly.serve(add_LedgerServiceServicer_to_server, servicer)
     assembly.run(lambda: sweeper.run(settings.sweep_interval_s))
-    assembly.run(lambda: parts.revocations.run(settings.revocation_poll_s))
+    assembly.run(lambda: parts.revocations.run(settings.revocation_poll_s, lambda: writer.is_leading))
     assembly.run(lambda: parts.log_service.run(settings.checkpoint_interval_s))
