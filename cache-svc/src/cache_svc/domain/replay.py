@@ -52,6 +52,10 @@ class Controls:
     up_to: Tier = Tier.EXACT
     max_error: float | None = None
 
+    def takes(self, age_ms: int) -> bool:
+        """Whether an answer of this age may be replayed."""
+        return self.max_age_s is None or (self.max_age_s > 0 and age_ms <= self.max_age_s * 1000)
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -84,11 +88,14 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """Nothing to replay. ``key``: leave to store the fresh answer under it; empty: it must not be stored."""
+    """Nothing to replay. ``key``: leave to store the fresh answer under it; empty: it must not be stored. ``lesson``:
+    what an upper tier wants back with the fresh answer, to learn from it.
+    """
 
     reason: MissReason
     key: bytes = b""
     detail: str = ""
+    lesson: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,15 @@
 """The cache's use cases, and the Protocols of what they need."""
 
-from cache_svc.service.answers import CacheService, Counters, EntryStore, Found, Limits, NewEpoch, StoreUsage
+from cache_svc.service.answers import CacheService, Counters, Limits
 from cache_svc.service.flights import FlightLimits, FlightService, FlightStore, Kept
+from cache_svc.service.ports import EntryStore, Found, NewEpoch, StoreUsage
 from cache_svc.service.refusals import BadRequest, StoreFull, StoreUnavailable
+from cache_svc.service.tiers import Candidate, KeptAnswer, Ruling, UpperTier, Verdict
 
 __all__ = [
     "BadRequest",
     "CacheService",
+    "Candidate",
     "Counters",
     "EntryStore",
     "FlightLimits",
@@ -14,9 +17,13 @@ __all__ = [
     "FlightStore",
     "Found",
     "Kept",
+    "KeptAnswer",
     "Limits",
     "NewEpoch",
+    "Ruling",
     "StoreFull",
     "StoreUnavailable",
     "StoreUsage",
+    "UpperTier",
+    "Verdict",
 ]

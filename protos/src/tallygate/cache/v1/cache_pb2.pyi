@@ -371,6 +371,7 @@ class Ticket(_message.Message):
     TTL_S_FIELD_NUMBER: _builtins.int
     SHARE_IN_ORG_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    UP_TO_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     """The cache key, 32 bytes. The epochs of a purge are part of it, so that an answer begun before a purge is not found
     after it.
@@ -387,6 +388,8 @@ class Ticket(_message.Message):
     """CacheControls.share_in_org of the lookup: it is in the key."""
     record: _builtins.bool
     """CacheControls.record of the lookup."""
+    up_to: Global___ReplayTier.ValueType
+    """CacheControls.up_to of the lookup: the tiers that are told of the answer."""
     def __init__(
         self,
         *,
@@ -397,10 +400,11 @@ class Ticket(_message.Message):
         ttl_s: _builtins.int = ...,
         share_in_org: _builtins.bool = ...,
         record: _builtins.bool = ...,
+        up_to: Global___ReplayTier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "key", b"key", "model", b"model", "policy_epoch", b"policy_epoch", "record", b"record", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "key", b"key", "model", b"model", "policy_epoch", b"policy_epoch", "record", b"record", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s", "up_to", b"up_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
