@@ -11,6 +11,7 @@ import pytest
 from cache_svc.domain.entry import open_sealed, seal
 from cache_svc.domain.question import Question
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason, Mode, Tier
+from cache_svc.domain.request import CacheRequest
 from cache_svc.service import CacheService, Candidate, Found, KeptAnswer, Limits, Ruling, StoreFull, Verdict
 from cache_svc.store.memory import MemoryStore
 from meshkit.principal import Principal
@@ -35,11 +36,16 @@ class Pointing:
     def clue(self, question: Question) -> bytes:
         return b""
 
-    async def find(self, question: Question, clue: bytes | None, controls: Controls) -> Candidate | None:
-        self.asked += 1
-        return Candidate(self.kept[-1].address) if self.kept else None
+    def reads(self, request: CacheRequest) -> bool:
+        return True
 
-    async def judge(self, question: Question, kept_text: str, candidate: Candidate, controls: Controls) -> Verdict:
+    async def find(self, question: Question, clue: bytes | None, controls: Controls) -> list[Candidate]:
+        self.asked += 1
+        return [Candidate(self.kept[-1].address)] if self.kept else []
+
+    async def judge(
+        self, question: Question, kept_text: str, answer: bytes, candidate: Candidate, controls: Controls
+    ) -> Verdict:
         self.judged.append((kept_text, question.text))
         return self.verdict
 

@@ -112,7 +112,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
             )
         except ValueError as error:
             raise BadRequest(f"usage or price: {error}") from error
-        refusal = await self._service.store(subject, ticket.key, fresh, _tier(ticket.up_to))
+        refusal = await self._service.store(subject, ticket.key, fresh, _tier(ticket.up_to), ticket.lesson)
         return cache_pb2.StoreResponse(stored=not refusal, reason=refusal)
 
     async def Purge(
@@ -139,6 +139,13 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
             evictions=usage.evictions,
             bytes=usage.held_bytes,
             poisoned=counters.poisoned,
+            semantic=cache_pb2.SemanticStats(
+                replayed=counters.hits_by_tier[Tier.SEMANTIC],
+                explored=counters.semantic.explored,
+                agreed=counters.semantic.agreed,
+                disagreed=counters.semantic.disagreed,
+                guarded=counters.semantic.guarded,
+            ),
         )
 
 
@@ -285,6 +292,7 @@ def _hit(hit: Hit) -> cache_pb2.Hit:
         upstream_model=entry.upstream_model,
         age_ms=hit.age_ms,
         key_digest=hit.key_digest,
+        similarity_ppm=round(hit.similarity * _MILLION),
     )
 
 
@@ -298,6 +306,7 @@ def _miss(miss: Miss, subject: Subject, controls: cache_pb2.CacheControls) -> ca
                 model=subject.model,
                 policy_epoch=subject.policy_epoch,
                 up_to=controls.up_to,
+                lesson=miss.lesson,
             )
         )
     return message

@@ -70,7 +70,9 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A verified answer, rendered: ``body``, or ``chunks`` where the client asked for a stream."""
+    """A verified answer, rendered: ``body``, or ``chunks`` where the client asked for a stream. ``similarity``: of the
+    two questions, where a tier measured any.
+    """
 
     entry: Entry
     key: bytes
@@ -79,6 +81,7 @@ class Hit:
     chunks: list[bytes] = field(default_factory=list)
     usage_chunk: bytes = b""
     tier: Tier = Tier.EXACT
+    similarity: float = 0.0
 
     @property
     def key_digest(self) -> str:

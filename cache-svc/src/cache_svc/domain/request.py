@@ -74,6 +74,11 @@ class CacheRequest:
         """How ``canonical`` ends: all but the body."""
         return _after_body(self._facts)
 
+    @property
+    def shared(self) -> bool:
+        """Whether other projects of the organisation are in its scope."""
+        return "project" not in self._facts["scope"]
+
     def _after_body_under(self, epochs: Sequence[int]) -> bytes:
         # As text: an epoch may be beyond 2^53-1.
         return _after_body({**self._facts, "purge_epochs": [str(epoch) for epoch in epochs]})

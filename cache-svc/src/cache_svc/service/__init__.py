@@ -4,7 +4,7 @@ from cache_svc.service.answers import CacheService, Counters, Limits
 from cache_svc.service.flights import FlightLimits, FlightService, FlightStore, Kept
 from cache_svc.service.ports import EntryStore, Found, NewEpoch, StoreUsage
 from cache_svc.service.refusals import BadRequest, StoreFull, StoreUnavailable
-from cache_svc.service.tiers import Candidate, KeptAnswer, Ruling, UpperTier, Verdict
+from cache_svc.service.tiers import Candidate, KeptAnswer, Ruling, SemanticCounters, UpperTier, Verdict
 
 __all__ = [
     "BadRequest",
@@ -21,6 +21,7 @@ __all__ = [
     "Limits",
     "NewEpoch",
     "Ruling",
+    "SemanticCounters",
     "StoreFull",
     "StoreUnavailable",
     "StoreUsage",

@@ -16,7 +16,7 @@ from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason
 from cache_svc.domain.request import CacheRequest, epoch_name, read_request
 from cache_svc.service.ports import EntryStore, Found, StoreUsage
 from cache_svc.service.refusals import BadRequest, StoreFull, StoreUnavailable
-from cache_svc.service.tiers import Answered, UpperTier, UpperTiers
+from cache_svc.service.tiers import Answered, SemanticCounters, UpperTier, UpperTiers
 from meshkit.clock import Clock
 from meshkit.money import Provenance
 
@@ -41,17 +41,25 @@ class Counters:
     store_refusals: int = 0
     poisoned: int = 0
     hits_by_tier: Counter[Tier] = field(default_factory=Counter)
+    semantic: SemanticCounters = field(default_factory=SemanticCounters)
 
 
 class CacheService:
     """The exact tier, and above it the ones that point at its entries."""
 
-    def __init__(self, store: EntryStore, clock: Clock, limits: Limits, tiers: Sequence[UpperTier] = ()) -> None:
+    def __init__(
+        self,
+        store: EntryStore,
+        clock: Clock,
+        limits: Limits,
+        tiers: Sequence[UpperTier] = (),
+        counters: Counters | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._limits = limits
         self._upper = UpperTiers(store, clock, tiers)
-        self.counters = Counters()
+        self.counters = counters or Counters()
 
     async def lookup(self, subject: Subject, controls: Controls, completion_id: str) -> Hit | Miss:
         """The answer to this request, or to one that a tier up to ``controls.up_to`` takes for the same, under
@@ -120,14 +128,21 @@ class CacheService:
 
     def _render(self, request: CacheRequest, found: Answered, completion_id: str) -> Hit:
         entry, created_s = found.entry, self._clock.now_ms() // 1000
-        facts = (entry, found.key, found.age_ms)
         if not request.stream:
             body = answers.render_body(entry.answer, completion_id=completion_id, created_s=created_s)
-            return Hit(*facts, body=body, tier=found.tier)
+            return Hit(entry, found.key, found.age_ms, body=body, tier=found.tier, similarity=found.similarity)
         chunks, usage_chunk = answers.render_chunks(entry.answer, completion_id=completion_id, created_s=created_s)
         if not request.include_usage:
             usage_chunk = b""
-        return Hit(*facts, chunks=chunks, usage_chunk=usage_chunk, tier=found.tier)
+        return Hit(
+            entry,
+            found.key,
+            found.age_ms,
+            chunks=chunks,
+            usage_chunk=usage_chunk,
+            tier=found.tier,
+            similarity=found.similarity,
+        )
 
     async def store(
         self, subject: Subject, key: bytes, fresh: FreshAnswer, up_to: Tier = Tier.EXACT, lesson: bytes = b""

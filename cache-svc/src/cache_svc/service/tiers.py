@@ -43,10 +43,26 @@ class Ruling(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``lesson``: what the tier wants back together with the fresh answer that is made now; empty: nothing."""
+    """``lesson``: what the tier wants back together with the fresh answer that is made now; empty: nothing.
+    ``similarity``: of the two texts, 0 to 1, where the tier measures any.
+    """
 
     ruling: Ruling
     lesson: bytes = b""
+    similarity: float = 0.0
+
+
+@dataclass(slots=True)
+class SemanticCounters:
+    """Of the semantic tier, since the process began. ``explored``: lookups that went to the source so that its answer
+    is compared with a kept one. ``agreed`` and ``disagreed``: what came of it. ``guarded``: candidates that the guards
+    kept apart.
+    """
+
+    explored: int = 0
+    agreed: int = 0
+    disagreed: int = 0
+    guarded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +85,23 @@ class UpperTier(Protocol):
     def tier(self) -> Tier:
         """Which one it is; tiers are asked in their order."""
 
+    def reads(self, request: CacheRequest) -> bool:
+        """Whether it answers requests of this kind at all."""
+
     def clue(self, question: Question) -> bytes:
         """The address of what is to be read in the same round trip as the exact entry; empty: nothing."""
 
-    async def find(self, question: Question, clue: bytes | None, controls: Controls) -> Candidate | None:
-        """A candidate for a question that no tier before answered. ``clue``: the bytes at the clue's address."""
+    async def find(self, question: Question, clue: bytes | None, controls: Controls) -> Sequence[Candidate]:
+        """Candidates for a question that no tier before answered, the best first; few, because each is read. ``clue``:
+        the bytes at the clue's address.
+        """
 
-    async def judge(self, question: Question, kept_text: str, candidate: Candidate, controls: Controls) -> Verdict:
-        """Whether the answer to ``kept_text`` answers the question; everything else of the two requests is the same."""
+    async def judge(
+        self, question: Question, kept_text: str, answer: bytes, candidate: Candidate, controls: Controls
+    ) -> Verdict:
+        """Whether ``answer``, a body that was kept for ``kept_text``, answers the question; everything else of the two
+        requests is the same.
+        """
 
     async def keep(self, kept: KeptAnswer) -> None:
         """Told of each answer kept for a request that lets this tier answer. May raise ``StoreFull``."""
@@ -102,6 +127,7 @@ class Answered:
     entry: Entry
     key: bytes
     age_ms: int
+    similarity: float = 0.0
 
 
 @dataclass(slots=True)
@@ -129,6 +155,7 @@ class UpperTiers:
         if up_to is Tier.EXACT:
             return None
         tiers = tuple(upper for upper in self._tiers if upper.tier.value <= up_to.value)
+        tiers = tuple(upper for upper in tiers if upper.reads(request))
         question = read_question(request) if tiers else None
         if question is None:
             return None
@@ -138,12 +165,12 @@ class UpperTiers:
         """The first tier's answer. ``read``: the bytes at ``ask.clues``."""
         found, clues = Search(), dict(zip(ask.clues, read, strict=True))
         for upper in ask.tiers:
-            candidate = await upper.find(ask.question, clues.get(upper.clue(ask.question)), controls)
-            if candidate is not None and await self._answers(request, ask.question, upper, candidate, controls, found):
-                break
+            for candidate in await upper.find(ask.question, clues.get(upper.clue(ask.question)), controls):
+                if await self._settles(request, ask.question, upper, candidate, controls, found):
+                    return found
         return found
 
-    async def _answers(
+    async def _settles(
         self,
         request: CacheRequest,
         question: Question,
@@ -152,7 +179,7 @@ class UpperTiers:
         controls: Controls,
         found: Search,
     ) -> bool:
-        """Whether the candidate does; what came of it stands in ``found``."""
+        """Whether no other is to be asked: it answers, or teaches. What came of it stands in ``found``."""
         opened = await self._open(request, question, candidate, found)
         if opened is None:
             await upper.forget(question, candidate)
@@ -160,17 +187,17 @@ class UpperTiers:
         entry, kept_text, key = opened
         age_ms = max(0, self._clock.now_ms() - entry.stored_at_ms)
         if controls.takes(age_ms):
-            verdict = await upper.judge(question, kept_text, candidate, controls)
-            found.lesson = verdict.lesson or found.lesson
+            verdict = await upper.judge(question, kept_text, entry.answer, candidate, controls)
+            found.lesson = verdict.lesson
             if verdict.ruling is Ruling.REPLAY:
-                found.answered = Answered(upper.tier, entry, key, age_ms)
+                found.answered = Answered(upper.tier, entry, key, age_ms, verdict.similarity)
                 return True
             if verdict.ruling is Ruling.POISONED:
                 _poison(found, candidate, f"the {upper.tier.name.lower()} tier's record is of another text")
                 await upper.forget(question, candidate)
         else:
             found.stale = True
-        return False
+        return bool(found.lesson)
 
     async def _open(
         self, request: CacheRequest, question: Question, candidate: Candidate, found: Search

@@ -1,0 +1,202 @@
+"""The semantic tier: an answer to a question that resembles the one asked, within the user's bound on errors.
+
+It finds the nearest kept question of the same bucket, so all else in the two requests is the same; asks the guards, as
+the canonical tier does; and then ``domain.trust``, whether what was learned of the kept answer so far allows a replay.
+Where it does not, the lookup is a miss with a lesson: the fresh answer is compared with the kept one, and both are
+worth something afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cache_svc.domain.agreement import said
+from cache_svc.domain.canonical import NotCanonical
+from cache_svc.domain.guards import why_apart
+from cache_svc.domain.question import Question
+from cache_svc.domain.replay import Controls, Mode, Tier
+from cache_svc.domain.request import CacheRequest
+from cache_svc.domain.trust import (
+    AUDIT,
+    LEAST_SIMILARITY,
+    STEPS,
+    Comparisons,
+    exploring_probability,
+    step_of_comparison,
+)
+from cache_svc.service.tiers import Candidate, KeptAnswer, Ruling, SemanticCounters, Verdict
+
+MAX_TEXT_CHARS = 2_000
+"""The longest question that is embedded, in characters: 0.7 ms of CPU. A longer one is an average of so many words that
+all long ones resemble each other."""
+MOST_CANDIDATES = 4
+"""Kept questions that are read for one lookup. Not one alone: the guards often keep the nearest apart, which differs in
+just the word that matters."""
+COMPARISONS_TTL_S = 7 * 24 * 3600
+"""Seconds after its first comparison when what was learned of an answer is forgotten, and learned anew."""
+
+Vector = npt.NDArray[np.float32]
+"""Of length 1."""
+
+
+class Embedder(Protocol):
+    """Turns a text into a vector."""
+
+    def vector(self, text: str) -> Vector | None:
+        """None where nothing in ``text`` is known to it. Two vectors' product is the similarity of their texts."""
+
+
+class VectorIndex(Protocol):
+    """Keeps vectors by bucket. Every method may raise ``StoreUnavailable``. It may lose any vector at any time."""
+
+    async def nearest(self, bucket: bytes, vector: Vector, most: int) -> list[bytes]:
+        """The addresses, ``most`` at most, whose vectors in ``bucket`` have the greatest products with ``vector``,
+        the greatest first.
+        """
+
+    async def add(self, bucket: bytes, address: bytes, vector: Vector, *, ttl_s: int) -> None:
+        """Keeps the vector for about ``ttl_s`` seconds, in place of the one that the address had in the bucket."""
+
+    async def remove(self, bucket: bytes, address: bytes) -> None:
+        """Forgets the vector, if it is there."""
+
+
+class ComparisonStore(Protocol):
+    """Counts comparisons by name. Every method may raise ``StoreUnavailable``."""
+
+    async def read(self, name: bytes) -> Comparisons:
+        """What was counted."""
+
+    async def record(self, name: bytes, step: int, *, right: bool, ttl_s: int) -> None:
+        """Counts one. All counts of a name are forgotten ``ttl_s`` seconds after the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a fresh answer is to be compared with. ``name``: of the kept answer's comparisons. ``said``: what it says.
+    ``step``: of the similarity of the two questions.
+    """
+
+    name: bytes
+    said: bytes
+    step: int
+
+    def to_bytes(self) -> bytes:
+        """The form in which it travels with the ticket."""
+        return b"".join((self.name, self.said, bytes([self.step])))
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Lesson | None:
+        """None where ``blob`` is not one that this build writes: then nothing is learned."""
+        if len(blob) != 65 or blob[64] > STEPS:
+            return None
+        return cls(blob[:32], blob[32:64], blob[64])
+
+
+class SemanticTier:
+    """An ``UpperTier``. ``random``: uniform in [0, 1)."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        vectors: VectorIndex,
+        comparisons: ComparisonStore,
+        random: Callable[[], float],
+        counters: SemanticCounters,
+    ) -> None:
+        self._embedder = embedder
+        self._vectors = vectors
+        self._comparisons = comparisons
+        self._random = random
+        self._counters = counters
+
+    @property
+    def tier(self) -> Tier:
+        """Asked last."""
+        return Tier.SEMANTIC
+
+    def reads(self, request: CacheRequest) -> bool:
+        """Not what projects share: the bound is one tenant's, and so is what was learned under it. Not samples, of
+        which no comparison says anything. Not log-probabilities: those of another question are never right.
+        """
+        temperature = request.body.get("temperature")
+        sampled = isinstance(temperature, bool) or temperature != 0
+        return not (request.shared or sampled or request.body.get("logprobs"))
+
+    def clue(self, question: Question) -> bytes:
+        """None: what is nearest is not known by an address."""
+        del question
+        return b""
+
+    async def find(self, question: Question, clue: bytes | None, controls: Controls) -> list[Candidate]:
+        """The nearest ones, where the user has set a bound."""
+        del clue
+        if controls.max_error is None:
+            return []
+        vector = self._vector(question.text)
+        if vector is None:
+            return []
+        nearest = await self._vectors.nearest(question.bucket, vector, MOST_CANDIDATES)
+        return [Candidate(address, vector.tobytes()) for address in nearest]
+
+    async def judge(
+        self, question: Question, kept_text: str, answer: bytes, candidate: Candidate, controls: Controls
+    ) -> Verdict:
+        """Replayed, explored, or another question."""
+        if why_apart(kept_text, question.text):
+            self._counters.guarded += 1
+            return Verdict(Ruling.APART)
+        kept_vector, kept_said = self._vector(kept_text), _said(answer)
+        if controls.max_error is None or kept_vector is None or kept_said is None:
+            return Verdict(Ruling.APART)
+        # Computed here, not taken from the index, which may have rounded it.
+        similarity = min(1.0, float(kept_vector @ np.frombuffer(candidate.context, dtype=np.float32)))
+        if similarity < LEAST_SIMILARITY:
+            return Verdict(Ruling.APART)
+        name = _name(candidate.address, kept_said)
+        probability = exploring_probability(await self._comparisons.read(name), similarity, controls.max_error)
+        if controls.mode is Mode.ONLY:  # nothing will be called, so nothing be learned: what the bound asks is all
+            return Verdict(Ruling.APART if probability > AUDIT else Ruling.REPLAY, similarity=similarity)
+        if self._random() >= probability:
+            return Verdict(Ruling.REPLAY, similarity=similarity)
+        self._counters.explored += 1
+        return Verdict(Ruling.APART, Lesson(name, kept_said, step_of_comparison(similarity)).to_bytes())
+
+    async def keep(self, kept: KeptAnswer) -> None:
+        """Learns, and keeps the question's vector unless another answer was right for it already."""
+        lesson = Lesson.from_bytes(kept.lesson)
+        if lesson is not None and (fresh_said := _said(kept.answer)) is not None:
+            right = fresh_said == lesson.said
+            await self._comparisons.record(lesson.name, lesson.step, right=right, ttl_s=COMPARISONS_TTL_S)
+            if right:
+                self._counters.agreed += 1
+                return
+            self._counters.disagreed += 1
+        vector = self._vector(kept.question.text)
+        if vector is not None:
+            await self._vectors.add(kept.question.bucket, kept.address, vector, ttl_s=kept.ttl_s)
+
+    async def forget(self, question: Question, candidate: Candidate) -> None:
+        """Its entry is gone."""
+        await self._vectors.remove(question.bucket, candidate.address)
+
+    def _vector(self, text: str) -> Vector | None:
+        return self._embedder.vector(text) if len(text) <= MAX_TEXT_CHARS else None
+
+
+def _name(address: bytes, kept_said: bytes) -> bytes:
+    """Of an answer that says something else nothing has been learned, wherever it lies."""
+    return hashlib.sha256(address + kept_said).digest()
+
+
+def _said(answer: bytes) -> bytes | None:
+    try:
+        return said(answer)
+    except (NotCanonical, KeyError, TypeError, AttributeError):
+        return None
