@@ -11,7 +11,7 @@ import pytest
 from cache_svc.domain.entry import open_sealed, seal
 from cache_svc.domain.question import Question
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason, Mode, Tier
-from cache_svc.service import CacheService, Candidate, Found, KeptAnswer, Limits, Ruling, StoreFull, Verdict
+from cache_svc.service import CacheService, Candidate, Clue, Found, KeptAnswer, Limits, Ruling, StoreFull, Verdict
 from cache_svc.store.memory import MemoryStore
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
@@ -35,7 +35,7 @@ class Pointing:
     def clue(self, question: Question) -> bytes:
         return b""
 
-    async def find(self, question: Question, clue: bytes | None, controls: Controls) -> Candidate | None:
+    async def find(self, question: Question, clue: Clue | None, controls: Controls) -> Candidate | None:
         self.asked += 1
         return Candidate(self.kept[-1].address) if self.kept else None
 

@@ -11,6 +11,7 @@ import grpc
 
 from cache_svc.service import (
     CacheService,
+    CanonicalTier,
     EntryStore,
     FlightLimits,
     FlightService,
@@ -39,7 +40,8 @@ async def build(settings: CacheSettings, dial: Dial, telemetry: Telemetry) -> As
     clock = SystemClock()
     async with open_stores(settings, clock) as stores:
         limits = Limits(max_entry_bytes=settings.max_entry_bytes, ttl_s=settings.ttl_s)
-        servicer = CacheServicer(CacheService(stores.entries, clock, limits))
+        tiers = [CanonicalTier(stores.entries)]
+        servicer = CacheServicer(CacheService(stores.entries, clock, limits, tiers))
         flights = FlightServicer(FlightService(stores.flights, clock, flight_limits(settings)))
 
         def register(server: grpc.aio.Server) -> None:

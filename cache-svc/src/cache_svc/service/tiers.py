@@ -62,6 +62,14 @@ class KeptAnswer:
     lesson: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Clue:
+    """What lay at the address that a tier wanted read along with the exact entry. ``blob``: None where nothing did."""
+
+    address: bytes
+    blob: bytes | None
+
+
 class UpperTier(Protocol):
     """Finds entries by what a question says. Every async method may raise ``StoreUnavailable``."""
 
@@ -72,8 +80,8 @@ class UpperTier(Protocol):
     def clue(self, question: Question) -> bytes:
         """The address of what is to be read in the same round trip as the exact entry; empty: nothing."""
 
-    async def find(self, question: Question, clue: bytes | None, controls: Controls) -> Candidate | None:
-        """A candidate for a question that no tier before answered. ``clue``: the bytes at the clue's address."""
+    async def find(self, question: Question, clue: Clue | None, controls: Controls) -> Candidate | None:
+        """A candidate for a question that no tier before answered. ``clue``: None if the tier wanted nothing read."""
 
     async def judge(self, question: Question, kept_text: str, candidate: Candidate, controls: Controls) -> Verdict:
         """Whether the answer to ``kept_text`` answers the question; everything else of the two requests is the same."""
@@ -87,11 +95,16 @@ class UpperTier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question, and the tiers that may answer it. ``clues``: addresses to be read with the exact entry."""
+    """A question, the tiers that may answer it, and the address that each wants read; empty: none."""
 
     question: Question
     tiers: tuple[UpperTier, ...]
-    clues: tuple[bytes, ...]
+    wanted: tuple[bytes, ...]
+
+    @property
+    def clues(self) -> tuple[bytes, ...]:
+        """The addresses to be read with the exact entry."""
+        return tuple(address for address in self.wanted if address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +145,14 @@ class UpperTiers:
         question = read_question(request) if tiers else None
         if question is None:
             return None
-        return Ask(question, tiers, tuple(clue for upper in tiers if (clue := upper.clue(question))))
+        return Ask(question, tiers, tuple(upper.clue(question) for upper in tiers))
 
     async def search(self, request: CacheRequest, ask: Ask, read: Sequence[bytes | None], controls: Controls) -> Search:
         """The first tier's answer. ``read``: the bytes at ``ask.clues``."""
-        found, clues = Search(), dict(zip(ask.clues, read, strict=True))
-        for upper in ask.tiers:
-            candidate = await upper.find(ask.question, clues.get(upper.clue(ask.question)), controls)
+        found, blobs = Search(), iter(read)
+        for upper, address in zip(ask.tiers, ask.wanted, strict=True):
+            clue = Clue(address, next(blobs)) if address else None
+            candidate = await upper.find(ask.question, clue, controls)
             if candidate is not None and await self._answers(request, ask.question, upper, candidate, controls, found):
                 break
         return found
