@@ -139,6 +139,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
             evictions=usage.evictions,
             bytes=usage.held_bytes,
             poisoned=counters.poisoned,
+            canonical_hits=counters.hits_by_tier[Tier.CANONICAL],
         )
 
 

@@ -63,7 +63,8 @@ class CanonicalTier:
         """Points at the answer, for as long as it is kept."""
         address = self.clue(kept.question)
         if address:
-            await self._store.put(address, POINTER_MAGIC + kept.address, ttl_s=kept.ttl_s, epoch_names=())
+            pointer = POINTER_MAGIC + kept.address
+            await self._store.put(address, pointer, ttl_s=kept.ttl_s, epoch_names=kept.epoch_names)
 
     async def forget(self, question: Question, candidate: Candidate) -> None:
         """Takes the pointer away."""

@@ -53,6 +53,7 @@ class Verdict:
 class KeptAnswer:
     """An answer that the exact tier has just kept at ``address`` for ``ttl_s`` seconds. ``answer``: its body, JSON.
     ``lesson``: what the tier's verdict at the lookup asked for, if this is the answer that was made then.
+    ``epoch_names``: of the request, for whatever the tier puts into the store.
     """
 
     question: Question
@@ -60,6 +61,7 @@ class KeptAnswer:
     answer: bytes
     ttl_s: int
     lesson: bytes = b""
+    epoch_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,7 @@ class UpperTiers:
         ask = self.ask(request, up_to)
         if ask is None:
             return
-        kept = KeptAnswer(ask.question, request.address, answer, ttl_s, lesson)
+        kept = KeptAnswer(ask.question, request.address, answer, ttl_s, lesson, request.epoch_names)
         for upper in ask.tiers:
             try:
                 await upper.keep(kept)

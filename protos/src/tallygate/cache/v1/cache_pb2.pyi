@@ -586,6 +586,7 @@ class GetStatsResponse(_message.Message):
     EVICTIONS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     POISONED_FIELD_NUMBER: _builtins.int
+    CANONICAL_HITS_FIELD_NUMBER: _builtins.int
     hits: _builtins.int
     """Lookups answered with a verified answer."""
     misses: _builtins.int
@@ -600,6 +601,8 @@ class GetStatsResponse(_message.Message):
     """Bytes held now; 0 where the backend does not say."""
     poisoned: _builtins.int
     """Entries whose digest or canonical request did not fit and that were deleted."""
+    canonical_hits: _builtins.int
+    """Of the hits, those of the canonical tier."""
     def __init__(
         self,
         *,
@@ -610,10 +613,11 @@ class GetStatsResponse(_message.Message):
         evictions: _builtins.int = ...,
         bytes: _builtins.int = ...,
         poisoned: _builtins.int = ...,
+        canonical_hits: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "evictions", b"evictions", "hits", b"hits", "misses", b"misses", "poisoned", b"poisoned", "store_refusals", b"store_refusals", "stores", b"stores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "canonical_hits", b"canonical_hits", "evictions", b"evictions", "hits", b"hits", "misses", b"misses", "poisoned", b"poisoned", "store_refusals", b"store_refusals", "stores", b"stores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
