@@ -21,14 +21,14 @@ from meshkit.testing import FakeClock
 TENTH = Controls(up_to=Tier.SEMANTIC, max_error=0.1)
 ENOUGH = 51
 """Comparisons after which a bound of a tenth is proven, where all are right; see test_cache_trust."""
-KEPT = "tell us about rivers"
+KEPT = "rivers lakes oceans"
 
 
 class Bearings:
     """An embedder: all texts resemble each other by ``similarity``, but for those with a word that sets them apart."""
 
     def __init__(self) -> None:
-        self.similarity = 0.95
+        self.similarity = 0.9375
         self.asked = 0
 
     def vector(self, text: str) -> Vector | None:
@@ -37,9 +37,10 @@ class Bearings:
             return None
         whole = np.zeros(4, dtype=np.float32)
         aside = float(np.sqrt(1 - self.similarity**2))
-        whole[:] = (
-            (0, 0, 0, 1) if "unlike" in text else (1, 0, 0, 0) if text == KEPT else (self.similarity, aside, 0, 0)
-        )
+        if "unlike" in text:
+            whole[3] = 1
+        else:
+            whole[:2] = (1, 0) if text == KEPT else (self.similarity, aside)
         return whole
 
 
@@ -76,7 +77,7 @@ class Rig:
         while number:
             number, letter = divmod(number, 26)
             letters += chr(ord("a") + letter)
-        return f"{letters}x {letters}y {letters}z"
+        return f"q{letters}k w{letters}k z{letters}k"
 
     async def look(self, text: str | None = None, controls: Controls = TENTH, **more: Any) -> Hit | Miss:
         body = self.body(text or self.reworded(), **more.pop("also", {}))
@@ -118,7 +119,7 @@ async def test_it_explores_until_the_bound_is_proven_and_then_replays(rig: Rig) 
     await rig.ask(rig.reworded())
     outcome = await rig.look()
     assert isinstance(outcome, Hit)
-    assert (outcome.tier, round(outcome.similarity, 4)) == (Tier.SEMANTIC, 0.95)
+    assert (outcome.tier, round(outcome.similarity, 4)) == (Tier.SEMANTIC, 0.9375)
     assert orjson.loads(outcome.body)["choices"][0]["message"]["content"] == "Seven."
     counters = rig.service.counters
     assert counters.hits_by_tier[Tier.SEMANTIC] == 1
@@ -160,7 +161,7 @@ async def test_what_is_trusted_is_still_explored_now_and_then(rig: Rig) -> None:
     rig.dice = 0.01
     explored = await rig.look()
     assert isinstance(explored, Miss)
-    assert len(explored.lesson) == 65
+    assert len(explored.lesson) == 66
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ async def test_what_projects_share_is_not_read(rig: Rig) -> None:
 
 async def test_the_guards_come_first_and_the_next_one_is_asked(rig: Rig) -> None:
     await rig.teach()
-    outcome = await rig.look("tell us about 3 rivers")
+    outcome = await rig.look("rivers 3 lakes")
     assert (isinstance(outcome, Miss), rig.service.counters.semantic.guarded) == (True, 1)
     # Another neighbour, nearer than the kept one to what is asked, and apart from it by a number.
     await rig.ask("count 4 rivers", says="Four.")
@@ -298,7 +299,7 @@ async def test_too_old_is_too_old_for_a_neighbour(rig: Rig) -> None:
     assert outcome.reason is MissReason.STALE
 
 
-@pytest.mark.parametrize("lesson", [b"x", b"x" * 64, b"x" * 64 + bytes([STEPS + 1]), b"x" * 66])
+@pytest.mark.parametrize("lesson", [b"x", b"x" * 64, b"x" * 64 + (STEPS + 1).to_bytes(2, "big"), b"x" * 67])
 async def test_a_lesson_of_another_form_teaches_nothing_and_hinders_nothing(rig: Rig, lesson: bytes) -> None:
     assert Lesson.from_bytes(lesson) is None
     miss = await rig.look(KEPT)

@@ -12,7 +12,7 @@ from cache_svc.domain.entry import open_sealed, seal
 from cache_svc.domain.question import Question
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason, Mode, Tier
 from cache_svc.domain.request import CacheRequest
-from cache_svc.service import CacheService, Candidate, Found, KeptAnswer, Limits, Ruling, StoreFull, Verdict
+from cache_svc.service import CacheService, Candidate, Clue, Found, KeptAnswer, Limits, Ruling, StoreFull, Verdict
 from cache_svc.store.memory import MemoryStore
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
@@ -39,7 +39,7 @@ class Pointing:
     def reads(self, request: CacheRequest) -> bool:
         return True
 
-    async def find(self, question: Question, clue: bytes | None, controls: Controls) -> list[Candidate]:
+    async def find(self, question: Question, clue: Clue | None, controls: Controls) -> list[Candidate]:
         self.asked += 1
         return [Candidate(self.kept[-1].address)] if self.kept else []
 

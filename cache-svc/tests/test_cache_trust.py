@@ -114,8 +114,8 @@ def test_an_answer_that_is_often_wrong_is_not_believed_however_often_one_looks()
     for _ in range(150):
         comparisons = Comparisons()
         for _ in range(150):
-            comparisons = comparisons.with_one(115, right=dice.random() < 0.88)
-            if is_proven(comparisons, 120, 0.1):
+            comparisons = comparisons.with_one(460, right=dice.random() < 0.88)
+            if is_proven(comparisons, 480, 0.1):
                 believed += 1
                 break
     assert believed <= 150 / 80 + 3 * math.sqrt(150 / 80)
@@ -129,41 +129,41 @@ def test_nothing_is_believed_without_comparisons() -> None:
 @pytest.mark.parametrize(("max_error", "enough"), [(0.2, 21), (0.1, 51), (0.05, 121), (0.02, 362), (0.01, 808)])
 def test_how_many_comparisons_it_takes(max_error: float, enough: int) -> None:
     """All of them right, all close: the fewest there can be. The documentation has these numbers."""
-    proven = [count for count in range(enough - 9, enough + 9) if is_proven(Comparisons({120: count}), 125, max_error)]
+    proven = [count for count in range(enough - 9, enough + 9) if is_proven(Comparisons({480: count}), 500, max_error)]
     assert proven[0] == enough
-    assert exploring_probability(Comparisons({120: proven[0]}), 125 / STEPS, max_error) < 1
+    assert exploring_probability(Comparisons({480: proven[0]}), 500 / STEPS, max_error) < 1
 
 
 def test_what_is_proven_is_audited_all_the_same() -> None:
-    assert exploring_probability(Comparisons({120: 100_000}), 1.0, 0.1) == AUDIT
+    assert exploring_probability(Comparisons({480: 100_000}), 1.0, 0.1) == AUDIT
 
 
 def test_one_failure_costs_trust_and_many_end_it() -> None:
-    trusted = Comparisons({120: 70})
+    trusted = Comparisons({480: 70})
     assert exploring_probability(trusted, 1.0, 0.1) < 1
-    assert exploring_probability(trusted.with_one(122, right=False), 1.0, 0.1) == 1
-    proven_again = Comparisons({120: 300}, {122: 1})
+    assert exploring_probability(trusted.with_one(488, right=False), 1.0, 0.1) == 1
+    proven_again = Comparisons({480: 300}, {488: 1})
     assert exploring_probability(proven_again, 1.0, 0.1) < 1
 
 
 def test_where_the_closest_are_the_wrong_ones_the_fit_notices() -> None:
     """The proof assumes that closer is not worse, and would let three failures among 300 pass."""
-    falling = Comparisons({112: 300}, {127: 3})
+    falling = Comparisons({448: 300}, {508: 3})
     assert is_proven(falling, STEPS, 0.1)
     assert lower_bound(falling, STEPS) < 0.2
-    assert lower_bound(Comparisons({112: 300}), 112) > 0.9
+    assert lower_bound(Comparisons({448: 300}), 448) > 0.9
     assert exploring_probability(falling, 1.0, 0.1) > 0.8
-    assert exploring_probability(falling, 112 / STEPS, 0.1) == AUDIT
+    assert exploring_probability(falling, 448 / STEPS, 0.1) == AUDIT
 
 
 def test_failures_from_afar_do_not_spoil_what_is_close() -> None:
-    contrast = Comparisons({124: 120}, {90: 40, 100: 20})
+    contrast = Comparisons({496: 120}, {360: 40, 400: 20})
     assert exploring_probability(contrast, 1.0, 0.1) < 1
-    assert exploring_probability(contrast, 100 / STEPS, 0.1) == 1
+    assert exploring_probability(contrast, 400 / STEPS, 0.1) == 1
 
 
 def test_what_was_right_of_closer_questions_says_nothing_of_further_ones() -> None:
-    assert exploring_probability(Comparisons({127: 5_000}), 126.9 / STEPS, 0.1) == 1
+    assert exploring_probability(Comparisons({508: 5_000}), 507.9 / STEPS, 0.1) == 1
 
 
 def test_what_resembles_too_little_is_not_asked() -> None:
@@ -180,7 +180,7 @@ def test_a_bound_that_is_none_is_refused(bound: float) -> None:
 
 def test_the_lower_bound_is_what_the_definition_says() -> None:
     """By brute force over e and a finer grid of curves."""
-    comparisons = Comparisons({100: 10, 120: 50}, {90: 5, 110: 2})
+    comparisons = Comparisons({400: 10, 480: 50}, {360: 5, 440: 2})
     curves = [(logit / 4, gamma) for logit in range(-32, 33) for gamma in (-48, -16, -4, 0, *range(1, 128, 3))]
 
     def chance(curve: tuple[float, float], step: int) -> float:
@@ -193,18 +193,18 @@ def test_the_lower_bound_is_what_the_definition_says() -> None:
     by_curve = {curve: likelihood(curve) for curve in curves}
     best = max(by_curve.values())
     expected = max(
-        (1 - e) * min(chance(curve, 124) for curve, value in by_curve.items() if best - value <= math.log(1 / e))
+        (1 - e) * min(chance(curve, 496) for curve, value in by_curve.items() if best - value <= math.log(1 / e))
         for e in (step / 400 for step in range(1, 200))
     )
-    assert lower_bound(comparisons, 124) == pytest.approx(expected, abs=0.01)
+    assert lower_bound(comparisons, 496) == pytest.approx(expected, abs=0.01)
 
 
-counts = st.dictionaries(st.integers(70, STEPS), st.integers(1, 200), max_size=6)
+counts = st.dictionaries(st.integers(280, STEPS), st.integers(1, 200), max_size=6)
 BOUNDS = st.sampled_from([0.5, 0.1, 0.03])
 
 
 @settings(max_examples=60)
-@given(right=counts, wrong=counts, step=st.integers(77, STEPS), at=st.integers(70, STEPS), bound=BOUNDS)
+@given(right=counts, wrong=counts, step=st.integers(308, STEPS), at=st.integers(280, STEPS), bound=BOUNDS)
 def test_a_failure_never_lends_trust(
     right: dict[int, int], wrong: dict[int, int], step: int, at: int, bound: float
 ) -> None:
@@ -214,7 +214,7 @@ def test_a_failure_never_lends_trust(
 
 
 @settings(max_examples=60)
-@given(right=counts, wrong=counts, step=st.integers(77, STEPS), bound=BOUNDS)
+@given(right=counts, wrong=counts, step=st.integers(308, STEPS), bound=BOUNDS)
 def test_a_tighter_bound_is_never_easier_and_the_probability_is_one(
     right: dict[int, int], wrong: dict[int, int], step: int, bound: float
 ) -> None:

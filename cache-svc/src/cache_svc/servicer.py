@@ -139,6 +139,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
             evictions=usage.evictions,
             bytes=usage.held_bytes,
             poisoned=counters.poisoned,
+            canonical_hits=counters.hits_by_tier[Tier.CANONICAL],
             semantic=cache_pb2.SemanticStats(
                 replayed=counters.hits_by_tier[Tier.SEMANTIC],
                 explored=counters.semantic.explored,

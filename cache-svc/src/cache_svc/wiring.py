@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from cache_svc.service import (
     CacheService,
+    CanonicalTier,
     Counters,
     EntryStore,
     FlightLimits,
@@ -44,7 +45,9 @@ async def build(settings: CacheSettings, dial: Dial, telemetry: Telemetry) -> As
     async with open_stores(settings, clock) as stores:
         limits = Limits(max_entry_bytes=settings.max_entry_bytes, ttl_s=settings.ttl_s)
         counters = Counters()
-        tiers = [semantic_tier(settings, clock, stores.client, counters.semantic)] if settings.semantic else []
+        tiers: list[UpperTier] = [CanonicalTier(stores.entries)]
+        if settings.semantic:
+            tiers.append(semantic_tier(settings, clock, stores.client, counters.semantic))
         servicer = CacheServicer(CacheService(stores.entries, clock, limits, tiers, counters))
         flights = FlightServicer(FlightService(stores.flights, clock, flight_limits(settings)))
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-STEPS = 128
-"""Similarity is kept in steps of 1/128. A comparison counts at the step above it and a question at the step below, so
+STEPS = 512
+"""Similarity is kept in steps of 1/512. A comparison counts at the step above it and a question at the step below, so
 that rounding never lends trust."""
 LEAST_SIMILARITY = 0.6
 """Below it two questions are taken for different ones, and nothing is compared."""
@@ -38,7 +38,7 @@ _DOUBT_SHARE = 1 / 8
 comparisons, it would promise nothing. An eighth needs about the fewest comparisons for bounds of 1 to 10%."""
 _HYPOTHESES = ((0.0, 0.5), (1 / 16, 0.125), (1 / 8, 0.125), (1 / 4, 0.125), (1 / 2, 0.125))
 """What the proof bets on: that the error is this part of the bound's, and the share of the stake on it."""
-_WINDOWS = ((0, 0.5), (88, 0.1), (96, 0.1), (104, 0.1), (112, 0.1), (120, 0.1))
+_WINDOWS = ((0, 0.5), (352, 0.1), (384, 0.1), (416, 0.1), (448, 0.1), (480, 0.1))
 """Comparisons from which step on the proof looks at, and the share of the stake: what resembled it from afar and was
 wrong says little about what resembles it closely."""
 

@@ -30,7 +30,7 @@ from cache_svc.domain.trust import (
     exploring_probability,
     step_of_comparison,
 )
-from cache_svc.service.tiers import Candidate, KeptAnswer, Ruling, SemanticCounters, Verdict
+from cache_svc.service.tiers import Candidate, Clue, KeptAnswer, Ruling, SemanticCounters, Verdict
 
 MAX_TEXT_CHARS = 2_000
 """The longest question that is embedded, in characters: 0.7 ms of CPU. A longer one is an average of so many words that
@@ -89,14 +89,13 @@ class Lesson:
 
     def to_bytes(self) -> bytes:
         """The form in which it travels with the ticket."""
-        return b"".join((self.name, self.said, bytes([self.step])))
+        return b"".join((self.name, self.said, self.step.to_bytes(2, "big")))
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Lesson | None:
         """None where ``blob`` is not one that this build writes: then nothing is learned."""
-        if len(blob) != 65 or blob[64] > STEPS:
-            return None
-        return cls(blob[:32], blob[32:64], blob[64])
+        step = int.from_bytes(blob[64:], "big")
+        return cls(blob[:32], blob[32:64], step) if len(blob) == 66 and step <= STEPS else None
 
 
 class SemanticTier:
@@ -134,7 +133,7 @@ class SemanticTier:
         del question
         return b""
 
-    async def find(self, question: Question, clue: bytes | None, controls: Controls) -> list[Candidate]:
+    async def find(self, question: Question, clue: Clue | None, controls: Controls) -> list[Candidate]:
         """The nearest ones, where the user has set a bound."""
         del clue
         if controls.max_error is None:
@@ -155,8 +154,9 @@ class SemanticTier:
         kept_vector, kept_said = self._vector(kept_text), _said(answer)
         if controls.max_error is None or kept_vector is None or kept_said is None:
             return Verdict(Ruling.APART)
-        # Computed here, not taken from the index, which may have rounded it.
-        similarity = min(1.0, float(kept_vector @ np.frombuffer(candidate.context, dtype=np.float32)))
+        # Computed here, not taken from the index, which may have rounded it. To five digits: the same two texts are to
+        # have the same similarity, and two that differ in nothing that it sees have 1.
+        similarity = round(float(kept_vector @ np.frombuffer(candidate.context, dtype=np.float32)), 5)
         if similarity < LEAST_SIMILARITY:
             return Verdict(Ruling.APART)
         name = _name(candidate.address, kept_said)

@@ -69,6 +69,7 @@ class SemanticCounters:
 class KeptAnswer:
     """An answer that the exact tier has just kept at ``address`` for ``ttl_s`` seconds. ``answer``: its body, JSON.
     ``lesson``: what the tier's verdict at the lookup asked for, if this is the answer that was made then.
+    ``epoch_names``: of the request, for whatever the tier puts into the store.
     """
 
     question: Question
@@ -76,6 +77,15 @@ class KeptAnswer:
     answer: bytes
     ttl_s: int
     lesson: bytes = b""
+    epoch_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Clue:
+    """What lay at the address that a tier wanted read along with the exact entry. ``blob``: None where nothing did."""
+
+    address: bytes
+    blob: bytes | None
 
 
 class UpperTier(Protocol):
@@ -91,9 +101,9 @@ class UpperTier(Protocol):
     def clue(self, question: Question) -> bytes:
         """The address of what is to be read in the same round trip as the exact entry; empty: nothing."""
 
-    async def find(self, question: Question, clue: bytes | None, controls: Controls) -> Sequence[Candidate]:
+    async def find(self, question: Question, clue: Clue | None, controls: Controls) -> Sequence[Candidate]:
         """Candidates for a question that no tier before answered, the best first; few, because each is read. ``clue``:
-        the bytes at the clue's address.
+        None if the tier wanted nothing read.
         """
 
     async def judge(
@@ -112,11 +122,16 @@ class UpperTier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question, and the tiers that may answer it. ``clues``: addresses to be read with the exact entry."""
+    """A question, the tiers that may answer it, and the address that each wants read; empty: none."""
 
     question: Question
     tiers: tuple[UpperTier, ...]
-    clues: tuple[bytes, ...]
+    wanted: tuple[bytes, ...]
+
+    @property
+    def clues(self) -> tuple[bytes, ...]:
+        """The addresses to be read with the exact entry."""
+        return tuple(address for address in self.wanted if address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +174,14 @@ class UpperTiers:
         question = read_question(request) if tiers else None
         if question is None:
             return None
-        return Ask(question, tiers, tuple(clue for upper in tiers if (clue := upper.clue(question))))
+        return Ask(question, tiers, tuple(upper.clue(question) for upper in tiers))
 
     async def search(self, request: CacheRequest, ask: Ask, read: Sequence[bytes | None], controls: Controls) -> Search:
         """The first tier's answer. ``read``: the bytes at ``ask.clues``."""
-        found, clues = Search(), dict(zip(ask.clues, read, strict=True))
-        for upper in ask.tiers:
-            for candidate in await upper.find(ask.question, clues.get(upper.clue(ask.question)), controls):
+        found, blobs = Search(), iter(read)
+        for upper, address in zip(ask.tiers, ask.wanted, strict=True):
+            clue = Clue(address, next(blobs)) if address else None
+            for candidate in await upper.find(ask.question, clue, controls):
                 if await self._settles(request, ask.question, upper, candidate, controls, found):
                     return found
         return found
@@ -227,7 +243,7 @@ class UpperTiers:
         ask = self.ask(request, up_to)
         if ask is None:
             return
-        kept = KeptAnswer(ask.question, request.address, answer, ttl_s, lesson)
+        kept = KeptAnswer(ask.question, request.address, answer, ttl_s, lesson, request.epoch_names)
         for upper in ask.tiers:
             try:
                 await upper.keep(kept)

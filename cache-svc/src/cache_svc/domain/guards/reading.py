@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 
 from cache_svc.domain.guards import words as known
+from cache_svc.domain.wording.courtesy import without_courtesy
+from cache_svc.domain.wording.verbatim import CLOSE, OPEN, Held, fold_spaces, fold_width, hold, is_foreign
+from cache_svc.domain.wording.words import CONTRACTIONS, FIRST_PERSON, FUNCTION_WORDS, NAMES_IN_ANY_CASE, STARTERS
 
-_VERBATIM = re.compile(
-    r"""
-    (?P<fence>(?:```|~~~).*?(?:```|~~~|\Z))
-  | (?P<code>`[^`]+`)
-  | (?P<quote>"[^"]*"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|(?<!\w)'[^'\n]+'(?!\w)|(?<!\w)‘[^’\n]+’(?!\w))
-  | (?P<url>\b[a-zA-Z][\w+.-]*://\S+|\bwww\.\S+)
-  | (?P<email>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)
-  | (?P<path>(?:[A-Za-z]:\\|~?/|\.{1,2}/|\\\\)[^\s,;?!]+|\b[\w.-]+(?:/[\w.-]+){2,})
-  | (?P<sign>[@#$]\w+|--?[A-Za-z][\w-]*(?![\w-]))
-  | (?P<identifier>
-        \b\w*_\w*\b                                     # snake_case
-      | \b[a-z]+[A-Z]\w*\b | \b[A-Z][a-z0-9]+[A-Z]\w*\b  # camelCase, CamelCase
-      | \b[A-Za-z]\w*(?:\.[A-Za-z_]\w*)+\b(?:\(\))?      # a.b, file.py
-      | \b\w+\(\)                                       # f()
-      | \b(?=\w*[A-Za-z])(?=\w*\d)\w*[A-Z]\w*\b          # GPT4, H2O
-      | \b[A-Za-z]\w*(?:\+\+|\#)                         # C++, C#
-    )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_NUMBER = re.compile(r"[+-]?\d[\d.,:/-]*\d|[+-]?\d")
 _TOKEN = re.compile(
-    r"(?P<number>(?<![\w.])[+\-−–]?\d+(?:[.,:/\-–]\d+)*)|(?P<word>[^\W\d_]+(?:['’.\-][^\W\d_]+)*)|(?P<mark>[^\w\s])"
+    r"(?P<number>(?<![\w.])[+\-−–]?\d+(?:[.,:/\-–]\d+)*)|(?P<word>[^\W\d_]+(?:['.\-][^\W\d_]+)*)|(?P<mark>[^\w\s])"
 )
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_MEANS_LITTLE = frozenset(".,?!;'’\N{REPLACEMENT CHARACTER}")
+_MEANS_LITTLE = frozenset(f".,?!;'{OPEN}{CLOSE}")
 _ENDS = frozenset(".?!:;…\n")
 
 
@@ -61,14 +42,13 @@ class Reading:
 
 def read(text: str) -> Reading:
     """Reads ``text``."""
-    text = unicodedata.normalize("NFC", text)
-    verbatim = tuple(_folded_quotes(match.group()) for match in _VERBATIM.finditer(text))
-    prose = _VERBATIM.sub(" \N{REPLACEMENT CHARACTER} ", text)
-    words, names, numbers, marks = _walk(prose)
+    text = fold_width(text)
+    held = hold(text)
+    words, names, numbers, marks = _walk(without_courtesy(fold_spaces(held.prose)))
     lower = tuple(words)
     return Reading(
-        foreign=" ".join(text.split()) if is_foreign(text) else "",
-        verbatim=verbatim,
+        foreign=_foreign(text, held),
+        verbatim=held.spans,
         quantities=tuple(numbers),
         times=tuple(_singular(word) for word in lower if word in known.TIMES),
         negations=tuple("not" if _negates(word) else "" for word in lower if _negates(word)),
@@ -83,17 +63,17 @@ def read(text: str) -> Reading:
     )
 
 
-def is_foreign(text: str) -> bool:
-    """Whether a letter is of a script in which these guards can't read: any but Latin."""
-    return not text.isascii() and any(
-        char.isalpha() and not unicodedata.name(char, "").startswith(("LATIN", "MICRO", "FEMININE", "MASCULINE"))
-        for char in text
-    )
+def _foreign(text: str, held: Held) -> str:
+    if OPEN in text or CLOSE in text:
+        return text
+    if not is_foreign(text):
+        return ""
+    return text if held.spans else fold_spaces(text)
 
 
 def content(words: tuple[str, ...]) -> tuple[str, ...]:
     """The words that carry the meaning."""
-    return tuple(word for word in words if word not in known.FUNCTION_WORDS)
+    return tuple(word for word in words if word not in FUNCTION_WORDS)
 
 
 def _walk(prose: str) -> tuple[list[str], list[str], list[str], list[str]]:
@@ -115,25 +95,24 @@ def _walk(prose: str) -> tuple[list[str], list[str], list[str], list[str]]:
                 marks.append(token)
             begins = begins or token in _ENDS
             continue
-        word = token.replace("’", "'").lower()
+        word = token.lower()
         if word in known.NUMBER_WORDS:
             numbers.append(known.NUMBER_WORDS[word])
         elif after_number and word in known.UNITS:
             numbers.append(_singular(word))
-        if _is_name(token, begins=begins):
-            names.append(token.replace("’", "'"))
-        words.append(word)
+        if word in NAMES_IN_ANY_CASE:
+            names.append(word)
+        elif _is_name(token, word, begins=begins):
+            names.append(token)
+        words += CONTRACTIONS.get(word, word).split()
         begins, after_number = False, word in known.NUMBER_WORDS
     return words, names, numbers, marks
 
 
-def _is_name(word: str, *, begins: bool) -> bool:
-    if word == "I" or word.startswith(("I'", "I’")):
+def _is_name(token: str, word: str, *, begins: bool) -> bool:
+    if token == word or word in FIRST_PERSON:
         return False
-    capitals = sum(char.isupper() for char in word)
-    if not capitals:
-        return False
-    return capitals > 1 or not begins or word.lower() not in known.FUNCTION_WORDS
+    return not begins or token != word.capitalize() or word not in FUNCTION_WORDS | STARTERS
 
 
 def _value(token: str) -> str:
@@ -157,7 +136,3 @@ def _asks(words: tuple[str, ...]) -> tuple[str, ...]:
             following = words[index + 1] if index + 1 < len(words) else ""
             found.append(f"how {following}" if asked == "how" and following in known.HOW else asked)
     return tuple(sorted(found))
-
-
-def _folded_quotes(span: str) -> str:
-    return f'"{span[1:-1]}"' if span[0] in "“„«‘'\"" else span

@@ -632,6 +632,7 @@ class GetStatsResponse(_message.Message):
     EVICTIONS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     POISONED_FIELD_NUMBER: _builtins.int
+    CANONICAL_HITS_FIELD_NUMBER: _builtins.int
     SEMANTIC_FIELD_NUMBER: _builtins.int
     hits: _builtins.int
     """Lookups answered with a verified answer."""
@@ -647,6 +648,8 @@ class GetStatsResponse(_message.Message):
     """Bytes held now; 0 where the backend does not say."""
     poisoned: _builtins.int
     """Entries whose digest or canonical request did not fit and that were deleted."""
+    canonical_hits: _builtins.int
+    """Of the hits, those of the canonical tier."""
     @_builtins.property
     def semantic(self) -> Global___SemanticStats:
         """Of the semantic tier; zeros where it is off."""
@@ -661,11 +664,12 @@ class GetStatsResponse(_message.Message):
         evictions: _builtins.int = ...,
         bytes: _builtins.int = ...,
         poisoned: _builtins.int = ...,
+        canonical_hits: _builtins.int = ...,
         semantic: Global___SemanticStats | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["semantic", b"semantic"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "evictions", b"evictions", "hits", b"hits", "misses", b"misses", "poisoned", b"poisoned", "semantic", b"semantic", "store_refusals", b"store_refusals", "stores", b"stores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "canonical_hits", b"canonical_hits", "evictions", b"evictions", "hits", b"hits", "misses", b"misses", "poisoned", b"poisoned", "semantic", b"semantic", "store_refusals", b"store_refusals", "stores", b"stores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
