@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_svc.domain.question import MAX_TEXT_CHARS, read_question
+from cache_svc.domain.question import read_question
+from cache_svc.domain.wording.verbatim import MAX_CHARS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"b": {}, "a": {}}}}}
@@ -112,7 +113,7 @@ def test_of_parts_the_last_text_is_the_question_and_the_others_are_exact(sample:
         [{"role": "user", "content": {"text": "Q?"}}],
         [{"role": "user", "content": [{"type": "text", "text": 1}, {"type": "refusal", "text": "r"}]}],
         [{"role": "user"}],
-        [{"role": "user", "content": "x" * (MAX_TEXT_CHARS + 1)}],
+        [{"role": "user", "content": "x" * (MAX_CHARS + 1)}],
         ["user"],
     ],
 )

@@ -15,9 +15,7 @@ import orjson
 
 from cache_svc.domain import canonical
 from cache_svc.domain.request import CacheRequest
-
-MAX_TEXT_CHARS = 8_192
-"""The longest text that is taken apart. Two long texts that differ anywhere seldom ask the same, and it costs time."""
+from cache_svc.domain.wording.verbatim import MAX_CHARS
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def read_question(request: CacheRequest) -> Question | None:
     if split is None:
         return None
     text, content = split
-    if not text or len(text) > MAX_TEXT_CHARS:
+    if not text or len(text) > MAX_CHARS:
         return None
     marked = canonical.dump({**request.body, "messages": [*messages[:-1], {**message, "content": content}]})
     before, found, after = marked.partition(b'"' + mark.encode() + b'"')

@@ -9,6 +9,7 @@ from collections import Counter
 
 from cache_svc.domain.guards.reading import Reading, content, read
 from cache_svc.domain.guards.words import NEGATIVE_PREFIXES
+from cache_svc.domain.wording.verbatim import MAX_CHARS
 
 _SAME_IN_ORDER = {
     "verbatim": "code, a quotation, an address or an identifier differs",
@@ -34,6 +35,8 @@ def why_apart(kept: str, asked: str) -> str:
     """
     if kept == asked:
         return ""
+    if max(len(kept), len(asked)) > MAX_CHARS:
+        return "longer than the guards read"
     one, other = read(kept), read(asked)
     if one.foreign or other.foreign:
         return "" if one.foreign == other.foreign else "a script that the guards do not read"

@@ -22,9 +22,9 @@ _COULD_YOU = re.compile(
 _THANKS = (
     r"(?:many thanks|thanks(?: a lot| so much| very much| in advance)?|thank you(?: very much| so much| in advance)?)"
 )
-_AFTER_STOP = re.compile(rf"(?P<stop>[.?!]+) *(?:{_THANKS}|please)[.!]*$", re.IGNORECASE)
+_AFTER_STOP = re.compile(rf"(?<![.?!])(?P<stop>[.?!]+) *(?:{_THANKS}|please)[.!]*$", re.IGNORECASE)
 _AFTER_COMMA = re.compile(rf", *(?:please|{_THANKS})(?P<stop>[.?!]*)$", re.IGNORECASE)
-_PLEASE_AFTER = re.compile(r"(?P<word>[\w']+) please(?P<stop>[.?!]*)$")  # no capital: "Yes Please" is a book
+_PLEASE_AFTER = re.compile(r"(?<![\w'])(?P<word>[\w']+) please(?P<stop>[.?!]*)$")  # no capital: "Yes Please" is a book
 _NO_PLEASE_AFTER = FUNCTION_WORDS | {
     "to",
     "by",
@@ -59,11 +59,16 @@ def _without_one(text: str) -> str:
 
 
 def _from_the_front(text: str) -> str:
-    match = _BEFORE.match(text)
-    if match:
-        rest = text[match.start("next") :]
-        # Of "so, um, what ..." the first goes where the second does.
-        return rest if match["next"].lower() in OPENERS | {"please", "i"} or _from_the_front(rest) != rest else text
+    rest = text
+    while match := _BEFORE.match(rest):  # of "so, um, what ..." the first goes where the second does
+        rest = rest[match.start("next") :]
+        if match["next"].lower() in OPENERS | INSTRUCTIONS | {"i"}:
+            return rest
+    asked = _without_request(rest)
+    return text if asked == rest else asked
+
+
+def _without_request(text: str) -> str:
     match = _PLEASE_BEFORE.match(text)
     if match:
         return text[match.start("next") :] if match["next"].lower() in OPENERS | INSTRUCTIONS else text

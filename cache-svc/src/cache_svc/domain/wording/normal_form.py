@@ -13,18 +13,16 @@ from dataclasses import dataclass
 
 from cache_svc.domain.wording import words as known
 from cache_svc.domain.wording.courtesy import without_courtesy
-from cache_svc.domain.wording.verbatim import CLOSE, OPEN, fold_spaces, fold_width, hold, is_foreign
+from cache_svc.domain.wording.verbatim import CLOSE, MAX_CHARS, OPEN, fold_spaces, fold_width, hold, is_foreign
 
-MAX_PLAIN_CHARS = 2_000
-"""Of a longer text the form is the text."""
-
-_PLAIN = re.compile(rf"[\w .,?!;'()%$€£&/:\-–{OPEN}{CLOSE}]+")
+_PLAIN = re.compile(rf"[\w .,?!;'()%°$€£&/:\-–{OPEN}{CLOSE}]+")
 _LOOSE_QUOTE = re.compile(r"(?<![^\W\d_])'|'(?![^\W\d_])")
 """One that no pair closed, or a plural's: which is not told."""
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 _GROUPED = re.compile(r"(?<![^\s$€£])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?=%?[?!;]?(?:\s|$)|[.,](?:\s|$))")
 
 
+_ENDINGS = frozenset(f")%°{CLOSE}")
 _JOINS = frozenset(f"/&-–'.{OPEN}{CLOSE}")
 
 
@@ -39,7 +37,7 @@ class NormalForm:
 def normal_form(text: str) -> NormalForm:
     """The form of ``text``. Idempotent."""
     folded = fold_width(text).strip()
-    if len(text) > MAX_PLAIN_CHARS or OPEN in text or CLOSE in text or not folded.isprintable():
+    if len(text) > MAX_CHARS or OPEN in text or CLOSE in text or not folded.isprintable():
         return NormalForm(False, text)
     held = hold(folded)
     if is_foreign(folded):
@@ -64,15 +62,14 @@ def _speaks_of_text(prose: str) -> bool:
 def _reworded(prose: str) -> str:
     """Capitals folded where they mean nothing, contractions written out, the end without its stop."""
     parts: list[str] = []
-    at, begins = 0, True
+    end = 0
     for match in _WORD.finditer(prose):
-        word, between = match.group(), prose[at : match.start()]
-        begins = (begins and not at) or between.rstrip().endswith((".", "?", "!"))
-        alone = (prose[at - 1] if (at := match.start()) else " ") not in _JOINS
-        alone = alone and prose[match.end() : match.end() + 1] not in _JOINS
-        parts += [between, _worded(word, begins=begins) if alone else word]
-        at = match.end()
-    return _without_stop("".join(parts) + prose[at:])
+        word, between = match.group(), prose[end : match.start()]
+        begins = not match.start() or between.rstrip().endswith((".", "?", "!"))
+        start, end = match.span()
+        joined = (start and prose[start - 1] in _JOINS) or prose[end : end + 1] in _JOINS
+        parts += [between, word if joined else _worded(word, begins=begins)]
+    return _without_stop("".join(parts) + prose[end:])
 
 
 def _worded(word: str, *, begins: bool) -> str:
@@ -84,16 +81,22 @@ def _worded(word: str, *, begins: bool) -> str:
 
 
 def _without_stop(prose: str) -> str:
-    """Without the last stop: a "?" only of what is a question by its first word, a "!" not of a number."""
+    """Without the last stop: a "?" only of what is a question by its first words, a "!" not of a number."""
     kept = prose.rstrip(" .?!")
     stop = prose[len(kept) :].replace(" ", "")
-    if not stop or not kept or ".." in stop:
+    if not stop or not kept or "..." in stop:
         return prose
-    last, first = kept[-1], _WORD.match(kept)
-    asks = first is not None and first.group() in known.OPENERS | {"cannot"}
-    if "?" in stop and not asks and not (first and first.group() in known.INSTRUCTIONS and set(stop) != {"?"}):
+    words, last = kept.split(" ", 2), kept[-1]
+    if "?" in stop and not _asks(words) and not (words[0] in known.INSTRUCTIONS and stop.strip("?")):
         return prose
-    if ("!" in stop and last.isdigit()) or not (last.isalnum() or last in ')%"`\ue001'):
+    if ("!" in stop and last.isdigit()) or not (last.isalnum() or last in _ENDINGS):
         return prose
     abbreviated = "." in kept.rsplit(" ", 1)[-1] and stop.startswith(".")
     return prose if abbreviated else kept
+
+
+def _asks(words: list[str]) -> bool:
+    """Not "do it?", which is an order where it ends with another stop."""
+    if words[0] in known.ORDERS_TOO:
+        return len(words) > 1 and words[1] in known.SUBJECTS
+    return words[0] in known.OPENERS

@@ -16,9 +16,15 @@ shouldn't haven't hasn't hadn't whats hows wheres
 """)
 """What a question begins with."""
 
+ORDERS_TOO = _set("do have don't haven't will can")
+SUBJECTS = _set("i you we they he she the a an my your our his her their this that these those there people")
+"""Of the openers, those that an order may begin with; and what follows them in a question."""
+
 INSTRUCTIONS = _set("""
 tell give show explain describe list find track book cancel remind send make add remove create compare calculate
-recommend suggest help outline provide check
+recommend suggest help outline provide check plan convert compute solve choose estimate discuss analyze analyse
+identify rank generate design draft prepare organize organise schedule propose review evaluate implement refactor
+debug draw order cook build update delete install configure name walk
 """)
 """What an instruction begins with, where no  of anything does."""
 
