@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from cache_svc.domain.guards import signature, why_apart
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason, Mode, Tier
 from cache_svc.domain.trust import STEPS
 from cache_svc.service import CacheService, Limits, SemanticCounters, StoreUnavailable
@@ -238,13 +241,21 @@ async def test_what_projects_share_is_not_read(rig: Rig) -> None:
 
 async def test_the_guards_come_first_and_the_next_one_is_asked(rig: Rig) -> None:
     await rig.teach()
-    outcome = await rig.look("rivers 3 lakes")
+    outcome = await rig.look("rivers lakes seas")
     assert (isinstance(outcome, Miss), rig.service.counters.semantic.guarded) == (True, 1)
-    # Another neighbour, nearer than the kept one to what is asked, and apart from it by a number.
-    await rig.ask("count 4 rivers", says="Four.")
-    guarded = rig.service.counters.semantic.guarded
-    assert semantic(await rig.look())
-    assert rig.service.counters.semantic.guarded == guarded + 1
+    # Two neighbours that are nearer to what is asked than the kept one, and apart from it by a word.
+    for text in ("mills dams gates", "mills dams locks"):
+        await rig.ask(text, says="Eight.", controls=replace(TENTH, max_error=None))
+    assert semantic(await rig.look("mills dams canals"))
+    assert rig.service.counters.semantic.guarded == 3
+
+
+async def test_what_a_guard_looks_for_is_not_even_a_neighbour(rig: Rig) -> None:
+    await rig.teach()
+    assert (await rig.ask("rivers 3 lakes", says="Three.")).lesson == b""
+    for number in range(4, 12):
+        assert (await rig.ask(f"boats {number} ships")).lesson == b""
+    assert rig.service.counters.semantic.guarded == 0
 
 
 async def test_what_resembles_too_little_teaches_nothing(rig: Rig) -> None:
@@ -330,3 +341,33 @@ async def test_a_streamed_replay_is_a_stream(rig: Rig) -> None:
     assert (outcome.tier, outcome.body) == (Tier.SEMANTIC, b"")
     assert outcome.chunks
     assert outcome.usage_chunk
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("boats leaking badly", "ships taking water", True),
+        ("is the order 12 late", "is the order 13 late", False),
+        ("send it to Anna", "send it to Bert", False),
+        ("never send it", "send it", False),
+        ("run `ls -a`", "run `ls -l`", False),
+        ("x " * 9_000, "y " * 9_000, False),
+        ("你好", "你好", True),
+        ("你好", "您好", False),
+    ],
+)
+def test_a_signature_is_of_what_the_guards_want_the_same(one: str, other: str, same: bool) -> None:
+    assert (signature(one) == signature(other)) is same
+
+
+WORDS = ("send", "not", "12", "3kg", "to", "from", "Anna", "`x`", "?", "monday", "best", "reset", "list", "boat", "你")
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_what_the_guards_let_pass_has_one_signature(data: st.DataObject) -> None:
+    """Else a neighbour would be looked for where it does not lie."""
+    words = st.lists(st.sampled_from(WORDS), max_size=8)
+    one, other = (" ".join(data.draw(words)) for _ in range(2))
+    if why_apart(one, other) == "":
+        assert signature(one) == signature(other)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cache_svc.domain.agreement import said
 from cache_svc.domain.canonical import NotCanonical
-from cache_svc.domain.guards import why_apart
+from cache_svc.domain.guards import signature, why_apart
 from cache_svc.domain.question import Question
 from cache_svc.domain.replay import Controls, Mode, Tier
 from cache_svc.domain.request import CacheRequest
@@ -36,8 +36,8 @@ MAX_TEXT_CHARS = 2_000
 """The longest question that is embedded, in characters: 0.7 ms of CPU. A longer one is an average of so many words that
 all long ones resemble each other."""
 MOST_CANDIDATES = 4
-"""Kept questions that are read for one lookup. Not one alone: the guards often keep the nearest apart, which differs in
-just the word that matters."""
+"""Kept questions that are read for one lookup. Not one alone: the guards keep apart what differs in a word or two,
+which is the nearest."""
 COMPARISONS_TTL_S = 7 * 24 * 3600
 """Seconds after its first comparison when what was learned of an answer is forgotten, and learned anew."""
 
@@ -141,7 +141,7 @@ class SemanticTier:
         vector = self._vector(question.text)
         if vector is None:
             return []
-        nearest = await self._vectors.nearest(question.bucket, vector, MOST_CANDIDATES)
+        nearest = await self._vectors.nearest(_neighbourhood(question), vector, MOST_CANDIDATES)
         return [Candidate(address, vector.tobytes()) for address in nearest]
 
     async def judge(
@@ -180,14 +180,21 @@ class SemanticTier:
             self._counters.disagreed += 1
         vector = self._vector(kept.question.text)
         if vector is not None:
-            await self._vectors.add(kept.question.bucket, kept.address, vector, ttl_s=kept.ttl_s)
+            await self._vectors.add(_neighbourhood(kept.question), kept.address, vector, ttl_s=kept.ttl_s)
 
     async def forget(self, question: Question, candidate: Candidate) -> None:
         """Its entry is gone."""
-        await self._vectors.remove(question.bucket, candidate.address)
+        await self._vectors.remove(_neighbourhood(question), candidate.address)
 
     def _vector(self, text: str) -> Vector | None:
         return self._embedder.vector(text) if len(text) <= MAX_TEXT_CHARS else None
+
+
+def _neighbourhood(question: Question) -> bytes:
+    """Where its neighbours lie: of the same bucket, and with nothing in them that the guards look for one by one. Else
+    the nearest to a question about one order number would be those about all others, each read for nothing.
+    """
+    return hashlib.sha256(question.bucket + signature(question.text)).digest()
 
 
 def _name(address: bytes, kept_said: bytes) -> bytes:

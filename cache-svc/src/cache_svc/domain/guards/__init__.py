@@ -5,7 +5,11 @@ money, a wrong replay costs trust.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
+from functools import lru_cache
+
+import orjson
 
 from cache_svc.domain.guards.reading import Reading, content, read
 from cache_svc.domain.guards.words import NEGATIVE_PREFIXES
@@ -27,6 +31,8 @@ _SAME_IN_ANY_ORDER = {
     "asks": "the kind of question differs",
 }
 _FEW_WORDS = 2
+_read = lru_cache(maxsize=256)(read)
+"""What is asked is compared with several kept texts, and those are asked for again: a reading costs 0.1 ms and more."""
 
 
 def why_apart(kept: str, asked: str) -> str:
@@ -37,7 +43,7 @@ def why_apart(kept: str, asked: str) -> str:
         return ""
     if max(len(kept), len(asked)) > MAX_CHARS:
         return "longer than the guards read"
-    one, other = read(kept), read(asked)
+    one, other = _read(kept), _read(asked)
     if one.foreign or other.foreign:
         return "" if one.foreign == other.foreign else "a script that the guards do not read"
     for name, why in _SAME_IN_ORDER.items():
@@ -47,6 +53,19 @@ def why_apart(kept: str, asked: str) -> str:
         if Counter(getattr(one, name)) != Counter(getattr(other, name)):
             return why
     return _by_words(one, other)
+
+
+def signature(text: str) -> bytes:
+    """SHA-256 of what the guards want the same in two texts. Another signature: they keep the two apart. The same one
+    says nothing, for they compare the words too.
+    """
+    if len(text) > MAX_CHARS:
+        return hashlib.sha256(text.encode()).digest()
+    reading = _read(text)
+    in_order = [list(getattr(reading, name)) for name in _SAME_IN_ORDER]
+    in_any_order = [sorted(getattr(reading, name)) for name in _SAME_IN_ANY_ORDER]
+    what = [reading.foreign] if reading.foreign else [in_order, in_any_order]
+    return hashlib.sha256(orjson.dumps(what)).digest()
 
 
 def _by_words(one: Reading, other: Reading) -> str:
