@@ -38,7 +38,7 @@ class CacheSettings(BaseSettings):
 
     semantic: bool = False
     """Replays answers to questions that mean the same, to requests that set a bound on errors. Needs the packages of
-    ``tallygate-cache[semantic]``, and about 110 MB of memory for its model."""
+    ``tallygate-cache[semantic]``, and about 80 MB of memory for its model."""
 
     semantic_max_bytes: int = Field(default=64 * 2**20, ge=2**20)
     """The bound in bytes of the vectors in this process: 50,000 questions or so. Not used with a Redis that has vector

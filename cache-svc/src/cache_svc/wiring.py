@@ -99,7 +99,7 @@ def semantic_tier(settings: CacheSettings, clock: Clock, client: Redis | None, c
     Raises:
         SemanticMissing: its packages are not installed.
     """
-    # Not above: these packages are an extra, and cost 110 MB of memory.
+    # Not above: these packages are an extra, and cost 80 MB of memory.
     try:
         from cache_svc.service.semantic import SemanticTier  # noqa: PLC0415
         from cache_svc.sources.embeddings import WordEmbedder  # noqa: PLC0415
