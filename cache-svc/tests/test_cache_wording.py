@@ -137,6 +137,7 @@ APART = {
         ("You are open.", "You are open?"),
         ("Who are The Who?", "Who are the who?"),
         ("Is well, well?", "Is well well?"),
+        ("Is it raining...", "Is it raining"),
     ],
     "form of the answer": [
         ("List them as JSON", "List them as YAML"),
@@ -241,9 +242,43 @@ def test_kept_apart(kind: str, one: str, other: str) -> None:
     assert not same(other, one), kind
 
 
+REASONS = [
+    ("code, a quotation", "Say what getName returns", "Explain the outcome of getname"),
+    ("a number or a unit", "Is a dose of 5 mg alright?", "May I swallow 5 g?"),
+    ("a number or a unit", "Is there a table for two people?", "Could three people sit down?"),
+    ("a date or a time", "Is there a bus this Monday?", "Are there coaches running on Tuesday?"),
+    ("a name", "Which shops in Leeds sell tea?", "Which places in York have some tea to sell?"),
+    ("a word of direction", "Can I eat before surgery?", "Is food alright after surgery?"),
+    ("a language", "Explain loops to a pupil, using python", "Outline those loops, using rust"),
+    ("the form of the answer", "Give the tides as a table", "Show me tides as a haiku"),
+    ("a sign", "Is x < y in the model?", "For the model, is x > y?"),
+    ("a negation", "Which trips can be cancelled?", "Which journeys can't someone have cancelled?"),
+    ("a word with an opposite", "How do I enable two tabs?", "How can someone disable those two?"),
+    ("the kind of question", "Who runs this museum nowadays?", "Where does this museum stand?"),
+    ("a prefix", "Is the seat heated nicely and cosy?", "Would a seat feel unheated whilst driving along?"),
+    ("another order", "Do dogs chase cats around gardens?", "Will cats around gardens chase dogs?"),
+    ("a word or two", "Which herbs thrive indoors?", "Which shrubs thrive indoors?"),
+    ("a script", "猫は好き", "犬は好き"),
+    ("longer than", "x" * (MAX_CHARS + 1), "x" * MAX_CHARS),
+]
+
+
+@pytest.mark.parametrize(("why", "one", "other"), REASONS)
+def test_each_guard_says_what_it_saw(why: str, one: str, other: str) -> None:
+    """In texts that are worded too differently for the others to see it."""
+    assert why in why_apart(one, other)
+    assert why in why_apart(other, one)
+
+
+def test_a_capital_that_may_be_a_name_s_stays() -> None:
+    for text in ("Turkey is safe", "Is Turkey safe", "Is it May", "US law", "Jersey is wet. Windows is not"):
+        assert normal_form(text).text not in (text.lower(), text.capitalize().lower())
+
+
 @settings(max_examples=300)
 @given(WORDS | st.text(max_size=40))
 @example("so so what is it")
+@example("' what's ' Please")
 @example("please please explain it please please")
 @example("what is it? thanks. thanks")
 def test_the_normal_form_is_idempotent(text: str) -> None:

@@ -28,7 +28,11 @@ debug draw order cook build update delete install configure name walk
 """)
 """What an instruction begins with, where no  of anything does."""
 
-STARTERS = OPENERS | INSTRUCTIONS | _set("i my the there if i'm i've i'll i'd please to for")
+STARTERS = (
+    OPENERS
+    | INSTRUCTIONS
+    | _set("i i'm i've i'll i'd my the there if please to for in on at from with by after before write use")
+)
 """Words that have a capital only because a sentence begins with them: their case is folded there."""
 
 FIRST_PERSON = _set("i i'm i've i'll i'd")
