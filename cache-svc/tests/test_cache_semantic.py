@@ -118,7 +118,11 @@ def semantic(outcome: Hit | Miss) -> bool:
 
 async def test_it_explores_until_the_bound_is_proven_and_then_replays(rig: Rig) -> None:
     await rig.teach(ENOUGH - 1)
-    assert isinstance(await rig.look(), Miss)
+    refused = await rig.look()
+    assert isinstance(refused, Miss)
+    assert refused.detail == (
+        "semantic: similarity 0.938, the bound is not proven by 50 comparisons of which 50 were right"
+    )
     await rig.ask(rig.reworded())
     outcome = await rig.look()
     assert isinstance(outcome, Hit)
@@ -190,7 +194,9 @@ async def test_read_only_takes_what_is_proven_and_explores_nothing(rig: Rig) -> 
     await rig.teach(ENOUGH - 1)
     explored = rig.service.counters.semantic.explored
     outcome = await rig.look(controls=only)
-    assert outcome == Miss(MissReason.NOT_STORED)
+    assert isinstance(outcome, Miss)
+    assert (outcome.reason, outcome.key, outcome.lesson) == (MissReason.NOT_STORED, b"", b"")
+    assert "not proven by 50" in outcome.detail
     await rig.ask(rig.reworded())
     rig.dice = 0.0
     assert semantic(await rig.look(controls=only)), "an audit would be a miss, and nothing learned"
@@ -318,6 +324,22 @@ async def test_a_lesson_of_another_form_teaches_nothing_and_hinders_nothing(rig:
     subject = rig.sample.subject(rig.body(KEPT))
     assert await rig.service.store(subject, miss.key, rig.sample.fresh(), Tier.SEMANTIC, lesson) == ""
     assert (await rig.ask(rig.reworded())).lesson != b"", "it is a neighbour all the same"
+
+
+@pytest.mark.parametrize("away", ["nearest", "read", "remove"])
+async def test_where_the_tiers_own_stores_are_away_the_rest_goes_on(rig: Rig, away: str) -> None:
+    async def nobody(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("told so")
+
+    await rig.teach()
+    setattr(rig.comparisons if away == "read" else rig.vectors, away, nobody)
+    if away == "remove":
+        await rig.store.delete(rig.sample.read(rig.body(KEPT)).address)
+    text = rig.reworded()
+    assert (await rig.ask(text)).lesson == b""
+    outcome = await rig.look(text)
+    assert isinstance(outcome, Hit)
+    assert outcome.tier is Tier.EXACT
 
 
 async def test_where_nothing_can_be_learned_the_answer_is_still_kept(rig: Rig) -> None:

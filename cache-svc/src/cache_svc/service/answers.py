@@ -109,7 +109,8 @@ class CacheService:
         self.counters.poisoned += search.poisoned
         if search.answered is not None:
             return self._render(request, search.answered, completion_id)
-        return Miss(MissReason.STALE if search.stale else reason, leave, lesson=search.lesson if leave else b"")
+        reason = MissReason.STALE if search.stale else reason
+        return Miss(reason, leave, search.detail, search.lesson if leave else b"")
 
     async def _verified(self, request: CacheRequest, found: Found) -> Entry | None:
         if found.blob is None:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from cache_svc.domain.agreement import said
 from cache_svc.domain.canonical import NotCanonical
@@ -30,7 +31,10 @@ from cache_svc.domain.trust import (
     exploring_probability,
     step_of_comparison,
 )
+from cache_svc.service.refusals import StoreUnavailable
 from cache_svc.service.tiers import Candidate, Clue, KeptAnswer, Ruling, SemanticCounters, Verdict
+
+_log = structlog.get_logger(__name__)
 
 MAX_TEXT_CHARS = 2_000
 """The longest question that is embedded, in characters: 0.7 ms of CPU. A longer one is an average of so many words that
@@ -141,7 +145,12 @@ class SemanticTier:
         vector = self._vector(question.text)
         if vector is None:
             return []
-        nearest = await self._vectors.nearest(_neighbourhood(question), vector, MOST_CANDIDATES)
+        try:
+            nearest = await self._vectors.nearest(_neighbourhood(question), vector, MOST_CANDIDATES)
+        except StoreUnavailable as error:
+            # Not passed on: the request may still be answered afresh and kept.
+            _log.warning("semantic_index_away", why=str(error))
+            return []
         return [Candidate(address, vector.tobytes()) for address in nearest]
 
     async def judge(
@@ -151,22 +160,32 @@ class SemanticTier:
         if why_apart(kept_text, question.text):
             self._counters.guarded += 1
             return Verdict(Ruling.APART)
-        kept_vector, kept_said = self._vector(kept_text), _said(answer)
-        if controls.max_error is None or kept_vector is None or kept_said is None:
-            return Verdict(Ruling.APART)
-        # Computed here, not taken from the index, which may have rounded it. To five digits: the same two texts are to
-        # have the same similarity, and two that differ in nothing that it sees have 1.
-        similarity = round(float(kept_vector @ np.frombuffer(candidate.context, dtype=np.float32)), 5)
-        if similarity < LEAST_SIMILARITY:
+        similarity, kept_said = self._similarity(kept_text, candidate), _said(answer)
+        if controls.max_error is None or kept_said is None or similarity < LEAST_SIMILARITY:
             return Verdict(Ruling.APART)
         name = _name(candidate.address, kept_said)
-        probability = exploring_probability(await self._comparisons.read(name), similarity, controls.max_error)
-        if controls.mode is Mode.ONLY:  # nothing will be called, so nothing be learned: what the bound asks is all
-            return Verdict(Ruling.APART if probability > AUDIT else Ruling.REPLAY, similarity=similarity)
-        if self._random() >= probability:
+        try:
+            comparisons = await self._comparisons.read(name)
+        except StoreUnavailable as error:
+            _log.warning("semantic_comparisons_away", why=str(error))
+            return Verdict(Ruling.APART)
+        probability = exploring_probability(comparisons, similarity, controls.max_error)
+        # Read only: nothing will be called, so nothing be learned, and what the bound asks is all that counts.
+        if probability <= AUDIT if controls.mode is Mode.ONLY else self._random() >= probability:
             return Verdict(Ruling.REPLAY, similarity=similarity)
+        detail = f"semantic: similarity {similarity:.3f}, {_in_words(probability, comparisons)}"
+        if controls.mode is Mode.ONLY:
+            return Verdict(Ruling.APART, detail=detail)
         self._counters.explored += 1
-        return Verdict(Ruling.APART, Lesson(name, kept_said, step_of_comparison(similarity)).to_bytes())
+        lesson = Lesson(name, kept_said, step_of_comparison(similarity))
+        return Verdict(Ruling.APART, lesson.to_bytes(), detail=detail)
+
+    def _similarity(self, kept_text: str, candidate: Candidate) -> float:
+        """Computed, not taken from the index, which may have rounded it. To five digits: the same two texts are to have
+        the same similarity, and two that differ in nothing that it sees have 1.
+        """
+        kept = self._vector(kept_text)
+        return 0.0 if kept is None else round(float(kept @ np.frombuffer(candidate.context, dtype=np.float32)), 5)
 
     async def keep(self, kept: KeptAnswer) -> None:
         """Learns, and keeps the question's vector unless another answer was right for it already."""
@@ -184,7 +203,10 @@ class SemanticTier:
 
     async def forget(self, question: Question, candidate: Candidate) -> None:
         """Its entry is gone."""
-        await self._vectors.remove(_neighbourhood(question), candidate.address)
+        try:
+            await self._vectors.remove(_neighbourhood(question), candidate.address)
+        except StoreUnavailable as error:
+            _log.warning("semantic_index_away", why=str(error))
 
     def _vector(self, text: str) -> Vector | None:
         return self._embedder.vector(text) if len(text) <= MAX_TEXT_CHARS else None
@@ -200,6 +222,13 @@ def _neighbourhood(question: Question) -> bytes:
 def _name(address: bytes, kept_said: bytes) -> bytes:
     """Of an answer that says something else nothing has been learned, wherever it lies."""
     return hashlib.sha256(address + kept_said).digest()
+
+
+def _in_words(probability: float, comparisons: Comparisons) -> str:
+    if probability <= AUDIT:
+        return "compared anew as one in fifty"
+    rights, wrongs = sum(comparisons.right.values()), sum(comparisons.wrong.values())
+    return f"the bound is not proven by {rights + wrongs} comparisons of which {rights} were right"
 
 
 def _said(answer: bytes) -> bytes | None:

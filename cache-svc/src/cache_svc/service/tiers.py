@@ -44,12 +44,14 @@ class Ruling(Enum):
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """``lesson``: what the tier wants back together with the fresh answer that is made now; empty: nothing.
-    ``similarity``: of the two texts, 0 to 1, where the tier measures any.
+    ``similarity``: of the two texts, 0 to 1, where the tier measures any. ``detail``: in words, why it is no replay,
+    where that is worth telling the client.
     """
 
     ruling: Ruling
     lesson: bytes = b""
     similarity: float = 0.0
+    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -148,13 +150,14 @@ class Answered:
 @dataclass(slots=True)
 class Search:
     """What the upper tiers came to. ``stale``: there was one, too old. ``poisoned``: how many records and entries were
-    not what they should be. ``lesson``: see ``Verdict``.
+    not what they should be. ``lesson``, ``detail``: see ``Verdict``.
     """
 
     answered: Answered | None = None
     stale: bool = False
     poisoned: int = 0
     lesson: bytes = b""
+    detail: str = ""
 
 
 class UpperTiers:
@@ -205,6 +208,7 @@ class UpperTiers:
         if controls.takes(age_ms):
             verdict = await upper.judge(question, kept_text, entry.answer, candidate, controls)
             found.lesson = verdict.lesson
+            found.detail = verdict.detail or found.detail
             if verdict.ruling is Ruling.REPLAY:
                 found.answered = Answered(upper.tier, entry, key, age_ms, verdict.similarity)
                 return True
