@@ -305,9 +305,13 @@ async def test_comparisons_in_redis_are_forgotten_after_their_first(valkey: Valk
 
 
 async def test_comparisons_in_this_process_are_bounded(clock: FakeClock) -> None:
-    store = MemoryComparisons(clock=clock, max_names=2)
+    store = MemoryComparisons(clock=clock, max_bytes=2_300)
     for name in (b"a", b"b"):
         await store.record(name, 1, right=True, ttl_s=60)
     await store.read(b"a")
     await store.record(b"c", 1, right=True, ttl_s=60)
     assert [await store.read(name) == Comparisons() for name in (b"a", b"b", b"c")] == [False, True, False]
+    for step in range(3):
+        await store.record(b"c", step, right=False, ttl_s=60)
+    assert await store.read(b"a") == Comparisons(), "what is known of one name takes room too"
+    assert await store.read(b"c") == Comparisons({1: 1}, {0: 1, 1: 1, 2: 1})

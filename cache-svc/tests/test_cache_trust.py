@@ -172,6 +172,12 @@ def test_what_resembles_too_little_is_not_asked() -> None:
     assert exploring_probability(everything, LEAST_SIMILARITY + 0.001, 0.5) < 1
 
 
+def test_what_is_more_often_wrong_than_right_is_replayed_under_no_bound() -> None:
+    assert exploring_probability(Comparisons({480: 400}, {480: 600}), 1.0, 1.0) == 1
+    assert exploring_probability(Comparisons({480: 900}, {480: 100}), 1.0, 1.0) < 1
+    assert exploring_probability(Comparisons(), 1.0, 1.0) == 1
+
+
 @pytest.mark.parametrize("bound", [0.0, -0.1, 1.1, math.nan])
 def test_a_bound_that_is_none_is_refused(bound: float) -> None:
     with pytest.raises(ValueError, match="max_error"):

@@ -30,6 +30,8 @@ STEPS = 512
 that rounding never lends trust."""
 LEAST_SIMILARITY = 0.6
 """Below it two questions are taken for different ones, and nothing is compared."""
+MOST_ERROR = 0.5
+"""A looser bound counts as this one: what is more often wrong than right is not replayed to anyone."""
 AUDIT = 0.02
 """The probability of exploring where the bound asks for none: sources change, and only comparisons can tell."""
 
@@ -81,6 +83,7 @@ def exploring_probability(comparisons: Comparisons, similarity: float, max_error
     """
     if not 0 < max_error <= 1:
         raise ValueError(f"max_error is {max_error}, not above 0 and at most 1")
+    max_error = min(max_error, MOST_ERROR)
     step = min(STEPS, math.floor(similarity * STEPS))
     if similarity < LEAST_SIMILARITY or not is_proven(comparisons, step, max_error):
         return 1.0

@@ -15,8 +15,11 @@ MAX_BUCKET_VECTORS = 4_096
 VECTOR_OVERHEAD_BYTES = 250
 """What a vector costs besides its numbers: its address, its row in a dict and in a list, its time."""
 BUCKET_OVERHEAD_BYTES = 1_000
-MAX_NAMES = 20_000
-"""Names whose comparisons are kept: at about 1 KB each, 20 MB."""
+COMPARISONS_MAX_BYTES = 20 * 2**20
+NAME_OVERHEAD_BYTES = 1_000
+"""What the comparisons of a name cost without any: two dicts, and what holds them."""
+COUNT_BYTES = 100
+"""What one step costs: its place in a dict that is at most half empty, and two ints."""
 
 
 class MemoryVectors:
@@ -130,16 +133,17 @@ class _Bucket:
 class MemoryComparisons:
     """A ``ComparisonStore`` for one process; the name that was used least recently goes first."""
 
-    def __init__(self, *, clock: Clock, max_names: int = MAX_NAMES) -> None:
+    def __init__(self, *, clock: Clock, max_bytes: int = COMPARISONS_MAX_BYTES) -> None:
         self._clock = clock
-        self._max_names = max_names
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
         self._counts: OrderedDict[bytes, tuple[Comparisons, float]] = OrderedDict()
 
     async def read(self, name: bytes) -> Comparisons:
         """What was counted."""
         comparisons, expires_at_s = self._counts.get(name, (Comparisons(), np.inf))
         if self._clock.monotonic_s() >= expires_at_s:
-            del self._counts[name]
+            self._drop(name)
             return Comparisons()
         if name in self._counts:
             self._counts.move_to_end(name)
@@ -147,8 +151,19 @@ class MemoryComparisons:
 
     async def record(self, name: bytes, step: int, *, right: bool, ttl_s: int) -> None:
         """Counts one."""
-        comparisons = await self.read(name)
+        comparisons = (await self.read(name)).with_one(step, right=right)
         _, expires_at_s = self._counts.get(name, (None, self._clock.monotonic_s() + ttl_s))
-        self._counts[name] = (comparisons.with_one(step, right=right), expires_at_s)
-        while len(self._counts) > self._max_names:
-            self._counts.popitem(last=False)
+        if name in self._counts:
+            self._drop(name)
+        self._counts[name] = (comparisons, expires_at_s)
+        self._held_bytes += _size(comparisons)
+        while self._held_bytes > self._max_bytes:
+            self._drop(next(iter(self._counts)))
+
+    def _drop(self, name: bytes) -> None:
+        comparisons, _ = self._counts.pop(name)
+        self._held_bytes -= _size(comparisons)
+
+
+def _size(comparisons: Comparisons) -> int:
+    return NAME_OVERHEAD_BYTES + COUNT_BYTES * (len(comparisons.right) + len(comparisons.wrong))
