@@ -249,7 +249,7 @@ REASONS = [
     ("a date or a time", "Is there a bus this Monday?", "Are there coaches running on Tuesday?"),
     ("a name", "Which shops in Leeds sell tea?", "Which places in York have some tea to sell?"),
     ("a word of direction", "Can I eat before surgery?", "Is food alright after surgery?"),
-    ("a language", "Explain loops to a pupil, using python", "Outline those loops, using rust"),
+    ("a language", "Explain loops for a pupil, using python", "Outline those loops, using rust"),
     ("the form of the answer", "Give the tides as a table", "Show me tides as a haiku"),
     ("a sign", "Is x < y in the model?", "For the model, is x > y?"),
     ("a negation", "Which trips can be cancelled?", "Which journeys can't someone have cancelled?"),
