@@ -38,8 +38,8 @@ def why_apart(kept: str, asked: str) -> str:
     if max(len(kept), len(asked)) > MAX_CHARS:
         return "longer than the guards read"
     one, other = read(kept), read(asked)
-    if one.foreign or other.foreign:
-        return "" if one.foreign == other.foreign else "a script that the guards do not read"
+    if one.literal or other.literal:
+        return "" if one.literal == other.literal else "a script or a task in which every character counts"
     for name, why in _SAME_IN_ORDER.items():
         if getattr(one, name) != getattr(other, name):
             return why
