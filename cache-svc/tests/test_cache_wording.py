@@ -259,6 +259,8 @@ REASONS = [
     ("another order", "Do dogs chase cats around gardens?", "Will cats around gardens chase dogs?"),
     ("a word or two", "Which herbs thrive indoors?", "Which shrubs thrive indoors?"),
     ("a script", "猫は好き", "犬は好き"),
+    ("every character counts", "Translate that: it is here", "Translate that: it is here, thanks"),
+    ("every character counts", "How do you spell a  b", "How do you spell a b"),
     ("longer than", "x" * (MAX_CHARS + 1), "x" * MAX_CHARS),
 ]
 

@@ -53,7 +53,14 @@ where why how please thanks thank hi hello hey sorry just really very quite too 
 """)
 """Words that carry little alone. To the normal form they count like all others."""
 
-ABOUT_TEXT = _set("""
+WORKS_ON_TEXT = _set("""
+translate translates translated translation translations spell spelled spelling pronounce rewrite rephrase paraphrase
+proofread repeat echo transcribe reverse reversed uppercase lowercase capitalize capitalise encode decode rot13 base64
+count counting characters letters syllables vowels palindrome anagram tokenize tokenise quote punctuation typo typos
+""")
+"""Words of who has something done with a text: then each character of it counts."""
+
+ABOUT_TEXT = WORKS_ON_TEXT | _set("""
 say says said saying word words wording phrase phrases translate translation translated translates spell spelling
 spelled mean means meaning meant define definition pronounce pronunciation synonym synonyms antonym rhyme rhymes
 letter letters character characters char chars count counting sentence sentences repeat reply respond response rewrite
