@@ -20,6 +20,10 @@ ORDERS_TOO = _set("do have don't haven't will can")
 SUBJECTS = _set("i you we they he she the a an my your our his her their this that these those there people")
 """Of the openers, those that an order may begin with; and what follows them in a question."""
 
+ELSEWHERE_TOO = _set("is was were am do has had will i")
+ENGLISH_SUBJECTS = _set("i you we they it the my your this that there")
+"""Of the openers, those that are words of another language in Latin script; and what makes English of them."""
+
 INSTRUCTIONS = _set("""
 tell give show explain describe list find track book cancel remind send make add remove create compare calculate
 recommend suggest help outline provide check plan convert compute solve choose estimate discuss analyze analyse
