@@ -85,10 +85,10 @@ class GuardedStore:
         self._store = store
         self._breaker = Breaker(clock, retry_after_s=retry_after_s)
 
-    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
+    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
         """See ``EntryStore``."""
         with self._breaker.call():
-            return await self._store.find(address, epoch_names)
+            return await self._store.find(address, epoch_names, clues)
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """See ``EntryStore``."""

@@ -38,10 +38,11 @@ class PackedStore:
         self._from_bytes = from_bytes
         self._max_bytes = max_bytes
 
-    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
+    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
         """See ``EntryStore``."""
-        found = await self._store.find(address, epoch_names)
-        return replace(found, blob=await self._restored(found.blob))
+        found = await self._store.find(address, epoch_names, clues)
+        restored = [await self._restored(clue) for clue in found.clues] if found.clues else ()
+        return replace(found, blob=await self._restored(found.blob), clues=tuple(restored))
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """See ``EntryStore``."""
