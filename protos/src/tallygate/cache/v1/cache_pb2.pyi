@@ -371,6 +371,7 @@ class Ticket(_message.Message):
     TTL_S_FIELD_NUMBER: _builtins.int
     SHARE_IN_ORG_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     """The cache key, 32 bytes. The epochs of a purge are part of it, so that an answer begun before a purge is not found
     after it.
@@ -386,7 +387,11 @@ class Ticket(_message.Message):
     share_in_org: _builtins.bool
     """CacheControls.share_in_org of the lookup: it is in the key."""
     record: _builtins.bool
-    """CacheControls.record of the lookup."""
+    """CacheControls.record of the lookup. Such a ticket may have no key: the answer is recorded and not kept."""
+    @_builtins.property
+    def asked(self) -> Global___Asked:
+        """Of the lookup, for the record; only where record is set."""
+
     def __init__(
         self,
         *,
@@ -397,14 +402,47 @@ class Ticket(_message.Message):
         ttl_s: _builtins.int = ...,
         share_in_org: _builtins.bool = ...,
         record: _builtins.bool = ...,
+        asked: Global___Asked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "key", b"key", "model", b"model", "policy_epoch", b"policy_epoch", "record", b"record", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "endpoint", b"endpoint", "key", b"key", "model", b"model", "policy_epoch", b"policy_epoch", "record", b"record", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Ticket: _TypeAlias = Ticket  # noqa: Y015
+
+@_typing.final
+class Asked(_message.Message):
+    """What the record of a request says of its lookup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_MS_FIELD_NUMBER: _builtins.int
+    CONTROLS_FIELD_NUMBER: _builtins.int
+    WHY_NOT_STORED_FIELD_NUMBER: _builtins.int
+    at_ms: _builtins.int
+    """When, in Unix milliseconds."""
+    why_not_stored: _builtins.str
+    """In words, why the answer may not be kept; empty where it may."""
+    @_builtins.property
+    def controls(self) -> Global___CacheControls:
+        """What the request asked of the cache."""
+
+    def __init__(
+        self,
+        *,
+        at_ms: _builtins.int = ...,
+        controls: Global___CacheControls | None = ...,
+        why_not_stored: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["controls", b"controls"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "controls", b"controls", "why_not_stored", b"why_not_stored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Asked: _TypeAlias = Asked  # noqa: Y015
 
 @_typing.final
 class StoreRequest(_message.Message):

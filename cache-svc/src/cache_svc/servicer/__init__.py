@@ -9,8 +9,17 @@ import grpc
 from cache_svc.domain.canonical import NotCanonical
 from cache_svc.domain.flight import AnotherContent, Ending, Pass, flight_name
 from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject, Tier
-from cache_svc.service import BadRequest, CacheService, FlightService, StoreFull, StoreUnavailable
+from cache_svc.service import (
+    BadRequest,
+    CacheService,
+    FlightService,
+    Recorder,
+    Recordings,
+    StoreFull,
+    StoreUnavailable,
+)
 from cache_svc.service.flights import Landed, Lead, Remembered
+from cache_svc.servicer.drafts import answered, leave_to_record, replayed
 from meshkit.codec import (
     price_from_proto,
     price_to_proto,
@@ -73,8 +82,10 @@ _MILLION = 1_000_000
 class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
     """The cache over gRPC."""
 
-    def __init__(self, service: CacheService) -> None:
+    def __init__(self, service: CacheService, recorder: Recorder, recordings: Recordings) -> None:
         self._service = service
+        self._recorder = recorder
+        self._recordings = recordings
 
     async def Lookup(
         self,
@@ -88,9 +99,15 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         if not request.completion_id:
             raise BadRequest("completion_id is missing")
         outcome = await self._service.lookup(subject, _controls(request.controls), request.completion_id)
+        recorded = request.controls.record
         if isinstance(outcome, Hit):
+            if recorded:
+                self._recorder.note(replayed(subject, request.controls, outcome, self._recorder.now_ms()))
             return cache_pb2.LookupResponse(hit=_hit(outcome))
-        return cache_pb2.LookupResponse(miss=_miss(outcome, subject))
+        miss = _miss(outcome, subject)
+        if recorded:
+            leave_to_record(miss, outcome, subject, request.controls, self._recorder.now_ms())
+        return cache_pb2.LookupResponse(miss=miss)
 
     async def Store(
         self,
@@ -112,7 +129,12 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
             )
         except ValueError as error:
             raise BadRequest(f"usage or price: {error}") from error
-        refusal = await self._service.store(subject, ticket.key, fresh)
+        if ticket.record and not ticket.key:
+            refusal = ticket.asked.why_not_stored
+        else:
+            refusal = await self._service.store(subject, ticket.key, fresh)
+        if ticket.record:
+            self._recorder.note(answered(subject, ticket.asked, fresh, refusal))
         return cache_pb2.StoreResponse(stored=not refusal, reason=refusal)
 
     async def Purge(
@@ -122,6 +144,8 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
     ) -> cache_pb2.PurgeResponse:
         """Forgets answers at once."""
         epoch = await self._service.purge(request.org_id, project_id=request.project_id, model=request.model)
+        if request == cache_pb2.PurgeRequest(org_id=request.org_id):
+            await self._recordings.forget(request.org_id)
         return cache_pb2.PurgeResponse(epoch=epoch)
 
     async def GetStats(
