@@ -27,7 +27,7 @@ from router_svc.service.pipe import ChunksEvent, FinalEvent, RouteEvent
 from router_svc.service.ports import CacheTicket
 from router_svc.service.router import Limits
 
-TICKET = CacheTicket(b"k" * 32, "chat/completions", "m", "e1")
+TICKET = CacheTicket(b"a ticket of the cache")
 USED = Usage(input_tokens=10, output_tokens=2, calls=1, provenance=Provenance.PROVIDER)
 
 
@@ -53,6 +53,18 @@ async def test_a_complete_answer_is_offered_to_the_cache(source: ScriptedSource)
     assert ticket == TICKET
     assert answer.chunks == (chunk("Hel"), chunk("lo!"), chunk(finish="stop"), usage_chunk())
     assert (answer.body, answer.receipt_id, answer.source_id) == (b"", "rcpt_req_1", "a")
+
+
+@pytest.mark.parametrize("record", [True, False])
+async def test_an_answer_whose_usage_is_estimated_is_offered_only_to_be_recorded(
+    source: ScriptedSource, *, record: bool
+) -> None:
+    source.script = [stream_answer(sse(chunk("one"), chunk(finish="stop")))]
+    async with rig_over(catalog_of(source_at(source))) as rig:
+        await rig.complete(cache_ticket=CacheTicket(b"a ticket of the cache", record=record))
+        await rig.service.aclose(5.0)
+    offered = [answer.usage.provenance for _, _, answer in rig.cache.stored]
+    assert offered == ([Provenance.ESTIMATED] if record else [])
 
 
 async def test_an_answer_is_stored_before_its_last_event(source: ScriptedSource) -> None:

@@ -1,4 +1,4 @@
-"""The ledger's account services over gRPC, for the routes that manage an account."""
+"""The ledger's account services over gRPC, and what the cache keeps of an account, for the routes that manage one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeVar
 import grpc
 
 from meshkit.errors import mesh_errors
+from tallygate.cache.v1 import recordings_pb2_grpc
 from tallygate.ledger.v1 import (
     account_pb2_grpc,
     audit_pb2_grpc,
@@ -28,7 +29,7 @@ class Account:
     that is the operator's.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, cache: grpc.aio.Channel, timeout_s: float) -> None:
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(channel)
@@ -36,6 +37,7 @@ class Account:
         self.webhooks = webhooks_pb2_grpc.WebhookServiceStub(channel)
         self.billing = billing_pb2_grpc.BillingServiceStub(channel)
         self.usage = usage_pb2_grpc.UsageServiceStub(channel)
+        self.recordings = recordings_pb2_grpc.RecordingServiceStub(cache)
         self._timeout_s = timeout_s
 
     async def ask(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from starlette.requests import Request
@@ -37,6 +37,8 @@ class Caller:
     policy: ledger_pb2.KeyPolicy
     networks: tuple[Network, ...] = ()
     """Where its key may be used from; empty: anywhere."""
+    cache: ledger_pb2.CachePolicy = field(default_factory=ledger_pb2.CachePolicy)
+    """How its requests use the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class Authenticator:
     async def _ask(self, secret: str, digest: bytes) -> Caller:
         asked_at_s, revocations = self._clock.monotonic_s(), self._revocations
         answer = await self._ledger.authenticate(secret)
-        caller = Caller(answer.principal, answer.policy, networks_of(answer.policy.allowed_cidrs))
+        caller = Caller(answer.principal, answer.policy, networks_of(answer.policy.allowed_cidrs), answer.cache)
         # An answer that crossed a revocation may be older than it: good for this request, which the ledger checks
         # again, but not to be kept.
         if revocations == self._revocations and answer.valid_for_ms > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 import structlog
 from starlette.requests import Request
@@ -38,7 +39,7 @@ from edge.translate import (
     usage_payload,
 )
 from edge.wire import sse
-from edge.wire.cache_control import Mode, parse_controls, status_hit
+from edge.wire.cache_control import Mode, lets_itself_be_recorded, parse_controls, status_hit
 from edge.wire.checks import parse_chat
 from edge.wire.strict_json import refuse_ambiguous
 from edge.wire.tags import tags_of
@@ -144,6 +145,8 @@ class ChatCompletions:
         exchange.tags = tags_of(call.metadata, request.headers)
         policy = caller.policy
         controls = parse_controls(request.headers, off_by_default=policy.cache_default == ledger_pb2.CACHE_DEFAULT_OFF)
+        if caller.cache.record_requests and lets_itself_be_recorded(request.headers):
+            controls = replace(controls, record=True)
         model = self._catalog.resolve(call.model)
         exchange.model = model.id
         tokens = await self._limits.take_tokens(
@@ -158,7 +161,7 @@ class ChatCompletions:
 
     async def _look_up(self, admitted: Admitted) -> cache_pb2.LookupResponse:
         """What the cache has. A cache that is away counts as a miss without leave to store."""
-        if admitted.controls.mode is Mode.OFF:
+        if admitted.controls.mode is Mode.OFF and not admitted.controls.record:
             refuse_ambiguous(admitted.body)
             return _missed(cache_pb2.Miss.REASON_BYPASSED)
         try:

@@ -78,6 +78,14 @@ def parse_controls(headers: Headers, *, off_by_default: bool = False) -> Control
     return Controls(named or directed or Mode.DEFAULT, max_age_s, sampled)
 
 
+def lets_itself_be_recorded(headers: Headers) -> bool:
+    """False for a request that itself says that nothing of it may be kept; RFC 9111, 5.2.1.5, means the request as well
+    as the response. A key whose cache is off by default says nothing of the kind.
+    """
+    ours, standard = headers.getlist("x-tallygate-cache"), headers.getlist("cache-control")
+    return "off" not in _words(",".join(ours)) and "no-store" not in _words(",".join(standard))
+
+
 _NONE, _OFF = Controls(), Controls(Mode.OFF)
 _MODE_OF_WORD = {"on": Mode.DEFAULT, "off": Mode.OFF, "refresh": Mode.REFRESH, "only": Mode.ONLY}
 

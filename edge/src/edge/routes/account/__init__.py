@@ -19,6 +19,7 @@ from edge.routes.account.payment_notices import notices_router
 from edge.routes.account.payments import payments_router
 from edge.routes.account.projects import projects_router
 from edge.routes.account.provider_keys import provider_keys_router
+from edge.routes.account.recordings import recordings_router
 from edge.routes.account.requests import requests_router
 from edge.routes.account.usage import usage_router
 from edge.routes.account.webhooks import webhooks_router
@@ -43,3 +44,4 @@ def account_routers(
     yield usage_router(account, authenticator, clock)
     yield requests_router(account, authenticator)
     yield exports_router(account, authenticator, clock)
+    yield recordings_router(account, authenticator, clock)
