@@ -14,7 +14,7 @@ from tests.harness.waiting import next_millisecond
 
 async def record(world: World) -> bytes:
     """Has a fresh answer recorded and not stored; gives the request's body."""
-    await next_millisecond()  # what is asked in the one in which all was forgotten is forgotten as well
+    next_millisecond()  # what is asked in the one in which all was forgotten is forgotten as well
     request_body = body(temperature=1, marker=world.request_id())
     asked = lookup(world, request_body)
     asked.controls.record = True

@@ -21,8 +21,8 @@ def eventually(holds: Callable[[], bool], within_s: float = 15.0) -> None:
         time.sleep(POLL_S)
 
 
-async def next_millisecond() -> None:
+def next_millisecond() -> None:
     """Returns when the clock shows another one: two events of one millisecond can't be told apart."""
     now_ms = time.time_ns() // 1_000_000
     while time.time_ns() // 1_000_000 == now_ms:
-        await asyncio.sleep(0)
+        pass
