@@ -41,10 +41,14 @@ from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc, recordings_pb2_
 
 
 @asynccontextmanager
-async def build(settings: CacheSettings, dial: Dial, telemetry: Telemetry) -> AsyncIterator[Register]:
-    """The servicers, ready to be added to a server; the backend is closed when the context ends."""
+async def build(
+    settings: CacheSettings, dial: Dial, telemetry: Telemetry, *, clock: Clock | None = None
+) -> AsyncIterator[Register]:
+    """The servicers, ready to be added to a server; the backend is closed when the context ends. ``clock``: in place of
+    the machine's, for whoever lives through another time.
+    """
     del dial, telemetry  # the cache calls no other service, and its spans are those of its calls
-    clock = SystemClock()
+    clock = clock or SystemClock()
     waiting = queue_limits(settings)
     async with open_stores(settings, clock) as stores, Recorder(stores.records, clock, waiting).running() as recorder:
         limits = Limits(max_entry_bytes=settings.max_entry_bytes, ttl_s=settings.ttl_s)

@@ -14,6 +14,7 @@ from cache_svc.settings import CacheSettings
 from cache_svc.wiring import build
 from meshkit.answers.fold import fold
 from meshkit.channels import Dialer
+from meshkit.clock import Clock
 from meshkit.codec import price_to_proto, principal_to_proto, usage_to_proto
 from meshkit.errors import mesh_errors
 from meshkit.local import LocalNetwork
@@ -44,12 +45,14 @@ _PRICE = PriceSnapshot(
 
 
 @asynccontextmanager
-async def cache_service(settings: CacheSettings | None = None) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a cache service of its own, empty and in memory, inside the block."""
+async def cache_service(
+    settings: CacheSettings | None = None, clock: Clock | None = None
+) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a cache service of its own, empty and in memory, inside the block. ``clock``: its time."""
     async with AsyncExitStack() as stack:
         network, telemetry = LocalNetwork(), Telemetry.off("cache-safety")
         settings = settings or CacheSettings(url="memory://")
-        register = await stack.enter_async_context(build(settings, _no_dial, telemetry))
+        register = await stack.enter_async_context(build(settings, _no_dial, telemetry, clock=clock))
         await stack.enter_async_context(running(register, _ADDRESS, telemetry, local=network, drain_s=1.0))
         dial = await stack.enter_async_context(Dialer(telemetry, network))
         yield dial(_ADDRESS)
