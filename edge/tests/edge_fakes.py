@@ -55,6 +55,7 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         }
         self.revoked: set[str] = set()
         self.policy = ledger_pb2.KeyPolicy()
+        self.cache_policy = ledger_pb2.CachePolicy()
         self.valid_for_ms = 5_000
         self.authenticated = 0
         self.authenticate_error: MeshError | None = None
@@ -77,7 +78,9 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
             raise refused(ErrorReason.ERROR_REASON_INVALID_API_KEY, "The API key is not known.")
         if principal.key_id in self.revoked:
             raise refused(ErrorReason.ERROR_REASON_API_KEY_REVOKED, "The API key was revoked.")
-        return ledger_pb2.AuthenticateResponse(principal=principal, policy=self.policy, valid_for_ms=self.valid_for_ms)
+        return ledger_pb2.AuthenticateResponse(
+            principal=principal, policy=self.policy, valid_for_ms=self.valid_for_ms, cache=self.cache_policy
+        )
 
     async def WatchRevocations(self, request: Any, context: Any) -> AsyncIterator[ledger_pb2.WatchRevocationsResponse]:
         queue: asyncio.Queue[str | None] = asyncio.Queue()

@@ -38,7 +38,7 @@ async def record(world: World) -> bytes:
 async def list_recordings(world: World) -> None:
     asked = [await record(world) for _ in range(3)]
     request = recordings_pb2.ListRecordingsRequest(org_id=world.org_id, page_size=1)
-    found = []
+    found: list[recordings_pb2.Recording] = []
     while True:
         page = await world.recordings.ListRecordings(request, timeout=TIMEOUT_S)
         found += page.recordings

@@ -30,7 +30,7 @@ _SENT: dict[int | str, dict[str, Any]] = {
     }
 }
 
-Days = Annotated[int | None, Query(ge=1, le=366, description="Only those of so many days; left out: all.")]
+Days = Annotated[int, Query(ge=0, le=366, description="Only those of so many days; 0: all.")]
 
 _log = structlog.get_logger(__name__)
 
@@ -58,7 +58,7 @@ def recordings_router(account: Account, authenticator: Authenticator, clock: Clo
     @router.get(
         "/cache/recordings", summary="Export recorded requests", response_class=StreamingResponse, responses=_SENT
     )
-    async def export_recordings(caller: CallerOf, days: Days = None) -> StreamingResponse:
+    async def export_recordings(caller: CallerOf, days: Days = 0) -> StreamingResponse:
         """Recorded requests with their answers, oldest first, as JSON lines. `tallygate cache-safety --from-log` reads
         them. Nothing is recorded unless the organisation's cache policy has `record_requests`.
         """
