@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import grpc
@@ -95,6 +96,9 @@ def _check_endpoint(endpoint: str) -> None:
         raise errors.InvalidRequest(f"the router knows {ENDPOINT}, not {endpoint!r}")
 
 
+_TICKET_FIELDS = tuple(field.name for field in fields(CacheTicket))
+
+
 def _call(request: router_pb2.CompleteRequest) -> CompletionCall:
     ticket, flight = request.cache_ticket, request.flight
     return CompletionCall(
@@ -104,7 +108,7 @@ def _call(request: router_pb2.CompleteRequest) -> CompletionCall:
         requested_model=request.requested_model or request.model,
         body=request.openai_body,
         stream=request.stream,
-        cache_ticket=CacheTicket(ticket.key, ticket.endpoint, ticket.model, ticket.policy_epoch)
+        cache_ticket=CacheTicket(**{name: getattr(ticket, name) for name in _TICKET_FIELDS})
         if request.HasField("cache_ticket")
         else None,
         trace_id=current_trace_id(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import grpc
 import structlog
 
@@ -28,9 +30,7 @@ class GrpcCache:
         """As Cache.store."""
         request = cache_pb2.StoreRequest(
             principal=principal_to_proto(principal),
-            ticket=cache_pb2.Ticket(
-                key=ticket.key, endpoint=ticket.endpoint, model=ticket.model, policy_epoch=ticket.policy_epoch
-            ),
+            ticket=cache_pb2.Ticket(**asdict(ticket)),
             openai_body=request_body,
             answer_body=answer.body,
             answer_chunks=answer.chunks,

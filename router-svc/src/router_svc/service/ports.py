@@ -20,12 +20,15 @@ from router_svc.domain.plan import Candidate
 
 @dataclass(frozen=True, slots=True)
 class CacheTicket:
-    """Leave of the cache to store one answer; opaque."""
+    """Leave of the cache to store one answer; opaque: it goes back with every field that it came with."""
 
     key: bytes
     endpoint: str
     model: str
     policy_epoch: str
+    ttl_s: int = 0
+    share_in_org: bool = False
+    record: bool = False
 
 
 @dataclass(frozen=True, slots=True)
