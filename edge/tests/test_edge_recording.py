@@ -32,7 +32,7 @@ async def test_a_request_is_recorded_only_where_the_policy_says_so(world: Any) -
     world.router.answers()
     await world.chat()
     assert [lookup.controls.record for lookup in world.cache.lookups] == [False]
-    world.ledger.cache_policy.record_requests = True
+    world.ledger.cache.record_requests = True
     world.ledger.tell("key_1")
     await world.until(lambda: _asked_again(world))
     assert world.cache.lookups[-1].controls.record
@@ -51,7 +51,7 @@ async def test_what_a_key_does_not_cache_is_looked_up_only_to_be_recorded(world:
     world.ledger.policy.cache_default = ledger_pb2.CACHE_DEFAULT_OFF
     await world.chat()
     assert world.cache.lookups == []
-    world.ledger.cache_policy.record_requests = True
+    world.ledger.cache.record_requests = True
     world.ledger.tell("key_1")
     await world.until(lambda: _asked_again(world))
     asked = world.cache.lookups[-1].controls
@@ -61,7 +61,7 @@ async def test_what_a_key_does_not_cache_is_looked_up_only_to_be_recorded(world:
 
 async def test_a_request_that_is_looked_up_twice_is_recorded_once(world: Any) -> None:
     """A replay from where its key may not be answered is looked up again, to be refreshed."""
-    world.ledger.cache_policy.record_requests = True
+    world.ledger.cache.record_requests = True
     world.ledger.policy.region = ledger_pb2.REGION_POLICY_CN_ONLY
     world.cache.holds(stream=False)
     await world.chat()

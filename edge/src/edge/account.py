@@ -1,4 +1,4 @@
-"""The ledger's account services over gRPC, and what the cache keeps of an account, for the routes that manage one."""
+"""The ledger's account services, and the cache, over gRPC, for the routes that manage an account."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 import grpc
 
 from meshkit.errors import mesh_errors
-from tallygate.cache.v1 import recordings_pb2_grpc
+from tallygate.cache.v1 import cache_pb2_grpc, recordings_pb2_grpc
 from tallygate.ledger.v1 import (
     account_pb2_grpc,
     audit_pb2_grpc,
@@ -30,6 +30,8 @@ class Account:
     """
 
     def __init__(self, channel: grpc.aio.Channel, *, cache: grpc.aio.Channel, timeout_s: float) -> None:
+        self.cache = cache_pb2_grpc.CacheServiceStub(cache)
+        self.recordings = recordings_pb2_grpc.RecordingServiceStub(cache)
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(channel)
@@ -37,7 +39,6 @@ class Account:
         self.webhooks = webhooks_pb2_grpc.WebhookServiceStub(channel)
         self.billing = billing_pb2_grpc.BillingServiceStub(channel)
         self.usage = usage_pb2_grpc.UsageServiceStub(channel)
-        self.recordings = recordings_pb2_grpc.RecordingServiceStub(cache)
         self._timeout_s = timeout_s
 
     async def ask(
@@ -46,7 +47,7 @@ class Account:
         """What a method of one of the stubs answers. ``timeout_s``: if not as usual.
 
         Raises:
-            MeshError: refused, or the ledger is away.
+            MeshError: refused, or the service is away.
         """
         with mesh_errors():
             return await method(request, timeout=timeout_s or self._timeout_s)

@@ -60,6 +60,18 @@ def seal(entry: Entry, request: bytes) -> bytes:
     return b"".join((MAGIC, hashlib.sha256(covered).digest(), covered, request))
 
 
+def organization_of(blob: bytes) -> str | None:
+    """Whose request the entry in ``blob`` answers, to judge by the request in it; None: it is no entry."""
+    if not blob.startswith(MAGIC) or len(blob) < _FACTS_AT:
+        return None
+    facts_len, answer_len, _ = _LENGTHS.unpack_from(blob, _LENGTHS_AT)
+    try:
+        org_id: str = orjson.loads(memoryview(blob)[_FACTS_AT + facts_len + answer_len :])["scope"]["org"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return org_id
+
+
 def open_sealed(blob: bytes, request: bytes) -> Entry:
     """The entry in ``blob``, after comparing the stored request with ``request`` and the digest with the answer.
 

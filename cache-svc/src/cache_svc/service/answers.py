@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,9 +12,10 @@ import structlog
 
 from cache_svc.domain import answer as answers
 from cache_svc.domain.eligibility import why_never_stored
-from cache_svc.domain.entry import Entry, Poisoned, open_sealed, seal
+from cache_svc.domain.entry import Entry, Poisoned, open_sealed, organization_of, seal
 from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject
-from cache_svc.domain.request import CacheRequest, epoch_name, read_request
+from cache_svc.domain.request import CacheRequest, Group, epoch_name, read_request, shared_epoch_name
+from cache_svc.domain.statistics import Held, Tallies, Tally
 from cache_svc.service.refusals import BadRequest, StoreFull, StoreUnavailable
 from meshkit.clock import Clock
 from meshkit.money import Provenance
@@ -35,6 +37,7 @@ class StoreUsage:
 
     held_bytes: int
     evictions: int
+    entries: int = 0
 
 
 class EntryStore(Protocol):
@@ -63,8 +66,16 @@ class EntryStore(Protocol):
     async def raise_epoch(self, epoch_name: str) -> int:
         """Sets the epoch to a value that it never had before, above the last one, and returns it."""
 
+    async def under(self, prefix: str) -> list[tuple[bytes, bytes]]:
+        """Addresses that begin with these hex digits, whosever they are, with their bytes. Looks at all addresses."""
+
     async def usage(self) -> StoreUsage:
         """What is held."""
+
+    async def held(self, org_id: str) -> Mapping[Group, Held] | None:
+        """What is held of an organisation, by the group that its ``epoch_names`` say; None: the backend does not count
+        that.
+        """
 
 
 NewEpoch = Callable[[], int]
@@ -97,6 +108,7 @@ class CacheService:
         self._store = store
         self._clock = clock
         self._limits = limits
+        self._tallies = Tallies()
         self.counters = Counters()
 
     async def lookup(self, subject: Subject, controls: Controls, completion_id: str) -> Hit | Miss:
@@ -110,10 +122,13 @@ class CacheService:
             outcome = await self._find(request, controls, completion_id)
         except StoreUnavailable:
             outcome = Miss(MissReason.UNAVAILABLE)
+        tally = self._tallies.of(_group(subject))
         if isinstance(outcome, Hit):
             self.counters.hits += 1
+            tally.hits += 1
         else:
             self.counters.misses += 1
+            tally.misses += 1
         return outcome
 
     async def _find(self, request: CacheRequest, controls: Controls, completion_id: str) -> Hit | Miss:
@@ -131,7 +146,7 @@ class CacheService:
         if entry is None:
             return Miss(MissReason.NOT_STORED, leave)
         age_ms = max(0, self._clock.now_ms() - entry.stored_at_ms)
-        if controls.max_age_s is not None and (controls.max_age_s <= 0 or age_ms > controls.max_age_s * 1000):
+        if not controls.admits_age(age_ms):
             return Miss(MissReason.STALE, leave)
         return self._render(request, entry, key, age_ms, completion_id)
 
@@ -154,14 +169,17 @@ class CacheService:
         created_s = self._clock.now_ms() // 1000
         if not request.stream:
             body = answers.render_body(entry.answer, completion_id=completion_id, created_s=created_s)
-            return Hit(entry, key, age_ms, body=body)
+            return Hit(entry, key, age_ms, body=body, address=request.address)
         chunks, usage_chunk = answers.render_chunks(entry.answer, completion_id=completion_id, created_s=created_s)
-        return Hit(entry, key, age_ms, chunks=chunks, usage_chunk=usage_chunk if request.include_usage else b"")
+        usage_chunk = usage_chunk if request.include_usage else b""
+        return Hit(entry, key, age_ms, chunks=chunks, usage_chunk=usage_chunk, address=request.address)
 
-    async def store(self, subject: Subject, key: bytes, fresh: FreshAnswer) -> str:
-        """Keeps a fresh answer under the key that its lookup gave. Returns why it did not; empty: it did."""
+    async def store(self, subject: Subject, key: bytes, fresh: FreshAnswer, *, ttl_s: int = 0) -> str:
+        """Keeps a fresh answer under the key that its lookup gave, for ``ttl_s`` at most; 0: as long as any. Returns
+        why it did not; empty: it did.
+        """
         try:
-            refusal = await self._keep(subject, key, fresh)
+            refusal = await self._keep(subject, key, fresh, ttl_s or self._limits.ttl_s)
         except answers.NotStorable as error:
             refusal = str(error)
         except StoreUnavailable:
@@ -172,9 +190,10 @@ class CacheService:
             self.counters.store_refusals += 1
         else:
             self.counters.stores += 1
+            self._tallies.of(_group(subject)).stores += 1
         return refusal
 
-    async def _keep(self, subject: Subject, key: bytes, fresh: FreshAnswer) -> str:
+    async def _keep(self, subject: Subject, key: bytes, fresh: FreshAnswer, ttl_s: int) -> str:
         request = _read(subject)
         # Whether a sample may be replayed was decided when the ticket was given.
         ineligible = why_never_stored(request.endpoint, request.body, allow_sampled=True)
@@ -199,11 +218,13 @@ class CacheService:
         blob = seal(entry, request.canonical)
         if len(blob) > self._limits.max_entry_bytes:
             return f"the entry has {len(blob)} bytes, the limit is {self._limits.max_entry_bytes}"
-        await self._store.put(request.address, blob, ttl_s=self._limits.ttl_s, epoch_names=request.epoch_names)
+        ttl_s = min(ttl_s, self._limits.ttl_s)
+        await self._store.put(request.address, blob, ttl_s=ttl_s, epoch_names=request.epoch_names)
         return ""
 
     async def purge(self, org_id: str, *, project_id: str = "", model: str = "") -> int:
         """Forgets the answers of an organisation, or of one project or model in it. Returns the epoch now in force.
+        With a project's go those that the projects share, because it is not kept whose they were first.
 
         Raises:
             BadRequest: no organisation; or a project and a model.
@@ -213,9 +234,44 @@ class CacheService:
             raise BadRequest("a purge names an organisation")
         if project_id and model:
             raise BadRequest("a purge names a project or a model, not both")
+        if project_id:
+            await self._store.raise_epoch(shared_epoch_name(org_id))
         epoch = await self._store.raise_epoch(epoch_name(org_id, project_id=project_id, model=model))
         _log.info("cache_purged", org_id=org_id, project_id=project_id, model=model, epoch=epoch)
         return epoch
+
+    async def purge_prefix(self, org_id: str, prefix: str) -> int:
+        """Forgets those of an organisation's entries whose address begins with these hex digits. Returns how many.
+
+        Raises:
+            BadRequest: no organisation, or not 8 to 64 hex digits.
+            StoreUnavailable: some may be there still.
+        """
+        if not org_id:
+            raise BadRequest("a purge names an organisation")
+        if not _KEY_PREFIX.fullmatch(prefix):
+            raise BadRequest(
+                "key_prefix is the beginning of a key, as Cache-Status shows it: 8 to 64 of 0-9 and a-f, not "
+                f"{prefix[:70]!r}"
+            )
+        forgotten = 0
+        for address, blob in await self._store.under(prefix.lower()):
+            if organization_of(blob) == org_id:
+                await self._store.delete(address)
+                forgotten += 1
+        _log.info("cache_entries_purged", org_id=org_id, key_prefix=prefix, forgotten=forgotten)
+        return forgotten
+
+    async def statistics(self, org_id: str) -> tuple[dict[Group, tuple[Tally, Held]], bool]:
+        """Of one organisation, by group; and whether the store says what it holds of it: not where it is away."""
+        try:
+            held = await self._store.held(org_id)
+        except StoreUnavailable:
+            held = None
+        tallies = self._tallies.of_organization(org_id)
+        groups = sorted({*tallies, *(held or ())}, key=lambda group: (group.project_id, group.model))
+        found = {group: (tallies.get(group, Tally()), (held or {}).get(group, Held())) for group in groups}
+        return found, held is not None
 
     async def usage(self) -> StoreUsage:
         """What the store holds; zeros where it is away."""
@@ -225,6 +281,14 @@ class CacheService:
             return StoreUsage(0, 0)
 
 
+_KEY_PREFIX = re.compile(r"[0-9a-fA-F]{8,64}")
+
+
+def _group(subject: Subject) -> Group:
+    project_id = "" if subject.share_in_org else subject.principal.project_id
+    return Group(subject.principal.org_id, project_id, subject.model)
+
+
 def _read(subject: Subject) -> CacheRequest:
     return read_request(
         principal=subject.principal,
@@ -232,4 +296,5 @@ def _read(subject: Subject) -> CacheRequest:
         model=subject.model,
         policy_epoch=subject.policy_epoch,
         raw=subject.body,
+        share_in_org=subject.share_in_org,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
 
+from cache_svc.domain.request import Group
+from cache_svc.domain.statistics import Held
 from cache_svc.service import EntryStore, Found, StoreUnavailable, StoreUsage
 from meshkit.clock import Clock
 
@@ -50,10 +52,19 @@ class GuardedStore:
         """See ``EntryStore``. Let through also in an outage: whoever purges wants it tried."""
         return await self._watched(self._store.raise_epoch(epoch_name))
 
+    async def under(self, prefix: str) -> list[tuple[bytes, bytes]]:
+        """See ``EntryStore``. Let through also in an outage: it is for a purge."""
+        return await self._watched(self._store.under(prefix))
+
     async def usage(self) -> StoreUsage:
         """See ``EntryStore``."""
         self._admit()
         return await self._watched(self._store.usage())
+
+    async def held(self, org_id: str) -> Mapping[Group, Held] | None:
+        """See ``EntryStore``."""
+        self._admit()
+        return await self._watched(self._store.held(org_id))
 
     def _admit(self) -> None:
         if self._away_since_s is None:

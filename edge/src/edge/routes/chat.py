@@ -50,7 +50,6 @@ from meshkit.errors import MeshError
 from tallygate.cache.v1 import cache_pb2, flights_pb2
 from tallygate.common.v1 import money_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
-from tallygate.ledger.v1 import ledger_pb2
 from tallygate.router.v1 import router_pb2
 
 _JSON = "application/json"
@@ -144,9 +143,9 @@ class ChatCompletions:
         exchange.span_attributes |= {"gen_ai.operation.name": "chat", "gen_ai.request.model": exchange.requested_model}
         exchange.tags = tags_of(call.metadata, request.headers)
         policy = caller.policy
-        controls = parse_controls(request.headers, off_by_default=policy.cache_default == ledger_pb2.CACHE_DEFAULT_OFF)
-        if caller.cache.record_requests and lets_itself_be_recorded(request.headers):
-            controls = replace(controls, record=True)
+        controls = parse_controls(request.headers, caller.cache)
+        if controls.record and not lets_itself_be_recorded(request.headers):
+            controls = replace(controls, record=False)
         model = self._catalog.resolve(call.model)
         exchange.model = model.id
         tokens = await self._limits.take_tokens(

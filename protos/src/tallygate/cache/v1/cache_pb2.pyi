@@ -107,7 +107,9 @@ class CacheControls(_message.Message):
     does not answer.
     """
     ttl_s: _builtins.int
-    """The longest that the fresh answer may be kept, in seconds; 0: as long as the service keeps any."""
+    """The longest that the fresh answer may be kept, and the oldest answer that may be replayed, in seconds; 0: as long as
+    the service keeps any.
+    """
     share_in_org: _builtins.bool
     """The organisation lets its projects replay each other's answers; `user` stays a partition."""
     record: _builtins.bool
@@ -251,7 +253,9 @@ class Hit(_message.Message):
     age_ms: _builtins.int
     """How old the answer is, in milliseconds."""
     key_digest: _builtins.str
-    """SHA-256 of the cache key, in hex: names the entry in logs and in Cache-Status."""
+    """SHA-256 of the canonical request with its scope, in hex: names the entry in logs and in Cache-Status, and for
+    PurgeRequest.key_prefix.
+    """
     upstream_model: _builtins.str
     """What that source calls the model."""
     @_builtins.property
@@ -547,22 +551,28 @@ class PurgeRequest(_message.Message):
     ORG_ID_FIELD_NUMBER: _builtins.int
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    KEY_PREFIX_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
     project_id: _builtins.str
     """Only this project."""
     model: _builtins.str
     """Only this model."""
+    key_prefix: _builtins.str
+    """Only entries whose Hit.key_digest begins with these hex digits, 8 to 64. Every entry of the store is looked at; those of
+    other organisations stay. A fresh answer that is under way meanwhile is stored all the same.
+    """
     def __init__(
         self,
         *,
         org_id: _builtins.str = ...,
         project_id: _builtins.str = ...,
         model: _builtins.str = ...,
+        key_prefix: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "org_id", b"org_id", "project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_prefix", b"key_prefix", "model", b"model", "org_id", b"org_id", "project_id", b"project_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -575,16 +585,20 @@ class PurgeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
-    """The epoch now in force for what was purged."""
+    """The epoch now in force for what was purged; 0 for a key prefix."""
+    forgotten: _builtins.int
+    """Of a key prefix: how many entries were forgotten."""
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
+        forgotten: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "forgotten", b"forgotten"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -596,16 +610,71 @@ class GetStatsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Only of this organisation, by project and model; empty: of the process, in sum."""
     def __init__(
         self,
+        *,
+        org_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsRequest: _TypeAlias = GetStatsRequest  # noqa: Y015
+
+@_typing.final
+class GroupStats(_message.Message):
+    """Counters of one project and model. An answer that projects share is no project's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    STORES_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project; empty: shared by the projects of the organisation."""
+    model: _builtins.str
+    """The model."""
+    hits: _builtins.int
+    """Lookups answered with a verified answer, since the process began."""
+    misses: _builtins.int
+    """Lookups that found none, since the process began."""
+    stores: _builtins.int
+    """Answers stored, since the process began."""
+    entries: _builtins.int
+    """Entries held now; 0 where the backend does not say."""
+    bytes: _builtins.int
+    """Bytes of them."""
+    evictions: _builtins.int
+    """Entries dropped to stay within the bound, since the process began."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        hits: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        stores: _builtins.int = ...,
+        entries: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        evictions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries", "evictions", b"evictions", "hits", b"hits", "misses", b"misses", "model", b"model", "project_id", b"project_id", "stores", b"stores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupStats: _TypeAlias = GroupStats  # noqa: Y015
 
 @_typing.final
 class GetStatsResponse(_message.Message):
@@ -620,6 +689,9 @@ class GetStatsResponse(_message.Message):
     EVICTIONS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     POISONED_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    HOLDINGS_KNOWN_FIELD_NUMBER: _builtins.int
     hits: _builtins.int
     """Lookups answered with a verified answer."""
     misses: _builtins.int
@@ -634,6 +706,16 @@ class GetStatsResponse(_message.Message):
     """Bytes held now; 0 where the backend does not say."""
     poisoned: _builtins.int
     """Entries whose digest or canonical request did not fit and that were deleted."""
+    entries: _builtins.int
+    """Entries held now; 0 where the backend does not say."""
+    holdings_known: _builtins.bool
+    """The backend counts entries, bytes and evictions. Redis does not: it counts them for all its users together."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupStats]:
+        """Of one organisation, by project and model; the counters above are their sums then, but for store_refusals and poisoned,
+        which are 0.
+        """
+
     def __init__(
         self,
         *,
@@ -644,10 +726,13 @@ class GetStatsResponse(_message.Message):
         evictions: _builtins.int = ...,
         bytes: _builtins.int = ...,
         poisoned: _builtins.int = ...,
+        entries: _builtins.int = ...,
+        groups: _abc.Iterable[Global___GroupStats] | None = ...,
+        holdings_known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "evictions", b"evictions", "hits", b"hits", "misses", b"misses", "poisoned", b"poisoned", "store_refusals", b"store_refusals", "stores", b"stores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries", "evictions", b"evictions", "groups", b"groups", "hits", b"hits", "holdings_known", b"holdings_known", "misses", b"misses", "poisoned", b"poisoned", "store_refusals", b"store_refusals", "stores", b"stores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
