@@ -129,7 +129,11 @@ async def test_forgetting_forgets_what_is_under_way_too(opened: Open, clock: Fak
     clock.advance(1)
     assert await store.append(ORG, b"asked after it", asked_at_ms=clock.now_ms())
     assert await blobs(store) == [b"asked after it"]
-    assert await store.forget(ORG) == 1
+    assert await store.forget(ORG, grace_ms=1_000) == 1
+    clock.advance(1_000)
+    assert not await store.append(ORG, b"by an edge that had not heard", asked_at_ms=clock.now_ms())
+    assert await store.append(ORG, b"later", asked_at_ms=clock.now_ms() + 1)
+    assert await blobs(store) == [b"later"]
 
 
 async def test_a_clock_that_went_back_loses_nothing(opened: Open, clock: FakeClock) -> None:

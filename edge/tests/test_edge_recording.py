@@ -43,7 +43,7 @@ async def test_a_request_is_recorded_only_where_the_policy_says_so(world: Any) -
 
 async def _asked_again(world: Any) -> bool:
     await world.chat()
-    return world.ledger.authenticated > 1
+    return bool(world.ledger.authenticated > 1)
 
 
 async def test_what_a_key_does_not_cache_is_looked_up_only_to_be_recorded(world: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,7 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from edge.clients import GrpcLedger
 from meshkit.testing import SpanCollector
-from tallygate.ledger.v1 import ledger_pb2
 from tallygate_deploy.cli import app
 from tests.account.installation import Installation, Tenant, installed
 from tests.harness.waiting import next_millisecond
@@ -26,25 +24,6 @@ RECORDINGS = "/v1/cache/recordings"
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-Policies = dict[str, ledger_pb2.CachePolicy]
-
-
-@pytest.fixture(scope="module")
-def recording() -> Iterator[Policies]:
-    """The cache policies that the ledger tells the edge, by organisation."""
-    policies: Policies = {}
-    told = GrpcLedger.authenticate
-
-    async def authenticate(self: GrpcLedger, secret: str) -> ledger_pb2.AuthenticateResponse:
-        answer = await told(self, secret)
-        if answer.principal.org_id in policies:
-            answer.cache.CopyFrom(policies[answer.principal.org_id])
-        return answer
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(GrpcLedger, "authenticate", authenticate)
-        yield policies
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -60,7 +39,10 @@ async def tenant(installation: Installation) -> Tenant:
     return await installation.tenant()
 
 
-ON = ledger_pb2.CachePolicy(record_requests=True)
+async def record(tenant: Tenant, *, on: bool = True) -> None:
+    """Turns the recording of an organisation on or off, as its administrator does."""
+    answer = await tenant.http.patch("/v1/organization/cache", json={"record_requests": on})
+    assert (answer.status_code, answer.json()["in_force"]["record_requests"]) == (200, on), answer.text
 
 
 async def export(client: httpx.AsyncClient, **query: str) -> list[dict[str, Any]]:
@@ -90,8 +72,8 @@ async def test_nothing_is_recorded_unless_the_organisation_opted_in(tenant: Tena
     assert (found["records"], found["bytes"], found["oldest_at"], found["newest_at"]) == (0, 0, None, None)
 
 
-async def test_requests_are_recorded_with_their_answers_and_prices(recording: Policies, tenant: Tenant) -> None:
-    recording[tenant.org_id] = ON
+async def test_requests_are_recorded_with_their_answers_and_prices(tenant: Tenant) -> None:
+    await record(tenant)
     fresh = await tenant.chat("a question", user="alice@example.com", metadata={"ticket": "4711"})
     replay = await tenant.chat("a question", user="alice@example.com")
     sampled = await tenant.chat("a question", temperature=1)
@@ -123,9 +105,9 @@ async def test_requests_are_recorded_with_their_answers_and_prices(recording: Po
 
 
 async def test_a_request_that_forbids_keeping_is_not_recorded_and_a_key_that_does_not_cache_is(
-    recording: Policies, installation: Installation, tenant: Tenant
+    installation: Installation, tenant: Tenant
 ) -> None:
-    recording[tenant.org_id] = ON
+    await record(tenant)
     for header in ({"cache-control": "no-store"}, {"x-tallygate-cache": "off"}):
         body = {"model": "test/ok", "messages": [{"role": "user", "content": "private"}], "temperature": 0}
         answer = await tenant.chatting.post("/v1/chat/completions", json=body, headers=header)
@@ -139,11 +121,9 @@ async def test_a_request_that_forbids_keeping_is_not_recorded_and_a_key_that_doe
     assert [(row["cache"]["mode"], row["why_not_stored"]) for row in rows] == [("off", "the cache was off")] * 2
 
 
-async def test_only_an_account_key_of_the_organisation_reads_them(
-    recording: Policies, installation: Installation, tenant: Tenant
-) -> None:
+async def test_only_an_account_key_of_the_organisation_reads_them(installation: Installation, tenant: Tenant) -> None:
     other = await installation.tenant("Other")
-    recording[tenant.org_id] = ON
+    await record(tenant)
     await tenant.chat("only ours")
     await other.chat("only theirs")
     assert [row["body"]["messages"][0]["content"] for row in await export(tenant.reading)] == ["only ours"]
@@ -162,10 +142,8 @@ async def test_only_an_account_key_of_the_organisation_reads_them(
     assert len(await export(tenant.http, days="1")) == 1
 
 
-async def test_forgetting_forgets_what_is_under_way_too(
-    recording: Policies, installation: Installation, tenant: Tenant
-) -> None:
-    recording[tenant.org_id] = ON
+async def test_forgetting_forgets_what_is_under_way_too(installation: Installation, tenant: Tenant) -> None:
+    await record(tenant)
     await tenant.chat("before")
     under_way = asyncio.create_task(tenant.chat("slow", model="test/gated"))
     await installation.upstream.wait_until(lambda calls: calls[-1].model == "test/gated")
@@ -178,14 +156,36 @@ async def test_forgetting_forgets_what_is_under_way_too(
     assert [row["body"]["messages"][0]["content"] for row in await export(tenant.http)] == ["after"]
 
 
-async def test_an_export_is_whole_in_pieces_and_leaves_no_prompt_behind(
-    recording: Policies,
-) -> None:
+async def test_turning_it_off_forgets(tenant: Tenant) -> None:
+    await record(tenant)
+    await tenant.chat("recorded")
+    project = await tenant.http.patch(f"/v1/projects/{tenant.project_id}/cache", json={"ttl_s": 60})
+    assert project.status_code == 200
+    assert len(await export(tenant.http)) == 1, "other changes of the policy forget nothing"
+    await record(tenant, on=False)
+    assert await export(tenant.http) == []
+    await tenant.chat("not recorded")
+    await record(tenant)
+    await tenant.chat("by an edge that may not have heard")
+    assert await export(tenant.http) == []
+
+
+async def test_a_purge_of_all_forgets_and_one_of_some_does_not(tenant: Tenant) -> None:
+    await record(tenant)
+    await tenant.chat("recorded")
+    for narrowed in ({"model": "test/ok"}, {"project_id": tenant.project_id}, {"key_prefix": "0" * 8}):
+        assert (await tenant.http.post("/v1/cache/purge", json=narrowed)).status_code == 200
+    assert len(await export(tenant.http)) == 1
+    assert (await tenant.http.post("/v1/cache/purge")).status_code == 200
+    assert await export(tenant.http) == []
+
+
+async def test_an_export_is_whole_in_pieces_and_leaves_no_prompt_behind() -> None:
     secret, spans = "what nobody else may read", SpanCollector()
     with capture_logs() as logs:
         async with installed(make_telemetry=spans.telemetry) as installation:
             tenant = await installation.tenant()
-            recording[tenant.org_id] = ON
+            await record(tenant)
             for number in range(8):
                 await tenant.chat(secret + "x" * 300_000, seed=number)
             rows = await export(tenant.http)
@@ -198,10 +198,10 @@ async def test_an_export_is_whole_in_pieces_and_leaves_no_prompt_behind(
 
 
 async def test_the_command_says_what_the_organisation_would_have_saved(
-    recording: Policies, installation: Installation, tenant: Tenant, tmp_path: Path
+    installation: Installation, tenant: Tenant, tmp_path: Path
 ) -> None:
     """With a key that does not cache: each of the three repeats is fresh, and so is what it is compared with."""
-    recording[tenant.org_id] = ON
+    await record(tenant)
     _, chatting = await installation.key(tenant, cache_default="off")
     costs = []
     for text in ("one", "two", "one", "one", "two", "three"):

@@ -78,5 +78,9 @@ async def forget_recordings(world: World) -> None:
     request = recordings_pb2.ForgetRecordingsRequest(org_id=world.org_id)
     assert (await world.recordings.ForgetRecordings(request, timeout=TIMEOUT_S)).forgotten > 0
     assert (await world.recordings.ForgetRecordings(request, timeout=TIMEOUT_S)).forgotten == 0
+    request.grace_ms = 60_001
+    await refused(
+        world.recordings.ForgetRecordings(request, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_INVALID_REQUEST
+    )
     listing = recordings_pb2.ListRecordingsRequest(org_id=world.org_id, page_size=1)
     assert not (await world.recordings.ListRecordings(listing, timeout=TIMEOUT_S)).recordings

@@ -28,6 +28,7 @@ _PAGE_BYTES = 1_000_000
 _THREAD_FROM_BYTES = 256 * 1024
 """From this size on a record is made in a thread: it takes longer than the loop should stand still."""
 _FLUSH_WITHIN_S = 1.0
+_MAX_GRACE_MS = 60_000
 _LOG_EVERY_S = 60.0
 _MAX_ORGS = 10_000
 """Organisations whose dropped records are counted; past it the count of the one that was longest without any goes."""
@@ -86,8 +87,10 @@ class RecordStore(Protocol):
     async def held(self, org_id: str) -> Held:
         """What is kept of the organisation."""
 
-    async def forget(self, org_id: str) -> int:
-        """Forgets all of it, and what is appended later of requests that were asked until now. Returns how many."""
+    async def forget(self, org_id: str, *, grace_ms: int = 0) -> int:
+        """Forgets all of it, and what is appended later of requests that were asked until ``grace_ms`` from now.
+        Returns how many.
+        """
 
 
 class Drop(Enum):
@@ -271,15 +274,18 @@ class Recordings:
         await self._recorder.flush()
         return await self._store.held(org_id), self._recorder.drops(org_id)
 
-    async def forget(self, org_id: str) -> int:
-        """Forgets all records of an organisation, also of requests that are under way. Returns how many there were.
+    async def forget(self, org_id: str, *, grace_ms: int = 0) -> int:
+        """Forgets all records of an organisation, also of requests that are under way, and of those that are asked
+        until ``grace_ms`` from now. Returns how many there were.
 
         Raises:
-            BadRequest: no organisation.
+            BadRequest: no organisation, or a grace that is none.
             StoreUnavailable: the backend is away, and nothing was forgotten.
         """
         _require_org(org_id)
-        forgotten = await self._store.forget(org_id)
+        if not 0 <= grace_ms <= _MAX_GRACE_MS:
+            raise BadRequest(f"grace_ms is {grace_ms}, not 0 to {_MAX_GRACE_MS}")
+        forgotten = await self._store.forget(org_id, grace_ms=grace_ms)
         _log.info("recordings_forgotten", org_id=org_id, records=forgotten)
         return forgotten
 

@@ -61,7 +61,8 @@ class RecordingServicer(recordings_pb2_grpc.RecordingServiceServicer):
         context: ServicerContext[recordings_pb2.ForgetRecordingsRequest, recordings_pb2.ForgetRecordingsResponse],
     ) -> recordings_pb2.ForgetRecordingsResponse:
         """Forgets them."""
-        return recordings_pb2.ForgetRecordingsResponse(forgotten=await self._recordings.forget(request.org_id))
+        forgotten = await self._recordings.forget(request.org_id, grace_ms=request.grace_ms)
+        return recordings_pb2.ForgetRecordingsResponse(forgotten=forgotten)
 
 
 def _recording(recording: Recording) -> recordings_pb2.Recording:

@@ -108,9 +108,9 @@ class MemoryRecords:
             return Held()
         return Held(len(log), log.held_bytes, log.oldest[0], log.positions[-1][0])
 
-    async def forget(self, org_id: str) -> int:
+    async def forget(self, org_id: str, *, grace_ms: int = 0) -> int:
         """See ``RecordStore``."""
-        self._forgotten[org_id] = self._clock.now_ms()
+        self._forgotten[org_id] = self._clock.now_ms() + grace_ms
         log = self._logs.pop(org_id, None)
         if log is None:
             return 0

@@ -96,9 +96,9 @@ class RedisRecords:
         held_bytes = int(last_fields[b"total"]) - int(first_fields[b"total"]) + len(first_fields[b"record"])
         return Held(records, held_bytes, position_of(first.decode())[0], position_of(last.decode())[0])
 
-    async def forget(self, org_id: str) -> int:
+    async def forget(self, org_id: str, *, grace_ms: int = 0) -> int:
         """One script."""
-        return int(await self._run(_FORGET, org_id, self._clock.now_ms(), _FORGOTTEN_FOR_MS))
+        return int(await self._run(_FORGET, org_id, self._clock.now_ms() + grace_ms, _FORGOTTEN_FOR_MS))
 
     async def _run(self, script: str, org_id: str, *arguments: str | int | bytes) -> int:
         stream = _stream(org_id)

@@ -20,7 +20,7 @@ from edge.wire.account.cache import (
     Purged,
 )
 from meshkit.clock import Clock
-from tallygate.cache.v1 import cache_pb2
+from tallygate.cache.v1 import cache_pb2, recordings_pb2
 from tallygate.ledger.v1 import account_pb2, usage_pb2
 
 Scope = Literal["key", "project", "organization"]
@@ -29,6 +29,8 @@ Days = Annotated[int, Query(ge=1, le=MAX_DAYS, description="So many days of UTC,
 By = Annotated[GroupBy | None, Query(description="Without it: only the total.")]
 _PURGE_TIMEOUT_S = 30.0
 """A key prefix is looked for among all entries."""
+_UNTIL_ALL_KNOW_MS = 10_000
+"""An edge that lost its watch keeps what the ledger said for 5 s, and has requests recorded until then."""
 _DIMENSIONS = {"project": usage_pb2.USAGE_DIMENSION_PROJECT, "model": usage_pb2.USAGE_DIMENSION_MODEL}
 
 
@@ -87,7 +89,9 @@ def _route_policies(router: APIRouter, account: Account, authenticator: Authenti
 
     @router.patch("/organization/cache", summary="Set the cache policy of the organisation")
     async def set_organization_cache(body: OrganizationCacheRules, caller: CallerOf) -> CachePolicy:
-        """Changes it, everywhere within a second. What is left out stays as it is."""
+        """Changes it, everywhere within a second. What is left out stays as it is. Turning `record_requests` off
+        forgets what was recorded.
+        """
         return await changed(caller, "organization", caller.org_id, body)
 
     @router.get("/projects/{project_id}/cache", summary="Get the cache policy of a project")
@@ -125,6 +129,9 @@ def _route_policies(router: APIRouter, account: Account, authenticator: Authenti
             authenticator.forget(scope_id)
         else:
             authenticator.forget_organization(caller.org_id)
+        if isinstance(body, OrganizationCacheRules) and body.ends_recording:
+            forgotten = recordings_pb2.ForgetRecordingsRequest(org_id=caller.org_id, grace_ms=_UNTIL_ALL_KNOW_MS)
+            await account.ask(account.recordings.ForgetRecordings, forgotten)
         return CachePolicy.placed(scope, scope_id, found)
 
 

@@ -142,6 +142,11 @@ class OrganizationCacheRules(CacheRules):
         description="Requests are recorded, to measure what each tier would have saved. null: they aren't.",
     )
 
+    @property
+    def ends_recording(self) -> bool:
+        """It turns recording off, whether or not it was on."""
+        return "record_requests" in self.model_fields_set and not self.record_requests
+
 
 class CacheValues(Answer):
     """What a cache policy says; null: nothing, so whoever stands above decides."""
