@@ -94,6 +94,13 @@ class Item:
         """Whether ``answer`` may be given to ``new``."""
         return answer == self.fresh_answer or (self.label is Label.REUSABLE and answer == self.old_answer)
 
+    def difference(self) -> str:
+        """The names of what its two requests differ in."""
+        old, new = orjson.loads(self.old.body), orjson.loads(self.new.body)
+        names = [name for name in {**old, **new} if name not in old or name not in new or old[name] != new[name]]
+        how = [name for name in ("tenant", "max_age_s") if getattr(self.old, name) != getattr(self.new, name)]
+        return ", ".join([*names, *how]) or "the time"
+
     @property
     def asks_the_same(self) -> bool:
         """The same owner sends the same bytes again."""

@@ -23,6 +23,7 @@ FAMILIES = {
     Family.REQUEST: "Traps: another request around it",
     Family.OWNER: "Traps: somebody else asks",
 }
+_NAME_CHARS = 15
 _Place = Callable[[float], float]
 _TICKS = (0.0, 0.0001, 0.001, 0.01, 0.1, 1.0)
 _FINEST = 10_000  # a share of 0.01% is told from none
@@ -83,7 +84,7 @@ def intervals(scores: Sequence[Score]) -> str:
     drawn.append(text(place(budget) + 5, HEAD - 16, f"budget {budget:.2%}", "budget-label"))
     for row, score in enumerate(scores):
         y = HEAD + 58 * row + 18
-        drawn.append(text(0, y + 14, score.tier, "tier"))
+        drawn.append(text(0, y + 14, _short(score.tier), "tier"))
         for offset, name, interval in ((0, "of replays", score.bad_replays), (22, "of requests", score.bad_hits)):
             drawn.append(text(left - 12, y + offset + 4, name, "label", text_anchor="end"))
             drawn.append(_whisker(score.tier, name, interval, place, y + offset, over=interval.high > budget))
@@ -173,7 +174,13 @@ def _cell(tier: str, tally: Tally, x: float, y: float, width: float) -> str:
 
 
 def _heads(scores: Sequence[Score], column: float) -> list[str]:
-    return [text(LABELS + place * column, 18, score.tier, "tier") for place, score in enumerate(scores)]
+    return [text(LABELS + place * column, 18, _short(score.tier), "tier") for place, score in enumerate(scores)]
+
+
+def _short(name: str) -> str:
+    """That has room beside a chart; of an address, its host."""
+    host = name.partition("://")[2].partition("/")[0] or name
+    return host if len(host) <= _NAME_CHARS else f"{host[: _NAME_CHARS - 1]}…"
 
 
 def _categories(scores: Sequence[Score], family: Family) -> list[str]:

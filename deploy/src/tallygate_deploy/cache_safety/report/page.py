@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from meshkit.money import format_usd
+from meshkit.money import NANO_PER_USD
 from tallygate_deploy.cache_safety.items import Family
 from tallygate_deploy.cache_safety.metrics import Score
 from tallygate_deploy.cache_safety.report import charts
@@ -77,7 +77,7 @@ def _sentence(score: Score) -> str:
 
 
 def _dollars(score: Score) -> str:
-    return format_usd(score.saved_per_1k_nano_usd)
+    return f"{score.saved_per_1k_nano_usd / NANO_PER_USD:.4f}"
 
 
 def _section(title: str, said: str, *parts: str) -> str:
@@ -93,13 +93,15 @@ def _legend() -> str:
 def _failures(scores: Sequence[Score]) -> str:
     rows = [
         f"<tr><td>{escape(score.tier)}</td><td>{escape(one.item.category)}</td>"
-        f"<td>{escape(one.item.old.last_text())}</td><td>{escape(one.item.new.last_text())}</td></tr>"
+        f"<td>{escape(one.item.old.last_text())}</td><td>{escape(one.item.new.last_text())}</td>"
+        f"<td>{escape(one.item.difference())}</td></tr>"
         for score in scores
         for one in score.failures
     ]
     if not rows:
         return _section("Wrong replays", "There were none.")
-    head = "<tr><th>tier</th><th>category</th><th>answered before</th><th>asked now, and given that answer</th></tr>"
+    head = "<tr><th>tier</th><th>category</th><th>answered before</th>"
+    head += "<th>asked now, and given that answer</th><th>differs in</th></tr>"
     return _section("Wrong replays", "Some of them:", f'<table class="failures">{head}{"".join(rows)}</table>')
 
 

@@ -31,6 +31,7 @@ dl { display:grid; grid-template-columns:1fr 1fr; gap:8px 16px; margin:12px 0; }
 dt { color:var(--soft); font-size:12px; } dd { margin:0; font-weight:600; }
 svg { width:100%; min-width:640px; height:auto; display:block; }
 text { fill:var(--ink); font:12px system-ui, sans-serif; }
+.value { font-weight:600; paint-order:stroke; stroke:var(--paper); stroke-width:4px; }
 .tier { font-weight:700; font-size:14px; } .family { font-weight:600; fill:var(--soft); } .tick { fill:var(--soft); }
 .safe { fill:var(--safe); } .missed { fill:var(--missed); } .held { fill:var(--held); } rect.bad { fill:url(#hatch); }
 pattern .bad { fill:var(--bad); } .hatch { stroke:var(--paper); stroke-width:1.2; }
@@ -38,7 +39,7 @@ pattern .bad { fill:var(--bad); } .hatch { stroke:var(--paper); stroke-width:1.2
 .budget { stroke:var(--budget); stroke-width:2; stroke-dasharray:6 4; fill:none; }
 .budget-label { fill:var(--budget); font-weight:600; }
 .whisker { stroke-width:2.5; fill:none; stroke:var(--safe); } .seen { fill:var(--safe); }
-.over .whisker { stroke:var(--bad); } .over .seen { fill:var(--bad); } .value { font-weight:600; }
+.over .whisker { stroke:var(--bad); } .over .seen { fill:var(--bad); }
 .heat0 { fill:var(--heat0); } .heat1 { fill:var(--heat1); } .heat2 { fill:var(--heat2); } .heat3 { fill:var(--heat3); }
 .heat4 { fill:var(--heat4); } .cell { fill:var(--on-calm); } .on-heat4 { fill:var(--on-hot); font-weight:700; }
 .legend { display:flex; flex-wrap:wrap; gap:6px 22px; list-style:none; padding:0; margin:0 0 10px; font-size:13px; }
