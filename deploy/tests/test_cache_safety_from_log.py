@@ -228,7 +228,7 @@ def gateway(log: Log) -> Iterator[str]:
 
 
 def test_the_log_is_fetched_from_a_gateway(gateway: str) -> None:
-    code, output = run(None, "--tier", "exact", "--base-url", gateway, "--api-key", KEY)
+    code, output = run(None, "--tier", "exact", "--base-url", gateway, "--account-key", KEY)
     assert code == 0, output
     assert json.loads(output.splitlines()[-1]) == EXACT
     in_environment = {"TALLYGATE_URL": gateway, "TALLYGATE_ACCOUNT_KEY": KEY}

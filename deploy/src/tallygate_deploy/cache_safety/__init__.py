@@ -9,7 +9,7 @@ tiers       the caches that are judged: each tier of the cache service, in this 
 against/    the caches that are judged: whatever answers at an OpenAI-compatible endpoint
 metrics     rates, their exact intervals, and what would be saved
 log_reader  an organisation's own recorded requests, as it exported them
-from_log    lives through them with each tier, and says what it would have saved
+from_log    lives through them with each tier, and says what it would have saved; log_command fetches and tells
 report/     the same as one HTML file with charts
 command     `tallygate cache-safety`
 """

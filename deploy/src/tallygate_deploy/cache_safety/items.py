@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+import orjson
+
 FIRST_TENANT = "first"
 """Whose requests are asked, where an item does not say."""
 
@@ -54,6 +56,12 @@ class Asked:
     max_age_s: int | None = None
     allow_sampled: bool = False
 
+    def last_text(self) -> str:
+        """What the last message says, for whoever reads of it."""
+        messages = orjson.loads(self.body)["messages"]
+        content = messages if isinstance(messages, str) else messages[-1].get("content")
+        return content if isinstance(content, str) else orjson.dumps(content).decode()
+
     def digest(self) -> str:
         """Names the request, 64 hex digits."""
         facts = "\0".join((self.tenant, str(self.max_age_s), str(self.allow_sampled)))
@@ -85,6 +93,18 @@ class Item:
     def is_right(self, answer: str) -> bool:
         """Whether ``answer`` may be given to ``new``."""
         return answer == self.fresh_answer or (self.label is Label.REUSABLE and answer == self.old_answer)
+
+    def difference(self) -> str:
+        """The names of what its two requests differ in."""
+        old, new = orjson.loads(self.old.body), orjson.loads(self.new.body)
+        names = [name for name in {**old, **new} if name not in old or name not in new or old[name] != new[name]]
+        how = [name for name in ("tenant", "max_age_s") if getattr(self.old, name) != getattr(self.new, name)]
+        return ", ".join([*names, *how]) or "the time"
+
+    @property
+    def asks_the_same(self) -> bool:
+        """The same owner sends the same bytes again."""
+        return (self.new.body, self.new.tenant) == (self.old.body, self.old.tenant)
 
     @property
     def family(self) -> Family:
@@ -125,15 +145,19 @@ def grouped(items: Iterable[Item]) -> list[Group]:
 def halves(groups: Iterable[Group]) -> tuple[list[Item], list[Item]]:
     """Items to learn from and items to measure with: of each group, and in it of each label, every other one.
 
-    What is learnt about an answer is kept with that answer, so the same answers have to be in both.
+    What is learnt about an answer is kept with that answer, so the same answers have to be in both. An item that asks
+    the very same again is not learnt from: its answer would take the old one's place, and what is right would change.
     """
     learnt: list[Item] = []
     measured: list[Item] = []
     for group in groups:
+        turn = int(group.name, 16) % 2  # so that of those that are alone, half are in each
         for label in Label:
-            members = sorted((item for item in group.items if item.label is label), key=lambda item: item.new.digest())
-            learnt += members[::2]
-            measured += members[1::2]
+            members = [item for item in group.items if item.label is label and not item.asks_the_same]
+            members.sort(key=lambda item: item.new.digest())
+            learnt += members[turn::2]
+            measured += members[1 - turn :: 2]
+        measured += [item for item in group.items if item.asks_the_same]
     return learnt, measured
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from tallygate_deploy.cache_safety.items import Group, Item, Label
 from tallygate_deploy.cache_safety.metrics import Judged, Outcome
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +62,45 @@ class Verdicts:
         return [f"{count} items not judged: {why}" for why, count in sorted(self.left_out.items())]
 
 
-async def judge(cache: Cache, groups: Sequence[Group], only: Iterable[Item] | None = None) -> Verdicts:
-    """What becomes of the items, or of some ``only``, one after the other."""
+async def judge(
+    cache: Cache, groups: Sequence[Group], only: Iterable[Item] | None = None, *, at_once: int = 1
+) -> Verdicts:
+    """What becomes of the items, or of some ``only``. ``at_once``: how many requests are under way."""
     wanted = None if only is None else {item.id for item in only}
+    taken = [
+        (group, items)
+        for group in groups
+        if (items := [item for item in group.items if wanted is None or item.id in wanted])
+    ]
     verdicts = Verdicts()
-    kept: list[Group] = []
     # All old ones first: a cache that has much in it has more to confuse, and time passes before the new ones.
-    for group in groups:
-        why = await cache.keep(group)
+    kept = await _each(at_once, [partial(cache.keep, group) for group, _ in taken])
+    for (_, items), why in zip(taken, kept, strict=True):
         if why:
-            verdicts.leave_out(why, sum(wanted is None or item.id in wanted for item in group.items))
-        else:
-            kept.append(group)
-    for group in kept:
-        for item in group.items:
-            if wanted is None or item.id in wanted:
-                _enter(verdicts, item, await cache.ask(group, item))
+            verdicts.leave_out(why, len(items))
+    asked = [(group, item) for (group, items), why in zip(taken, kept, strict=True) if not why for item in items]
+    found = await _each(at_once, [partial(cache.ask, group, item) for group, item in asked])
+    for (_, item), one in zip(asked, found, strict=True):
+        _enter(verdicts, item, one)
     return verdicts
+
+
+async def _each(at_once: int, calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """What the calls give, in their order."""
+    if at_once == 1:
+        return [await call() for call in calls]
+    free = asyncio.Semaphore(at_once)
+
+    async def in_turn(call: Callable[[], Awaitable[T]]) -> T:
+        async with free:
+            return await call()
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(in_turn(call)) for call in calls]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
+    return [task.result() for task in running]
 
 
 def _enter(verdicts: Verdicts, item: Item, found: Fresh | Replay | NotJudged) -> None:

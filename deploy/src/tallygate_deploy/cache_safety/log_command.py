@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from meshkit.errors import MeshError
-from meshkit.logs import configure_logging
 from meshkit.money import format_usd
 from tallygate_deploy.account.client import DEFAULT_URL, Api
 from tallygate_deploy.cache_safety.log_reader import LogError, Recorded, read_log
@@ -25,18 +23,12 @@ from tallygate_deploy.cache_safety.log_reader import LogError, Recorded, read_lo
 if TYPE_CHECKING:
     from tallygate_deploy.cache_safety.from_log import TierReport
 
-UNUSABLE = 2
 _MS_PER_DAY = 86_400_000
 _SHOWN_REASONS = 5
 
 FromLogOption = Annotated[
-    bool, typer.Option("--from-log", help="Say what each tier would have saved of an organisation's recorded requests.")
-]
-TierOption = Annotated[
-    list[str] | None, typer.Option(help="exact, canonical or semantic; repeatable. All three if not given.")
-]
-BudgetOption = Annotated[
-    float, typer.Option(min=0.000001, max=1, help="The semantic tier's bound: the share of replays that may be wrong.")
+    bool,
+    typer.Option("--from-log", help="Say what each tier would have saved of your own recorded requests."),
 ]
 FileOption = Annotated[
     Path | None,
@@ -48,7 +40,7 @@ BaseUrlOption = Annotated[
     str,
     typer.Option(envvar="TALLYGATE_URL", help="With --from-log: the gateway that recorded, with its /v1."),
 ]
-ApiKeyOption = Annotated[
+AccountKeyOption = Annotated[
     str, typer.Option(envvar="TALLYGATE_ACCOUNT_KEY", help="With --from-log: an account key of the organisation.")
 ]
 DaysOption = Annotated[
@@ -76,44 +68,13 @@ class LogSource:
             return
         if not self.api_key:
             raise LogError(
-                "give the account key of the organisation, as --api-key or in TALLYGATE_ACCOUNT_KEY; "
+                "give the account key of the organisation, as --account-key or in TALLYGATE_ACCOUNT_KEY; "
                 "or an export of its recorded requests, as --file"
             )
         with tempfile.TemporaryDirectory(prefix="tallygate-log-") as folder:
             path = Path(folder) / "recordings.jsonl"
             Api(self.url.rstrip("/"), self.api_key).save("/cache/recordings", {"days": self.days}, path)
             yield path
-
-
-def command(
-    from_log: FromLogOption = False,
-    tier: TierOption = None,
-    budget: BudgetOption = 0.01,
-    base_url: BaseUrlOption = DEFAULT_URL,
-    api_key: ApiKeyOption = "",
-    file: FileOption = None,
-    days: DaysOption = None,
-    show: ShowOption = 20,
-) -> None:
-    """What each tier of the cache would have saved of an organisation's own requests, and where its replays would not
-    have said what was answered.
-
-    Ends with one line of JSON a tier; with 2 where there is no log.
-    """
-    if not from_log:
-        raise typer.BadParameter("give --from-log")
-    configure_logging("tallygate-cli", level="error")
-    try:
-        run(LogSource(file, base_url, api_key, days), tuple(tier or ()), max_error=budget, show=show)
-    except ModuleNotFoundError as error:
-        _fail(f"{error}; this needs `pip install tallygate[cache-safety]`")
-    except (LogError, MeshError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(why: str) -> NoReturn:
-    typer.echo(f"tallygate: {why}", err=True)
-    raise typer.Exit(UNUSABLE)
 
 
 def run(source: LogSource, tiers: Sequence[str], *, max_error: float, show: int) -> None:

@@ -20,7 +20,8 @@ from meshkit.money import NANO_PER_USD
 from tallygate_deploy.cache_safety.items import Family, Item, Label
 
 CONFIDENCE = 0.95
-MILLION, THOUSAND, BASIS_POINTS = 1_000_000, 1_000, 10_000
+THOUSAND, BASIS_POINTS = 1_000, 10_000
+FAILURES_SHOWN = 24
 
 
 class Outcome(Enum):
@@ -100,7 +101,7 @@ class Tally:
 @dataclass(frozen=True, slots=True)
 class Score:
     """What became of all items under one tier, or at one endpoint. ``refusal``: why it replays nothing, if it says so.
-    ``notes``: what a reader has to know of how it was judged.
+    ``notes``: what a reader has to know of how it was judged. ``failures``: some of the wrong replays.
     """
 
     tier: str
@@ -112,6 +113,7 @@ class Score:
     refusal: str = ""
     notes: tuple[str, ...] = ()
     evidence: tuple[tuple[str, int], ...] = ()
+    failures: tuple[Judged, ...] = ()
 
     @property
     def n(self) -> int:
@@ -225,4 +227,14 @@ def score(
         refusal=refusal,
         notes=tuple(notes),
         evidence=tuple(sorted(evidence.items())),
+        failures=tuple(_spread([one for one in judged if one.outcome is Outcome.BAD])),
     )
+
+
+def _spread(failures: Sequence[Judged]) -> list[Judged]:
+    """Some of them, from as many categories as there are."""
+    by_category: dict[str, list[Judged]] = {}
+    for one in failures:
+        by_category.setdefault(one.item.category, []).append(one)
+    each = max(1, FAILURES_SHOWN // max(1, len(by_category)))
+    return [one for members in by_category.values() for one in members[:each]][:FAILURES_SHOWN]

@@ -25,14 +25,15 @@ from meshkit.telemetry import Telemetry
 from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc
 from tallygate_deploy.cache_safety.items import Asked, Group, Item
 from tallygate_deploy.cache_safety.judging import Fresh, NotJudged, Replay
+from tallygate_deploy.cache_safety.options import TIER_NAMES
 
-TIERS = {
-    "exact": cache_pb2.REPLAY_TIER_EXACT,
-    "canonical": cache_pb2.REPLAY_TIER_CANONICAL,
-    "semantic": cache_pb2.REPLAY_TIER_SEMANTIC,
-}
-"""In the order in which the service asks them."""
-
+TIERS = dict(
+    zip(
+        TIER_NAMES,
+        (cache_pb2.REPLAY_TIER_EXACT, cache_pb2.REPLAY_TIER_CANONICAL, cache_pb2.REPLAY_TIER_SEMANTIC),
+        strict=True,
+    )
+)
 _TIER_NAMES = {number: name for name, number in TIERS.items()}
 _ADDRESS = "local://cache"
 _ENDPOINT = "chat/completions"
