@@ -260,3 +260,8 @@ def test_what_an_answer_says_is_its_text_and_calls_and_not_its_ids() -> None:
     assert spoken(tool_calls=[call("{")]) != spoken(tool_calls=[call("{ ")])
     assert one != spoken(tool_calls=[call('{"a": 1, "b": 2}'), call("{}")])
     assert said(b'{"choices":[{"message":{"content":"a"},"finish_reason":"length"}]}') != spoken(content="a")
+
+
+def test_what_does_not_go_with_it_is_refused(log: Log, tmp_path: Path) -> None:
+    code, output = run(written(tmp_path, log.lines()), "--report", str(tmp_path / "out.html"))
+    assert (code, "--from-log goes with neither --against nor --report" in output) == (2, True)

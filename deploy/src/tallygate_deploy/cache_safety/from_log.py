@@ -13,7 +13,6 @@ from typing import Any
 
 import orjson
 
-from cache_svc.settings import CacheSettings
 from meshkit.codec import price_to_proto, usage_to_proto
 from meshkit.errors import mesh_errors
 from meshkit.money import BillingTier, PriceSnapshot, format_usd
@@ -125,8 +124,8 @@ async def live_through(log: Callable[[], Iterable[Recorded]], tier: str, *, max_
         LogError: of the log.
         MeshError: a record is not one that the cache takes for a request.
     """
-    clock, settings = LogClock(), CacheSettings(url="memory://")
-    async with cache_service(settings, clock) as channel:
+    clock = LogClock()
+    async with cache_service(clock=clock) as channel:
         life = _Life(cache_pb2_grpc.CacheServiceStub(channel), TierReport(tier), max_error)
         for recorded in log():
             clock.go_to(recorded.asked_at_ms)
