@@ -69,8 +69,8 @@ def _header(name: str, description: str) -> Json:
 CACHE_CONTROLS: tuple[Json, ...] = (
     _header(
         "X-Tallygate-Cache",
-        "on, off, refresh or only; and beside it, with commas, sampled, one of exact, canonical and semantic, ttl=SECONDS "
-        "and max-error=SHARE. A tier or share beyond the key's cache policy is a 403.",
+        "on, off, refresh or only; and beside it, with commas, sampled, one of exact, canonical and semantic, "
+        "ttl=SECONDS and max-error=SHARE. A tier or share beyond the key's cache policy is a 403.",
     ),
     _header("Cache-Control", "no-store, no-cache, only-if-cached, max-age=SECONDS (RFC 9111)."),
     _header("Idempotency-Key", "The same key and body: the same answer, charged once."),
