@@ -191,6 +191,9 @@ async def test_a_change_is_told_once_in_the_trail_and_to_the_watchers(
         whole = name_of_organization(payer.org_id)
         assert [await anext(here) for _ in range(3)] == [whole, payer.key_id, whole]
         assert [await anext(there) for _ in range(2)] == [payer.key_id, whole], "the newest change of each"
+        assert await directory.changes_after(0) == [(payer.key_id, 2), (whole, 3)]
+        await policies.update_policy(payer.org_id, change(ttl_s=6), project_id="", key_id=payer.key_id)
+        assert (await directory.newest_change(), await directory.changes_after(3)) == (4, [(payer.key_id, 4)])
     query = select(AUDIT_LOG.c.document).where(AUDIT_LOG.c.action.like("%.updated")).order_by(AUDIT_LOG.c.entry_id)
     documents = map(json.loads, await database.read(lambda connection: connection.scalars(query).all()))
     told = [(entry["action"], entry["subject"], entry["before"], entry["after"]) for entry in documents]
@@ -198,4 +201,5 @@ async def test_a_change_is_told_once_in_the_trail_and_to_the_watchers(
         ("organization.updated", payer.org_id, {"cache_ttl_s": None}, {"cache_ttl_s": 9}),
         ("key.updated", payer.key_id, {"cache_ttl_s": None}, {"cache_ttl_s": 8}),
         ("project.updated", payer.project_id, {"cache_ttl_s": None}, {"cache_ttl_s": 7}),
+        ("key.updated", payer.key_id, {"cache_ttl_s": 8}, {"cache_ttl_s": 6}),
     ]

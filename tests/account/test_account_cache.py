@@ -74,6 +74,8 @@ async def test_a_policy_is_read_and_changed_by_whoever_it_is_of(installation: In
 
 
 async def test_a_key_is_made_and_changed_with_its_policy(installation: Installation, tenant: Tenant) -> None:
+    plain, _ = await installation.key(tenant, cache={})
+    assert (set(plain["cache"].values()), plain["cache_default"]) == ({None}, "on")
     made, _ = await installation.key(tenant, cache={"ttl_s": 5, "up_to": "canonical"}, cache_default="off")
     assert made["cache_default"] == "off"
     assert (made["cache"]["default"], made["cache"]["ttl_s"], made["cache"]["up_to"]) == ("off", 5, "canonical")

@@ -101,7 +101,9 @@ class MemoryStore:
 
     async def under(self, prefix: str) -> list[tuple[bytes, bytes]]:
         """Addresses that begin so, with their bytes."""
-        return [(address, kept[0]) for address, kept in self._entries.items() if address.hex().startswith(prefix)]
+        whole_bytes = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
+        found = [(address, kept[0]) for address, kept in self._entries.items() if address.startswith(whole_bytes)]
+        return [(address, blob) for address, blob in found if address.hex().startswith(prefix)]
 
     async def held(self, org_id: str) -> dict[Group, Held]:
         """What is held of an organisation, entries among it that were purged and not looked up since."""

@@ -116,14 +116,15 @@ class RedisStore:
         """SCAN over all that the server holds, many small steps between which it serves others."""
         whole_bytes = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
         pattern = _ENTRY + _GLOB.sub(rb"\\\g<0>", whole_bytes) + b"*"
-        found = []
+        found: dict[bytes, bytes] = {}  # SCAN may give a key more than once
         with away():
             async for key in self._client.scan_iter(match=pattern, count=_SCAN_KEYS):
                 address = cast("bytes", key)[len(_ENTRY) :]
                 if address.hex().startswith(prefix):
                     blob = cast("bytes | None", await self._client.get(key))
-                    found += [] if blob is None else [(address, blob)]
-        return found
+                    if blob is not None:
+                        found[address] = blob
+        return list(found.items())
 
     async def usage(self) -> StoreUsage:
         """Nothing: the server counts its bytes for all its users together."""

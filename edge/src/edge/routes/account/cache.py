@@ -13,9 +13,9 @@ from edge.routes.account.guard import AccountCaller, CallerOf, account_router
 from edge.routes.account.usage import DAY_S, DEFAULT_DAYS, MAX_DAYS
 from edge.wire.account.cache import (
     CachePolicy,
-    CacheRules,
+    CachePolicyChange,
     CacheStats,
-    OrganizationCacheRules,
+    OrganizationCachePolicyChange,
     Purge,
     Purged,
 )
@@ -88,7 +88,7 @@ def _route_policies(router: APIRouter, account: Account, authenticator: Authenti
         return await shown(caller, "organization", caller.org_id)
 
     @router.patch("/organization/cache", summary="Set the cache policy of the organisation")
-    async def set_organization_cache(body: OrganizationCacheRules, caller: CallerOf) -> CachePolicy:
+    async def set_organization_cache(body: OrganizationCachePolicyChange, caller: CallerOf) -> CachePolicy:
         """Changes it, everywhere within a second. What is left out stays as it is. Turning `record_requests` off
         forgets what was recorded.
         """
@@ -100,7 +100,7 @@ def _route_policies(router: APIRouter, account: Account, authenticator: Authenti
         return await shown(caller, "project", project_id)
 
     @router.patch("/projects/{project_id}/cache", summary="Set the cache policy of a project")
-    async def set_project_cache(project_id: str, body: CacheRules, caller: CallerOf) -> CachePolicy:
+    async def set_project_cache(project_id: str, body: CachePolicyChange, caller: CallerOf) -> CachePolicy:
         """Changes it, everywhere within a second. What is left out stays as it is."""
         return await changed(caller, "project", project_id, body)
 
@@ -110,7 +110,7 @@ def _route_policies(router: APIRouter, account: Account, authenticator: Authenti
         return await shown(caller, "key", key_id)
 
     @router.patch("/keys/{key_id}/cache", summary="Set the cache policy of a key")
-    async def set_key_cache(key_id: str, body: CacheRules, caller: CallerOf) -> CachePolicy:
+    async def set_key_cache(key_id: str, body: CachePolicyChange, caller: CallerOf) -> CachePolicy:
         """Changes it, everywhere within a second. What is left out stays as it is."""
         return await changed(caller, "key", key_id, body)
 
@@ -119,7 +119,7 @@ def _route_policies(router: APIRouter, account: Account, authenticator: Authenti
         found = await account.ask(account.accounts.GetCachePolicy, request)
         return CachePolicy.placed(scope, scope_id, found)
 
-    async def changed(caller: AccountCaller, scope: Scope, scope_id: str, body: CacheRules) -> CachePolicy:
+    async def changed(caller: AccountCaller, scope: Scope, scope_id: str, body: CachePolicyChange) -> CachePolicy:
         request = account_pb2.UpdateCachePolicyRequest(
             org_id=caller.org_id, change=body.change(), actor=caller.actor, **_subject(scope, scope_id)
         )
@@ -129,7 +129,7 @@ def _route_policies(router: APIRouter, account: Account, authenticator: Authenti
             authenticator.forget(scope_id)
         else:
             authenticator.forget_organization(caller.org_id)
-        if isinstance(body, OrganizationCacheRules) and body.ends_recording:
+        if isinstance(body, OrganizationCachePolicyChange) and body.ends_recording:
             forgotten = recordings_pb2.ForgetRecordingsRequest(org_id=caller.org_id, grace_ms=_UNTIL_ALL_KNOW_MS)
             await account.ask(account.recordings.ForgetRecordings, forgotten)
         return CachePolicy.placed(scope, scope_id, found)

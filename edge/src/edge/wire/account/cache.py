@@ -82,8 +82,6 @@ _INHERITED = " null: as whoever stands above has it: key, project, organisation,
 class CacheRules(Body):
     """What a cache policy is to say. What is left out stays as it is; null: whoever stands above decides."""
 
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
-
     default: CacheWord | None = Field(
         default=None, description="Whether requests without `X-Tallygate-Cache` use the cache." + _INHERITED
     )
@@ -95,12 +93,6 @@ class CacheRules(Body):
     allow_sampled: bool | None = Field(
         default=None, description="A replay is accepted for sampled requests (temperature unset or above 0) too."
     )
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        if not self.model_fields_set:
-            raise ValueError(f"send at least one of {', '.join(type(self).model_fields)}")
-        return self
 
     def values(self) -> ledger_pb2.CachePolicy:
         """What it says, for the ledger."""
@@ -131,8 +123,20 @@ FIELDS = tuple(_NAMES.get(name, name) for name in CacheRules.model_fields)
 """What a policy of a key may say, by the ledger's names."""
 
 
-class OrganizationCacheRules(CacheRules):
-    """What the cache policy of an organisation is to say."""
+class CachePolicyChange(CacheRules):
+    """What to change of the cache policy of a project or a key: at least one thing."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"send at least one of {', '.join(type(self).model_fields)}")
+        return self
+
+
+class OrganizationCachePolicyChange(CachePolicyChange):
+    """What to change of the cache policy of an organisation."""
 
     share_in_org: bool | None = Field(
         default=None, description="Projects replay each other's answers; `user` still parts them. null: they don't."
