@@ -115,6 +115,7 @@ class Sample:
             model=subject.model,
             policy_epoch=subject.policy_epoch,
             raw=subject.body,
+            share_in_org=subject.share_in_org,
         )
 
     @classmethod

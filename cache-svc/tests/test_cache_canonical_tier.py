@@ -59,7 +59,7 @@ class Desk:
         assert isinstance(miss, Miss)
         answer = orjson.loads(orjson.dumps(self.sample.answer))
         answer["choices"][0]["message"]["content"] = said
-        refusal = await self.service.store(self.sample.subject(body), miss.key, self.sample.fresh(answer), up_to)
+        refusal = await self.service.store(self.sample.subject(body), miss.key, self.sample.fresh(answer), up_to=up_to)
         assert refusal == ""
 
     async def said(self, body: dict[str, Any], controls: Controls = CANONICAL, **subject: Any) -> tuple[Tier, str]:

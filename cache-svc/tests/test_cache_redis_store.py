@@ -183,9 +183,16 @@ class Flaky:
         await self._answer()
         return 2
 
+    async def under(self, prefix: str) -> list[tuple[bytes, bytes]]:
+        await self._answer()
+        return []
+
     async def usage(self) -> StoreUsage:
         await self._answer()
         return StoreUsage(0, 0)
+
+    async def held(self, org_id: str) -> None:
+        await self._answer()
 
 
 async def test_while_a_backend_is_away_one_call_in_each_interval_tries_it(clock: FakeClock) -> None:
@@ -311,6 +318,9 @@ async def test_a_purge_is_tried_also_in_an_outage(clock: FakeClock) -> None:
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
             await guarded.raise_epoch(NAMES[0])
+        with pytest.raises(StoreUnavailable):
+            await guarded.under("0" * 8)
+    assert flaky.asked == 4
     flaky.away = False
     assert await guarded.raise_epoch(NAMES[0]) == 2
     assert (await guarded.find(ADDRESS, NAMES)).epochs == (1,), "and its success ends the outage"

@@ -93,7 +93,7 @@ class Rig:
         assert isinstance(outcome, Miss)
         subject = self.sample.subject(body, **more)
         fresh = self.sample.fresh(self.answer(says))
-        assert await self.service.store(subject, outcome.key, fresh, controls.up_to, outcome.lesson) == ""
+        assert await self.service.store(subject, outcome.key, fresh, up_to=controls.up_to, lesson=outcome.lesson) == ""
         return outcome
 
     def answer(self, says: str) -> dict[str, Any]:
@@ -322,7 +322,7 @@ async def test_a_lesson_of_another_form_teaches_nothing_and_hinders_nothing(rig:
     miss = await rig.look(KEPT)
     assert isinstance(miss, Miss)
     subject = rig.sample.subject(rig.body(KEPT))
-    assert await rig.service.store(subject, miss.key, rig.sample.fresh(), Tier.SEMANTIC, lesson) == ""
+    assert await rig.service.store(subject, miss.key, rig.sample.fresh(), up_to=Tier.SEMANTIC, lesson=lesson) == ""
     assert (await rig.ask(rig.reworded())).lesson != b"", "it is a neighbour all the same"
 
 

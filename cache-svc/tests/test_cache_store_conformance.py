@@ -103,3 +103,16 @@ async def test_usage_is_not_negative(store: EntryStore) -> None:
     usage = await store.usage()
     assert usage.held_bytes >= 0
     assert usage.evictions == 0
+
+
+@pytest.mark.parametrize("digits", [8, 9, 63, 64])
+async def test_entries_are_found_by_how_their_address_begins(store: EntryStore, digits: int) -> None:
+    special = b"*?[]\\^-\0" * 4
+    addresses = [ADDRESS, OTHER, special, special[:-1] + b"\1", b"\1" * 31 + b"\x11"]
+    for address in addresses:
+        await store.put(address, address[::-1], ttl_s=60, epoch_names=NAMES)
+    await store.epochs(NAMES)
+    for address in addresses:
+        prefix = address.hex()[:digits]
+        found = await store.under(prefix)
+        assert sorted(found) == sorted((one, one[::-1]) for one in addresses if one.hex().startswith(prefix))

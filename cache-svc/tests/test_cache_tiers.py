@@ -90,7 +90,7 @@ class Rig:
         miss = await self.lookup(body, Controls(mode=Mode.REFRESH))
         assert isinstance(miss, Miss)
         subject = self.sample.subject(body)
-        assert await self.service.store(subject, miss.key, self.sample.fresh(), up_to, lesson) == ""
+        assert await self.service.store(subject, miss.key, self.sample.fresh(), up_to=up_to, lesson=lesson) == ""
         return miss.key
 
 

@@ -102,7 +102,7 @@ class World:
         counts: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
         app = create_app(
             dial_mesh(made, dial),
-            Account(dial(made.ledger_addr), timeout_s=made.rpc_timeout_s),
+            Account(dial(made.ledger_addr), cache=dial(made.cache_addr), timeout_s=made.rpc_timeout_s),
             await self._stack.enter_async_context(rate_limits(made, self.clock)),
             made,
             self.telemetry,

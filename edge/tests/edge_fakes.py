@@ -55,6 +55,7 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         }
         self.revoked: set[str] = set()
         self.policy = ledger_pb2.KeyPolicy()
+        self.cache = ledger_pb2.CachePolicy()
         self.valid_for_ms = 5_000
         self.authenticated = 0
         self.authenticate_error: MeshError | None = None
@@ -63,7 +64,7 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.charge_errors: list[MeshError] = []
         self.charge_gate: asyncio.Event | None = None
         self.receipts: dict[tuple[str, str], ledger_pb2.Receipt] = {}
-        self.watchers: list[asyncio.Queue[str | None]] = []
+        self.watchers: list[asyncio.Queue[ledger_pb2.WatchRevocationsResponse | None]] = []
         self.watching = asyncio.Event()
 
     async def Authenticate(self, request: Any, context: Any) -> ledger_pb2.AuthenticateResponse:
@@ -77,20 +78,29 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
             raise refused(ErrorReason.ERROR_REASON_INVALID_API_KEY, "The API key is not known.")
         if principal.key_id in self.revoked:
             raise refused(ErrorReason.ERROR_REASON_API_KEY_REVOKED, "The API key was revoked.")
-        return ledger_pb2.AuthenticateResponse(principal=principal, policy=self.policy, valid_for_ms=self.valid_for_ms)
+        return ledger_pb2.AuthenticateResponse(
+            principal=principal, policy=self.policy, valid_for_ms=self.valid_for_ms, cache=self.cache
+        )
 
     async def WatchRevocations(self, request: Any, context: Any) -> AsyncIterator[ledger_pb2.WatchRevocationsResponse]:
-        queue: asyncio.Queue[str | None] = asyncio.Queue()
+        queue: asyncio.Queue[ledger_pb2.WatchRevocationsResponse | None] = asyncio.Queue()
         self.watchers.append(queue)
         yield ledger_pb2.WatchRevocationsResponse()
         self.watching.set()
-        while (key_id := await queue.get()) is not None:
-            yield ledger_pb2.WatchRevocationsResponse(key_id=key_id)
+        while (change := await queue.get()) is not None:
+            yield change
 
     def tell(self, key_id: str | None) -> None:
         """Tells the watchers of a revoked key; None ends their watch."""
+        self._tell(None if key_id is None else ledger_pb2.WatchRevocationsResponse(key_id=key_id))
+
+    def tell_organization(self, org_id: str) -> None:
+        """Tells the watchers of something that all keys of an organisation inherit."""
+        self._tell(ledger_pb2.WatchRevocationsResponse(org_id=org_id))
+
+    def _tell(self, change: ledger_pb2.WatchRevocationsResponse | None) -> None:
         for queue in self.watchers:
-            queue.put_nowait(key_id)
+            queue.put_nowait(change)
 
     async def Charge(self, request: Any, context: Any) -> ledger_pb2.ChargeResponse:
         self.charges.append(request)

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from ledger_svc.domain.cache_policies import CacheDefault, CachePolicy
 from ledger_svc.domain.errors import ApiKeyRevoked, InvalidApiKey, InvalidRequest, ModelNotAllowed, NotFound
 from ledger_svc.domain.key_changes import MAX_OVERLAP_MS, KeyChange, MinuteLimit
 from ledger_svc.domain.keys import KeySecret, KeyStatus, ends_of_secrets
-from ledger_svc.domain.policies import CacheDefault, KeyPolicy, KeyScope, checked
+from ledger_svc.domain.policies import KeyPolicy, KeyScope, checked
 from ledger_svc.service.accounts import AccountService
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.keys import KeyService
@@ -63,8 +64,8 @@ async def test_what_is_not_given_stays_and_what_is_holds_at_once(
         allowed_cidrs=("10.0.0.0/8", "2001:db8::1/128", "192.0.2.0/24"),
         region=RegionPolicy.CN_ONLY,
         requests_per_minute=5,
-        cache_default=CacheDefault.OFF,
     )
+    assert after.cache == CachePolicy(default=CacheDefault.OFF)
     assert await keys.get_key(payer.key_id, "") == after
     with pytest.raises(ModelNotAllowed):
         await charging.reserve(payer, "req-1", amount_nano_usd=1, ttl_ms=1_000, model="claude")
@@ -163,7 +164,7 @@ async def test_both_secrets_are_valid_until_the_overlap_ends(
     rotated, new, ends_at_ms = await keys.rotate_key(key.key_id, payer.org_id, overlap_ms=6_000)
     assert (rotated.key_id, rotated.prefix, ends_at_ms) == (key.key_id, new[:9], clock.now_ms() + 6_000)
     for secret in (old, new):
-        principal, _, valid_for_ms = await keys.authenticate(secret)
+        principal, _, valid_for_ms, _ = await keys.authenticate(secret)
         assert (principal.key_id, valid_for_ms) == (key.key_id, 5_000)
     clock.advance(5_999)
     assert (await keys.authenticate(old))[2] == 1, "an answer would be believed beyond the overlap"

@@ -107,7 +107,7 @@ async def test_a_key_is_shown_once_and_never_stored_in_clear(
 async def test_who_holds_a_secret(keys: KeyService, new_payer: NewPayer) -> None:
     payer = await new_payer()
     key, secret = await keys.create_key(payer.org_id, payer.project_id, "mine", allowed_models=["gpt-*", "o3"])
-    principal, policy, valid_for_ms = await keys.authenticate(secret)
+    principal, policy, valid_for_ms, _ = await keys.authenticate(secret)
     assert (policy.scope, policy.requests_per_minute, policy.tokens_per_minute) == (KeyScope.INFERENCE, 60, 0)
     assert principal == Principal(payer.org_id, payer.project_id, key.key_id, ("gpt-*", "o3"))
     assert valid_for_ms == 5_000

@@ -230,3 +230,27 @@ async def test_keys_of_before_they_could_have_two_secrets_are_known_as_ever(empt
         assert (found[0].key_id, found[0].allowed_models, found[1].expires_at_ms) == ("key_1", ("gpt-*",), 0)
         assert (await directory.key("org", "key_2")).revoked_at_ms == 5
         assert await directory.newest_change() == 0
+
+
+async def test_a_key_of_before_cache_policies_keeps_its_cache_off(empty: Database) -> None:
+    def make_old(connection: Connection) -> None:
+        command.upgrade(alembic_config(connection), "0011_provider_keys")
+        run = connection.exec_driver_sql
+        run("INSERT INTO org VALUES ('org', 'Acme', 1)")
+        run("INSERT INTO project VALUES ('prj', 'org', 'web', 1)")
+        for key, policy in (
+            ("key_on", '{"allowed_cidrs":[],"cache_default":"on","scope":"inference"}'),
+            ("key_off", '{"allowed_cidrs":[],"cache_default":"off","scope":"inference"}'),
+            ("key_old", "{}"),
+        ):
+            run(f"INSERT INTO api_key VALUES ('{key}', 'org', 'prj', 'old', 'tg-777777', '[]', 1, 0, 0, '{policy}', 0)")
+
+    await empty.write(make_old)
+    await migrate(empty)
+    query = text("SELECT key_id, cache_policy FROM api_key ORDER BY key_id")
+    found = await empty.read(lambda connection: connection.execute(query).all())
+    assert [(row.key_id, row.cache_policy) for row in found] == [
+        ("key_off", '{"default":"off"}'),
+        ("key_old", "{}"),
+        ("key_on", "{}"),
+    ]

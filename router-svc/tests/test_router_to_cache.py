@@ -55,6 +55,18 @@ async def test_a_complete_answer_is_offered_to_the_cache(source: ScriptedSource)
     assert (answer.body, answer.receipt_id, answer.source_id) == (b"", "rcpt_req_1", "a")
 
 
+@pytest.mark.parametrize("record", [True, False])
+async def test_an_answer_whose_usage_is_estimated_is_offered_only_to_be_recorded(
+    source: ScriptedSource, *, record: bool
+) -> None:
+    source.script = [stream_answer(sse(chunk("one"), chunk(finish="stop")))]
+    async with rig_over(catalog_of(source_at(source))) as rig:
+        await rig.complete(cache_ticket=CacheTicket(b"a ticket of the cache", record=record))
+        await rig.service.aclose(5.0)
+    offered = [answer.usage.provenance for _, _, answer in rig.cache.stored]
+    assert offered == ([Provenance.ESTIMATED] if record else [])
+
+
 async def test_an_answer_is_stored_before_its_last_event(source: ScriptedSource) -> None:
     async with rig_over(catalog_of(source_at(source)), limits=Limits(store_wait_s=30)) as rig:
         rig.cache.storing = asyncio.Event()

@@ -44,7 +44,8 @@ def neighbours(source: ScriptedSource) -> Neighbours:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_fresh_stream(neighbours: Neighbours, transport: str) -> None:
-    ticket = cache_pb2.Ticket(key=b"k" * 32, endpoint="chat/completions", model="m", policy_epoch="e1")
+    asked = cache_pb2.Asked(at_ms=1, controls=cache_pb2.CacheControls(allow_sampled=True))
+    ticket = cache_pb2.Ticket(key=b"k" * 32, endpoint="chat/completions", model="m", policy_epoch="e1", asked=asked)
     async with meshed(neighbours, transport) as router:
         events = [e async for e in router.Complete(request_of(cache_ticket=ticket), timeout=10)]
 

@@ -100,6 +100,15 @@ async def update_key(stage: Stage) -> None:
         await stage.accounts.UpdateKey(request, timeout=TIMEOUT_S)
 
 
+@changes("UpdateCachePolicy", "organization.updated", {"cache_ttl_s": None}, {"cache_ttl_s": 60})
+async def update_cache_policy(stage: Stage) -> None:
+    request = account_pb2.UpdateCachePolicyRequest(org_id=stage.tenant.org_id, actor=ACTOR)
+    request.change.values.ttl_s = 60
+    request.change.fields.paths.append("ttl_s")
+    for _ in range(2):
+        await stage.accounts.UpdateCachePolicy(request, timeout=TIMEOUT_S)
+
+
 @changes("RotateKey", "key.rotated", {"prefix": ANY}, {"prefix": ANY})
 async def rotate_key(stage: Stage) -> None:
     request = account_pb2.RotateKeyRequest(

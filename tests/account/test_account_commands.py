@@ -109,6 +109,23 @@ def test_what_was_spent_is_shown(shell: Shell, tmp_path: Path) -> None:
     assert json.loads(file.read_text().splitlines()[-1])["object"] == "export.summary"
 
 
+def test_the_cache_is_told_what_to_do_and_says_what_it_did(shell: Shell) -> None:
+    assert shell.json("cache", "set", "--ttl", "600", "--share", "yes", "--default", "off")["ttl_s"] == 600
+    project = shell.json("project", "create", "cached")["id"]
+    changed = shell.json("cache", "set", "--of", project, "--up-to", "semantic", "--max-error", "0.02")
+    assert (changed["in_force"]["max_error"], changed["in_force"]["share_in_org"]) == ("0.02", True)
+    key = shell.json("key", "create", "cached", "--project", project)["id"]
+    assert shell.json("cache", "set", "--of", key, "--sampled", "yes", "--default", "on")["allow_sampled"] is True
+    assert "default=on" in shell("cache", "show", "--of", key)
+    back = shell.json("cache", "set", "--ttl", "inherit", "--share", "no", "--default", "inherit")
+    assert (back["ttl_s"], back["share_in_org"], back["in_force"]["default"]) == (None, False, "on")
+    assert shell.json("cache", "purge", "--key-prefix", "0123abcd")["forgotten"] == 0
+    assert shell.json("cache", "purge", "--all")["scope"] == "organization"
+    assert "total" in shell("cache", "stats", "--group-by", "project")
+    for wrong in (("purge",), ("set",), ("set", "--ttl", "soon"), ("show", "--of", "org_1")):
+        assert CliRunner().invoke(commands.app, ["cache", *wrong], env=shell._environment).exit_code == 2
+
+
 def test_provider_keys_and_webhooks_are_managed(shell: Shell) -> None:
     made = shell.json("provider-key", "add", "openai", "--secret", "sk-proj-0123456789abcdef")
     assert "0123456789" not in json.dumps(made)

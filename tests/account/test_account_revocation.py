@@ -153,3 +153,22 @@ async def test_a_change_is_in_force_at_every_edge_in_under_a_second(pair: Pair, 
             assert await pair.status(number, made.secret) == status
             assert await pair.status(number, other.secret) == 404
     assert pair.asked[other.secret] - kept[other.secret] <= 2, "another key's answer is kept"
+
+
+async def test_a_cache_policy_is_in_force_at_every_edge_in_under_a_second(pair: Pair) -> None:
+    """Of a project: each edge asks anew for its keys."""
+    made = await pair.key()
+    for number in (0, 1):
+        while await pair.status(number, made.secret) != 404:  # noqa: ASYNC110 - until it knows the catalog
+            await asyncio.sleep(0.02)
+    asked = pair.asked[made.secret]
+    request = account_pb2.UpdateCachePolicyRequest(org_id=pair.org_id, project_id=pair.project_id)
+    request.change.values.ttl_s = 60
+    request.change.fields.paths.append("ttl_s")
+    began = time.monotonic()
+    await pair.accounts.UpdateCachePolicy(request, timeout=TIMEOUT_S)
+    while pair.asked[made.secret] < asked + 2:
+        for number in (0, 1):
+            await pair.status(number, made.secret)
+        await asyncio.sleep(0.005)
+    assert time.monotonic() - began < WITHIN_S

@@ -113,3 +113,37 @@ async def rotate_key(world: World) -> None:
     for secret in (made.secret, rotated.secret):
         asked = ledger_pb2.AuthenticateRequest(secret=secret)
         await refused(world.ledger.Authenticate(asked, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_API_KEY_REVOKED)
+
+
+@covers("AccountService/GetCachePolicy")
+async def get_cache_policy(world: World) -> None:
+    request = account_pb2.GetCachePolicyRequest(org_id=world.org_id, project_id=world.project_id)
+    found = await world.accounts.GetCachePolicy(request, timeout=TIMEOUT_S)
+    assert found.policy == ledger_pb2.CachePolicy()
+    in_force = (found.in_force.default, found.in_force.up_to, found.in_force.HasField("ttl_s"))
+    assert in_force == (ledger_pb2.CACHE_DEFAULT_ON, ledger_pb2.CACHE_TIER_EXACT, False)
+    request.org_id = "org_other"
+    await refused(world.accounts.GetCachePolicy(request, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_NOT_FOUND)
+
+
+@covers("AccountService/UpdateCachePolicy")
+async def update_cache_policy(world: World) -> None:
+    made = await new_key(world)
+    request = account_pb2.UpdateCachePolicyRequest(org_id=world.org_id, key_id=made.key.key_id)
+    request.change.values.CopyFrom(ledger_pb2.CachePolicy(default=ledger_pb2.CACHE_DEFAULT_OFF, ttl_s=60))
+    request.change.fields.paths.extend(["default", "ttl_s"])
+    for _ in range(2):
+        changed = await world.accounts.UpdateCachePolicy(request, timeout=TIMEOUT_S)
+        assert (changed.policy, changed.in_force.ttl_s) == (request.change.values, 60)
+    asked = ledger_pb2.AuthenticateRequest(secret=made.secret)
+    found = await world.ledger.Authenticate(asked, timeout=TIMEOUT_S)
+    assert (found.cache, found.policy.cache_default) == (changed.in_force, ledger_pb2.CACHE_DEFAULT_OFF)
+    request.change.CopyFrom(account_pb2.CachePolicyChange())
+    request.change.fields.paths.append("default")
+    changed = await world.accounts.UpdateCachePolicy(request, timeout=TIMEOUT_S)
+    assert changed.policy == ledger_pb2.CachePolicy(ttl_s=60), "a field without a value is inherited again"
+    for path in ("colour", "share_in_org"):
+        request.change.values.share_in_org = True
+        request.change.fields.paths[:] = [path]
+        wrong = world.accounts.UpdateCachePolicy(request, timeout=TIMEOUT_S)
+        await refused(wrong, ErrorReason.ERROR_REASON_INVALID_REQUEST)

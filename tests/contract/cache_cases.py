@@ -56,10 +56,16 @@ async def stored(world: World, request_body: bytes) -> cache_pb2.StoreResponse:
 
 @covers("CacheService/Lookup")
 async def cache_lookup(world: World) -> None:
-    request_body = body(user=world.request_id())
-    miss = await world.cache.Lookup(lookup(world, request_body), timeout=TIMEOUT_S)
+    request = lookup(world, body(user=world.request_id()))
+    request.controls.MergeFrom(cache_pb2.CacheControls(ttl_s=9, record=True))
+    miss = await world.cache.Lookup(request, timeout=TIMEOUT_S)
     assert miss.miss.reason == cache_pb2.Miss.REASON_NOT_STORED
-    assert len(miss.miss.ticket.key) == 32
+    ticket = miss.miss.ticket
+    assert (len(ticket.key), ticket.ttl_s, ticket.share_in_org, ticket.record) == (32, 9, False, True)
+    request.controls.share_in_org = True
+    shared = (await world.cache.Lookup(request, timeout=TIMEOUT_S)).miss.ticket
+    assert shared.share_in_org
+    assert shared.key != ticket.key
     broken = lookup(world, b'{"a":1,"a":2}')
     await refused(world.cache.Lookup(broken, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_INVALID_REQUEST)
 
@@ -85,6 +91,13 @@ async def cache_purge(world: World) -> None:
     assert again.epoch > purged.epoch
     after = await world.cache.Lookup(lookup(world, request_body), timeout=TIMEOUT_S)
     assert after.WhichOneof("outcome") == "miss"
+    await stored(world, request_body)
+    prefix = (await world.cache.Lookup(lookup(world, request_body), timeout=TIMEOUT_S)).hit.key_digest[:16]
+    request = cache_pb2.PurgeRequest(org_id=world.org_id, key_prefix=prefix)
+    for forgotten in (1, 0):
+        assert (await world.cache.Purge(request, timeout=TIMEOUT_S)).forgotten == forgotten
+    request.model = MODEL
+    await refused(world.cache.Purge(request, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_INVALID_REQUEST)
 
 
 @covers("CacheService/GetStats")
@@ -96,3 +109,10 @@ async def cache_stats(world: World) -> None:
     after = await world.cache.GetStats(cache_pb2.GetStatsRequest(), timeout=TIMEOUT_S)
     grown = (after.misses - before.misses, after.stores - before.stores, after.hits - before.hits)
     assert grown == (1, 1, 1)
+    of_org = await world.cache.GetStats(cache_pb2.GetStatsRequest(org_id=world.org_id), timeout=TIMEOUT_S)
+    (group,) = of_org.groups
+    assert (group.project_id, group.model) == (world.project_id, MODEL)
+    assert (group.hits, group.misses, group.stores) == (of_org.hits, of_org.misses, of_org.stores)
+    assert (group.entries > 0, group.bytes > 0, of_org.holdings_known) == (True, True, True)
+    other = await world.cache.GetStats(cache_pb2.GetStatsRequest(org_id="org_other"), timeout=TIMEOUT_S)
+    assert (list(other.groups), other.hits) == ([], 0)

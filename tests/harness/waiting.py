@@ -19,3 +19,10 @@ def eventually(holds: Callable[[], bool], within_s: float = 15.0) -> None:
         if time.monotonic() > give_up_at:
             raise AssertionError(f"still not so after {within_s} s")
         time.sleep(POLL_S)
+
+
+def next_millisecond() -> None:
+    """Returns when the clock shows another one: two events of one millisecond can't be told apart."""
+    now_ms = time.time_ns() // 1_000_000
+    while time.time_ns() // 1_000_000 == now_ms:
+        pass

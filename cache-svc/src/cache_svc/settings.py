@@ -69,6 +69,24 @@ class CacheSettings(BaseSettings):
     flight_max_lease_s: float = Field(default=60.0, gt=0)
     """The longest lease of a leader, in seconds: as long others wait where it has died."""
 
+    recording_max_records: int = Field(default=10_000, ge=1)
+    """The most requests that are recorded of one organisation, if it lets them be recorded. Past it the oldest go."""
+
+    recording_max_bytes: int = Field(default=64 * 2**20, ge=0)
+    """The most bytes, compressed, of one organisation's records. Past it the oldest go."""
+
+    recording_total_max_bytes: int = Field(default=256 * 2**20, ge=0)
+    """The most bytes of the records of all organisations together in "memory://". Redis has its own (`maxmemory`)."""
+
+    recording_max_record_bytes: int = Field(default=2**20, ge=0)
+    """The longest request that is recorded, in bytes, its answer included. Of a longer one nothing is."""
+
+    recording_max_waiting_bytes: int = Field(default=16 * 2**20, ge=0)
+    """The most bytes of records that wait to be written; past it requests go unrecorded."""
+
+    recording_ttl_s: int = Field(default=7 * 24 * 3600, ge=60, le=90 * 24 * 3600)
+    """Seconds that a record is kept."""
+
     redis_timeout_s: float = Field(default=0.2, gt=0)
     """Seconds that one Redis command or connecting may take. Past it the lookup is a miss."""
 

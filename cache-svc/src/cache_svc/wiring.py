@@ -21,41 +21,57 @@ from cache_svc.service import (
     FlightStore,
     Limits,
     NewEpoch,
+    QueueLimits,
+    RecordBounds,
+    Recorder,
+    Recordings,
+    RecordStore,
     SemanticCounters,
     UpperTier,
 )
 from cache_svc.servicer import CacheServicer, FlightServicer
+from cache_svc.servicer.recordings import RecordingServicer
 from cache_svc.settings import CacheSettings
 from cache_svc.store.guarded import GuardedStore
 from cache_svc.store.memory import MemoryStore, sweeping
 from cache_svc.store.memory_flights import MemoryFlights
+from cache_svc.store.memory_records import MemoryRecords
 from cache_svc.store.packed import PackedStore
 from cache_svc.store.redis import RedisStore, connect
 from cache_svc.store.redis_flights import RedisFlights
+from cache_svc.store.redis_records import RedisRecords
 from meshkit.channels import Dial
 from meshkit.clock import Clock, SystemClock
 from meshkit.serve import Register
 from meshkit.telemetry import Telemetry
-from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc
+from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc, recordings_pb2_grpc
 
 
 @asynccontextmanager
-async def build(settings: CacheSettings, dial: Dial, telemetry: Telemetry) -> AsyncIterator[Register]:
-    """The servicers, ready to be added to a server; the backend is closed when the context ends."""
+async def build(
+    settings: CacheSettings, dial: Dial, telemetry: Telemetry, *, clock: Clock | None = None
+) -> AsyncIterator[Register]:
+    """The servicers, ready to be added to a server; the backend is closed when the context ends. ``clock``: in place of
+    the machine's, for whoever lives through another time.
+    """
     del dial, telemetry  # the cache calls no other service, and its spans are those of its calls
-    clock = SystemClock()
-    async with open_stores(settings, clock) as stores:
+    clock = clock or SystemClock()
+    waiting = queue_limits(settings)
+    async with open_stores(settings, clock) as stores, Recorder(stores.records, clock, waiting).running() as recorder:
         limits = Limits(max_entry_bytes=settings.max_entry_bytes, ttl_s=settings.ttl_s)
         counters = Counters()
         tiers: list[UpperTier] = [CanonicalTier(stores.entries)]
         if settings.semantic:
             tiers.append(semantic_tier(settings, clock, stores.client, counters.semantic))
-        servicer = CacheServicer(CacheService(stores.entries, clock, limits, tiers, counters))
+        answers = CacheService(stores.entries, clock, limits, tiers, counters)
+        recordings = Recordings(stores.records, recorder, record_bounds(settings), waiting)
+        servicer = CacheServicer(answers, recorder, recordings)
         flights = FlightServicer(FlightService(stores.flights, clock, flight_limits(settings)))
 
         def register(server: grpc.aio.Server) -> None:
             cache_pb2_grpc.add_CacheServiceServicer_to_server(servicer, server)
             flights_pb2_grpc.add_FlightServiceServicer_to_server(flights, server)
+            recordings_pb2_grpc.add_RecordingServiceServicer_to_server(RecordingServicer(recordings), server)
 
         yield register
 
@@ -74,6 +90,7 @@ class Stores:
 
     entries: EntryStore
     flights: FlightStore
+    records: RecordStore
     client: Redis | None = None
 
 
@@ -84,8 +101,11 @@ async def open_stores(settings: CacheSettings, clock: Clock) -> AsyncIterator[St
         memory = MemoryStore(max_bytes=settings.max_bytes, clock=clock, new_epoch=epochs_of(clock))
         sweeper = asyncio.create_task(sweeping(memory, every_s=settings.sweep_every_s))
         try:
-            flights = MemoryFlights(max_bytes=settings.flight_max_bytes, clock=clock)
-            yield Stores(_packed(memory, settings), flights)
+            yield Stores(
+                _packed(memory, settings),
+                MemoryFlights(max_bytes=settings.flight_max_bytes, clock=clock),
+                MemoryRecords(record_bounds(settings), max_bytes=settings.recording_total_max_bytes, clock=clock),
+            )
         finally:
             sweeper.cancel()
             await asyncio.gather(sweeper, return_exceptions=True)
@@ -99,7 +119,8 @@ async def open_stores(settings: CacheSettings, clock: Clock) -> AsyncIterator[St
     redis_store = RedisStore(client, new_epoch=epochs_of(clock))
     try:
         guarded = GuardedStore(redis_store, clock, retry_after_s=settings.redis_retry_after_s)
-        yield Stores(_packed(guarded, settings), RedisFlights(client), client)
+        records = RedisRecords(client, record_bounds(settings), clock=clock)
+        yield Stores(_packed(guarded, settings), RedisFlights(client), records, client)
     finally:
         await redis_store.aclose()
 
@@ -141,6 +162,23 @@ def flight_limits(settings: CacheSettings) -> FlightLimits:
         ttl_s=settings.flight_ttl_s,
         max_wait_s=settings.flight_max_wait_s,
         max_lease_s=settings.flight_max_lease_s,
+    )
+
+
+def record_bounds(settings: CacheSettings) -> RecordBounds:
+    """The bounds of the records of one organisation."""
+    return RecordBounds(
+        max_records=settings.recording_max_records,
+        max_bytes=settings.recording_max_bytes,
+        ttl_s=settings.recording_ttl_s,
+    )
+
+
+def queue_limits(settings: CacheSettings) -> QueueLimits:
+    """What is recorded at all, and waits to be written."""
+    return QueueLimits(
+        max_record_bytes=settings.recording_max_record_bytes,
+        max_waiting_bytes=settings.recording_max_waiting_bytes,
     )
 
 

@@ -12,6 +12,7 @@ import uvloop
 
 from tallygate_deploy import budgets, keys, ledger_check, operator, payments, provider_keys, usage, verify
 from tallygate_deploy.account import commands as account
+from tallygate_deploy.cache_safety import command as cache_safety
 from tallygate_deploy.data_dir import DataDir, DataDirError
 from tallygate_deploy.installation import CannotStartError, RunInstallation, StartOptions
 from tallygate_deploy.ledger_client import DEFAULT_DATA, DataOption
@@ -34,6 +35,7 @@ app.add_typer(account.app, name="account")
 app.add_typer(usage.app, name="usage")
 
 app.command("verify")(verify.command)
+app.command("cache-safety")(cache_safety.command)
 
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")]
 HostOption = Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")]

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from edge.wire.account.keys import CACHE_DEFAULTS, REGIONS, SCOPES, CacheDefault, Key, Region, Scope
+from edge.wire.account.cache import CACHE_DEFAULTS, CacheDefault
+from edge.wire.account.keys import REGIONS, SCOPES, Key, Region, Scope
 from tallygate.ledger.v1 import account_pb2, account_pb2_grpc, ledger_pb2
 from tallygate_deploy.data_dir import DataDir
 from tallygate_deploy.ledger_client import (
@@ -61,8 +62,9 @@ def create_key(
         int | None, typer.Option(min=0, max=_MAX_PER_MINUTE, help="0: no limit; by default the installation's.")
     ] = None,
     cache: Annotated[
-        CacheDefault, typer.Option(help="Whether requests that don't say use the cache.")
-    ] = CacheDefault.ON,
+        CacheDefault | None,
+        typer.Option(help="Whether requests that don't say use the cache; by default as its project has it."),
+    ] = None,
     expires_in_days: Annotated[
         float | None, typer.Option(min=0.0001, max=36_500, help="It ends by itself after so many days.")
     ] = None,

@@ -1,4 +1,4 @@
-"""The ledger's account services over gRPC, for the routes that manage an account."""
+"""The ledger's account services, and the cache, over gRPC, for the routes that manage an account."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeVar
 import grpc
 
 from meshkit.errors import mesh_errors
+from tallygate.cache.v1 import cache_pb2_grpc, recordings_pb2_grpc
 from tallygate.ledger.v1 import (
     account_pb2_grpc,
     audit_pb2_grpc,
@@ -28,7 +29,9 @@ class Account:
     that is the operator's.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, cache: grpc.aio.Channel, timeout_s: float) -> None:
+        self.cache = cache_pb2_grpc.CacheServiceStub(cache)
+        self.recordings = recordings_pb2_grpc.RecordingServiceStub(cache)
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(channel)
@@ -44,7 +47,7 @@ class Account:
         """What a method of one of the stubs answers. ``timeout_s``: if not as usual.
 
         Raises:
-            MeshError: refused, or the ledger is away.
+            MeshError: refused, or the service is away.
         """
         with mesh_errors():
             return await method(request, timeout=timeout_s or self._timeout_s)

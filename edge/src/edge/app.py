@@ -69,7 +69,7 @@ def create_app(
     failures = Failures(account, clock, interval_s=settings.failure_interval_s, max_waiting=settings.failures_waiting)
     tasks = [
         Watch("catalog", catalog.changes, catalog.take).run,
-        Watch("revocations", mesh.ledger.revocations, authenticator.forget).run,
+        Watch("revocations", mesh.ledger.revocations, authenticator.note_change).run,
         failures.run,
     ]
     app = FastAPI(

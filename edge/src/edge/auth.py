@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -19,6 +20,8 @@ from edge.exchange import Exchange
 from edge.limits import NOT_VALID, RateLimits
 from edge.mesh import Ledger
 from edge.origin import Address, Network, client_address, networks_of
+from edge.wire.cache_control import NO_CONTROLS, Controls
+from edge.wire.standing import standing_controls
 from meshkit.clock import Clock
 from meshkit.errors import MeshError
 from tallygate.common.v1 import principal_pb2
@@ -37,6 +40,8 @@ class Caller:
     policy: ledger_pb2.KeyPolicy
     networks: tuple[Network, ...] = ()
     """Where its key may be used from; empty: anywhere."""
+    cache: Controls = NO_CONTROLS
+    """How its requests use the cache where they don't say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +140,9 @@ class Authenticator:
     async def _ask(self, secret: str, digest: bytes) -> Caller:
         asked_at_s, revocations = self._clock.monotonic_s(), self._revocations
         answer = await self._ledger.authenticate(secret)
-        caller = Caller(answer.principal, answer.policy, networks_of(answer.policy.allowed_cidrs))
+        caller = Caller(
+            answer.principal, answer.policy, networks_of(answer.policy.allowed_cidrs), standing_controls(answer)
+        )
         # An answer that crossed a revocation may be older than it: good for this request, which the ledger checks
         # again, but not to be kept.
         if revocations == self._revocations and answer.valid_for_ms > 0:
@@ -145,17 +152,30 @@ class Authenticator:
                 self._kept.popitem(last=False)
         return caller
 
-    def forget(self, key_id: str) -> None:
-        """Drops what is kept of a key that was revoked, rotated or changed; of every key for the empty id, with which a
-        watch begins.
-        """
-        self._revocations += 1
-        if not key_id:
+    def note_change(self, change: ledger_pb2.WatchRevocationsResponse) -> None:
+        """Drops what is kept of what has changed; of every key for the empty message, with which a watch begins."""
+        if change.key_id:
+            self.forget(change.key_id)
+        elif change.org_id:
+            self.forget_organization(change.org_id)
+        else:
+            self._revocations += 1
             self._kept.clear()
-            return
-        for digest in [digest for digest, kept in self._kept.items() if kept.caller.principal.key_id == key_id]:
-            del self._kept[digest]
+
+    def forget(self, key_id: str) -> None:
+        """Drops what is kept of a key that was revoked, rotated or changed."""
+        self._drop(lambda principal: principal.key_id == key_id)
         _log.info("key_changed", key_id=key_id)
+
+    def forget_organization(self, org_id: str) -> None:
+        """Drops what is kept of all keys of an organisation, which inherit something that has changed."""
+        self._drop(lambda principal: principal.org_id == org_id)
+        _log.info("keys_changed", org_id=org_id)
+
+    def _drop(self, concerns: Callable[[principal_pb2.Principal], bool]) -> None:
+        self._revocations += 1
+        for digest in [digest for digest, kept in self._kept.items() if concerns(kept.caller.principal)]:
+            del self._kept[digest]
 
 
 def _check_address(networks: tuple[Network, ...], address: Address | None) -> None:

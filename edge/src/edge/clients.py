@@ -120,13 +120,13 @@ class GrpcLedger:
         with mesh_errors():
             return await self._stub.ListSigningKeys(ledger_pb2.ListSigningKeysRequest(), timeout=self._timeout_s)
 
-    async def revocations(self) -> AsyncGenerator[str]:
-        """Ids of keys as they are revoked; first an empty one."""
+    async def revocations(self) -> AsyncGenerator[ledger_pb2.WatchRevocationsResponse]:
+        """Keys as they are revoked or changed; first an empty message."""
         with mesh_errors():
             call = self._stub.WatchRevocations(ledger_pb2.WatchRevocationsRequest(), timeout=self._watch_timeout_s)
             try:
                 async for message in call:
-                    yield message.key_id
+                    yield message
             finally:
                 call.cancel()
 

@@ -38,8 +38,8 @@ class Ledger(Protocol):
     async def signing_keys(self) -> ledger_pb2.ListSigningKeysResponse:
         """The public keys of the log."""
 
-    def revocations(self) -> AsyncGenerator[str]:
-        """Ids of keys as they are revoked; first an empty one, when the watch stands."""
+    def revocations(self) -> AsyncGenerator[ledger_pb2.WatchRevocationsResponse]:
+        """Keys as they are revoked or changed; first an empty message, when the watch stands."""
 
 
 class Cache(Protocol):

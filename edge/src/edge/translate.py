@@ -102,7 +102,7 @@ def lookup_request(request: Admitted, mode: Mode | None = None) -> cache_pb2.Loo
             max_error_ppm=controls.max_error_ppm,
             ttl_s=controls.ttl_s,
             share_in_org=controls.share_in_org,
-            record=controls.record,
+            record=controls.record and mode is None,  # else it has been looked up, and recorded, before
         ),
         completion_id=request.exchange.generation_id,
     )

@@ -23,7 +23,7 @@ from meshkit.telemetry import Telemetry
 async def build(settings: EdgeSettings, dial: Dial, telemetry: Telemetry) -> AsyncIterator[ASGIApp]:
     """The edge as an ASGI application, to be served by ``edge.serving``. It runs its watches in the ASGI lifespan."""
     mesh = dial_mesh(settings, dial)
-    account = Account(dial(settings.ledger_addr), timeout_s=settings.rpc_timeout_s)
+    account = Account(dial(settings.ledger_addr), cache=dial(settings.cache_addr), timeout_s=settings.rpc_timeout_s)
     clock = SystemClock()
     async with rate_limits(settings, clock) as limits:
         yield create_app(mesh, account, limits, settings, telemetry, clock=clock, make_id=new_id, new_salt=new_salt)

@@ -93,6 +93,10 @@ class LedgerSettings(BaseSettings):
     tokens_per_minute: int = Field(0, ge=0)
     """The most tokens in a minute of a key that has no limit of its own; 0: no limit."""
 
+    cache_default: Literal["on", "off"] = "on"
+    """Whether requests use the cache that don't say, of keys whose organisation, project and own policy don't say
+    either."""
+
     valid_for_ms: int = Field(5_000, ge=0, le=60_000)
     """Milliseconds for which an answer of Authenticate may be kept."""
 

@@ -70,6 +70,15 @@ def request_of(blob: bytes) -> bytes:
     return blob[_request_at(blob) :]
 
 
+def organization_of(blob: bytes) -> str | None:
+    """Whose request the entry in ``blob`` answers, to judge by the request in it; None: it is no entry."""
+    try:
+        org_id: str = orjson.loads(request_of(blob))["scope"]["org"]
+    except (Poisoned, ValueError, KeyError, TypeError):
+        return None
+    return org_id
+
+
 def open_sealed(blob: bytes, request: bytes) -> Entry:
     """The entry in ``blob``, after comparing the stored request with ``request`` and the digest with the answer.
 

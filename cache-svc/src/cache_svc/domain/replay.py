@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -43,7 +42,8 @@ class Tier(Enum):
 class Controls:
     """What a request asked of the cache. ``max_age_s``: the oldest answer it takes; None: any. ``up_to``: the last tier
     that may answer. ``max_error``: of the semantic tier, the share of its replays that may be wrong, 0 to 1; None: it
-    does not answer.
+    does not answer. ``ttl_s``: the longest that an answer is kept, and so the oldest that is replayed; 0: as long as
+    the service keeps any.
     """
 
     mode: Mode = Mode.DEFAULT
@@ -51,27 +51,33 @@ class Controls:
     allow_sampled: bool = False
     up_to: Tier = Tier.EXACT
     max_error: float | None = None
+    ttl_s: int = 0
 
-    def takes(self, age_ms: int) -> bool:
+    def admits_age(self, age_ms: int) -> bool:
         """Whether an answer of this age may be replayed."""
-        return self.max_age_s is None or (self.max_age_s > 0 and age_ms <= self.max_age_s * 1000)
+        if self.ttl_s and age_ms > self.ttl_s * 1_000:
+            return False
+        return self.max_age_s is None or (self.max_age_s > 0 and age_ms <= self.max_age_s * 1_000)
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Which request: all that the key is made of, besides the epochs. ``body``: the client's, verbatim."""
+    """Which request: all that the key is made of, besides the epochs. ``body``: the client's, verbatim.
+    ``share_in_org``: the organisation's projects replay each other's answers.
+    """
 
     principal: Principal
     endpoint: str
     model: str
     policy_epoch: str
     body: bytes
+    share_in_org: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A verified answer, rendered: ``body``, or ``chunks`` where the client asked for a stream. ``similarity``: of the
-    two questions, where a tier measured any.
+    two questions, where a tier measured any. ``address``: where it lies.
     """
 
     entry: Entry
@@ -82,11 +88,14 @@ class Hit:
     usage_chunk: bytes = b""
     tier: Tier = Tier.EXACT
     similarity: float = 0.0
+    address: bytes = field(kw_only=True)
 
     @property
     def key_digest(self) -> str:
-        """What names the entry in logs and in Cache-Status; it tells nothing about the request."""
-        return hashlib.sha256(self.key).hexdigest()
+        """What names the entry in logs, in Cache-Status and to a purge. A hash of a request with its scope: whoever can
+        guess it has the request, and only its own tenant is shown it.
+        """
+        return self.address.hex()
 
 
 @dataclass(frozen=True, slots=True)

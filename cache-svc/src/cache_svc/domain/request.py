@@ -46,12 +46,21 @@ _BEFORE_BODY = b'{"body":'
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Of what entries and lookups are counted together. ``project_id`` "": shared by the organisation's projects."""
+
+    org_id: str
+    project_id: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class CacheRequest:
     """A parsed request. ``body`` is what of it is in the key.
 
     ``canonical`` is the key's JSON without the purge epochs: the bytes that a hit compares. ``address`` is its SHA-256:
-    where the entry lies, whatever the epochs. ``epoch_names`` name the epochs of organisation, project and model, in
-    that order.
+    where the entry lies, whatever the epochs. ``epoch_names`` name the epochs of organisation, of project or what its
+    projects share, and of model, in that order.
     """
 
     canonical: bytes
@@ -87,18 +96,34 @@ class CacheRequest:
         return _after_body({**self._facts, "purge_epochs": [str(epoch) for epoch in epochs]})
 
 
-def read_request(*, principal: Principal, endpoint: str, model: str, policy_epoch: str, raw: bytes) -> CacheRequest:
-    """The request of ``raw``, a client's body.
+def read_request(
+    *, principal: Principal, endpoint: str, model: str, policy_epoch: str, raw: bytes, share_in_org: bool = False
+) -> CacheRequest:
+    """The request of ``raw``, a client's body. ``share_in_org``: whatever the project; a shared and an unshared request
+    never meet.
 
     Raises:
         NotCanonical: the body has no canonical form.
     """
     return keyed(
-        canonical.parse_object(raw), principal=principal, endpoint=endpoint, model=model, policy_epoch=policy_epoch
+        canonical.parse_object(raw),
+        principal=principal,
+        endpoint=endpoint,
+        model=model,
+        policy_epoch=policy_epoch,
+        share_in_org=share_in_org,
     )
 
 
-def keyed(whole: dict[str, Any], *, principal: Principal, endpoint: str, model: str, policy_epoch: str) -> CacheRequest:
+def keyed(
+    whole: dict[str, Any],
+    *,
+    principal: Principal,
+    endpoint: str,
+    model: str,
+    policy_epoch: str,
+    share_in_org: bool = False,
+) -> CacheRequest:
     """The request of ``whole``, a client's body as ``canonical`` parsed it: all of the work on a key but the parsing.
 
     Raises:
@@ -108,7 +133,9 @@ def keyed(whole: dict[str, Any], *, principal: Principal, endpoint: str, model: 
     if _has_markers(body):
         body = _without_markers(body)
     body_bytes = canonical.dump(body)
-    scope = {"org": principal.org_id, "project": principal.project_id}
+    scope = {"org": principal.org_id}
+    if not share_in_org:
+        scope["project"] = principal.project_id
     if "user" in whole:
         scope["user"] = whole["user"]
     facts: dict[str, Any] = {
@@ -130,7 +157,9 @@ def keyed(whole: dict[str, Any], *, principal: Principal, endpoint: str, model: 
         address=_sha256_with(body_hash, rest),
         epoch_names=(
             epoch_name(principal.org_id),
-            epoch_name(principal.org_id, project_id=principal.project_id),
+            shared_epoch_name(principal.org_id)
+            if share_in_org
+            else epoch_name(principal.org_id, project_id=principal.project_id),
             epoch_name(principal.org_id, model=model),
         ),
         endpoint=endpoint,
@@ -150,6 +179,17 @@ def epoch_name(org_id: str, *, project_id: str = "", model: str = "") -> str:
     if model:
         return orjson.dumps(["model", org_id, model]).decode()
     return orjson.dumps(["org", org_id]).decode()
+
+
+def shared_epoch_name(org_id: str) -> str:
+    """What the purge epoch of the answers that an organisation's projects share is called."""
+    return orjson.dumps(["shared", org_id]).decode()
+
+
+def group_of(epoch_names: Sequence[str]) -> Group:
+    """Whose entries have the ``epoch_names`` of a request."""
+    (_, org_id), whose, (_, _, model) = map(orjson.loads, epoch_names)
+    return Group(org_id, whose[2] if whose[0] == "project" else "", model)
 
 
 def _after_body(facts: dict[str, Any]) -> bytes:

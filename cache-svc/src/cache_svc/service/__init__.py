@@ -4,6 +4,16 @@ from cache_svc.service.answers import CacheService, Counters, Limits
 from cache_svc.service.canonical_tier import CanonicalTier
 from cache_svc.service.flights import FlightLimits, FlightService, FlightStore, Kept
 from cache_svc.service.ports import EntryStore, Found, NewEpoch, StoreUsage
+from cache_svc.service.recordings import (
+    Drop,
+    Held,
+    KeptRecord,
+    QueueLimits,
+    RecordBounds,
+    Recorder,
+    Recordings,
+    RecordStore,
+)
 from cache_svc.service.refusals import BadRequest, StoreFull, StoreUnavailable
 from cache_svc.service.tiers import Candidate, Clue, KeptAnswer, Ruling, SemanticCounters, UpperTier, Verdict
 
@@ -14,15 +24,23 @@ __all__ = [
     "CanonicalTier",
     "Clue",
     "Counters",
+    "Drop",
     "EntryStore",
     "FlightLimits",
     "FlightService",
     "FlightStore",
     "Found",
+    "Held",
     "Kept",
     "KeptAnswer",
+    "KeptRecord",
     "Limits",
     "NewEpoch",
+    "QueueLimits",
+    "RecordBounds",
+    "RecordStore",
+    "Recorder",
+    "Recordings",
     "Ruling",
     "SemanticCounters",
     "StoreFull",

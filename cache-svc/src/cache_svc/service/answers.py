@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ import structlog
 
 from cache_svc.domain import answer as answers
 from cache_svc.domain.eligibility import why_never_stored
-from cache_svc.domain.entry import Entry, Poisoned, open_sealed, seal
+from cache_svc.domain.entry import Entry, Poisoned, open_sealed, organization_of, seal
 from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject, Tier
-from cache_svc.domain.request import CacheRequest, epoch_name, read_request
+from cache_svc.domain.request import CacheRequest, Group, epoch_name, read_request, shared_epoch_name
+from cache_svc.domain.statistics import Held, Tallies, Tally
 from cache_svc.service.ports import EntryStore, Found, StoreUsage
 from cache_svc.service.refusals import BadRequest, StoreFull, StoreUnavailable
 from cache_svc.service.tiers import Answered, SemanticCounters, UpperTier, UpperTiers
@@ -64,6 +66,7 @@ class CacheService:
         self._clock = clock
         self._limits = limits
         self._upper = UpperTiers(store, clock, tiers)
+        self._tallies = Tallies()
         self.counters = counters or Counters()
 
     async def lookup(self, subject: Subject, controls: Controls, completion_id: str) -> Hit | Miss:
@@ -78,11 +81,14 @@ class CacheService:
             outcome = await self._find(request, controls, completion_id)
         except StoreUnavailable:
             outcome = Miss(MissReason.UNAVAILABLE)
+        tally = self._tallies.of(_group(subject))
         if isinstance(outcome, Hit):
             self.counters.hits += 1
             self.counters.hits_by_tier[outcome.tier] += 1
+            tally.hits += 1
         else:
             self.counters.misses += 1
+            tally.misses += 1
         return outcome
 
     async def _find(self, request: CacheRequest, controls: Controls, completion_id: str) -> Hit | Miss:
@@ -105,8 +111,9 @@ class CacheService:
             reason = MissReason.NOT_STORED
         else:
             age_ms = max(0, self._clock.now_ms() - entry.stored_at_ms)
-            if controls.takes(age_ms):
-                return self._render(request, Answered(Tier.EXACT, entry, key, age_ms), completion_id)
+            if controls.admits_age(age_ms):
+                exact = Answered(Tier.EXACT, entry, key, age_ms, request.address)
+                return self._render(request, exact, completion_id)
             reason = MissReason.STALE
         if ask is None:
             return Miss(reason, leave)
@@ -136,7 +143,15 @@ class CacheService:
         entry, created_s = found.entry, self._clock.now_ms() // 1000
         if not request.stream:
             body = answers.render_body(entry.answer, completion_id=completion_id, created_s=created_s)
-            return Hit(entry, found.key, found.age_ms, body=body, tier=found.tier, similarity=found.similarity)
+            return Hit(
+                entry,
+                found.key,
+                found.age_ms,
+                body=body,
+                tier=found.tier,
+                similarity=found.similarity,
+                address=found.address,
+            )
         chunks, usage_chunk = answers.render_chunks(entry.answer, completion_id=completion_id, created_s=created_s)
         if not request.include_usage:
             usage_chunk = b""
@@ -148,17 +163,26 @@ class CacheService:
             usage_chunk=usage_chunk,
             tier=found.tier,
             similarity=found.similarity,
+            address=found.address,
         )
 
     async def store(
-        self, subject: Subject, key: bytes, fresh: FreshAnswer, up_to: Tier = Tier.EXACT, lesson: bytes = b""
+        self,
+        subject: Subject,
+        key: bytes,
+        fresh: FreshAnswer,
+        *,
+        ttl_s: int = 0,
+        up_to: Tier = Tier.EXACT,
+        lesson: bytes = b"",
     ) -> str:
-        """Keeps a fresh answer under the key that its lookup gave. Returns why it did not; empty: it did.
+        """Keeps a fresh answer under the key that its lookup gave, for ``ttl_s`` at most; 0: as long as any. Returns
+        why it did not; empty: it did.
 
         ``up_to``: the last tier that may find it, as its lookup said. ``lesson``: of the ``Miss``.
         """
         try:
-            refusal = await self._keep(subject, key, fresh, up_to, lesson)
+            refusal = await self._keep(subject, key, fresh, ttl_s or self._limits.ttl_s, up_to, lesson)
         except answers.NotStorable as error:
             refusal = str(error)
         except StoreUnavailable:
@@ -169,9 +193,12 @@ class CacheService:
             self.counters.store_refusals += 1
         else:
             self.counters.stores += 1
+            self._tallies.of(_group(subject)).stores += 1
         return refusal
 
-    async def _keep(self, subject: Subject, key: bytes, fresh: FreshAnswer, up_to: Tier, lesson: bytes) -> str:
+    async def _keep(
+        self, subject: Subject, key: bytes, fresh: FreshAnswer, ttl_s: int, up_to: Tier, lesson: bytes
+    ) -> str:
         request = await _aside(len(subject.body), partial(_read, subject))
         # Whether a sample may be replayed was decided when the ticket was given.
         ineligible = why_never_stored(request.endpoint, request.body, allow_sampled=True)
@@ -197,12 +224,14 @@ class CacheService:
         blob = seal(entry, request.canonical)
         if len(blob) > self._limits.max_entry_bytes:
             return f"the entry has {len(blob)} bytes, the limit is {self._limits.max_entry_bytes}"
-        await self._store.put(request.address, blob, ttl_s=self._limits.ttl_s, epoch_names=request.epoch_names)
-        await self._upper.keep(request, entry.answer, up_to, ttl_s=self._limits.ttl_s, lesson=lesson)
+        ttl_s = min(ttl_s, self._limits.ttl_s)
+        await self._store.put(request.address, blob, ttl_s=ttl_s, epoch_names=request.epoch_names)
+        await self._upper.keep(request, entry.answer, up_to, ttl_s=ttl_s, lesson=lesson)
         return ""
 
     async def purge(self, org_id: str, *, project_id: str = "", model: str = "") -> int:
         """Forgets the answers of an organisation, or of one project or model in it. Returns the epoch now in force.
+        With a project's go those that the projects share, because it is not kept whose they were first.
 
         Raises:
             BadRequest: no organisation; or a project and a model.
@@ -212,9 +241,44 @@ class CacheService:
             raise BadRequest("a purge names an organisation")
         if project_id and model:
             raise BadRequest("a purge names a project or a model, not both")
+        if project_id:
+            await self._store.raise_epoch(shared_epoch_name(org_id))
         epoch = await self._store.raise_epoch(epoch_name(org_id, project_id=project_id, model=model))
         _log.info("cache_purged", org_id=org_id, project_id=project_id, model=model, epoch=epoch)
         return epoch
+
+    async def purge_prefix(self, org_id: str, prefix: str) -> int:
+        """Forgets those of an organisation's entries whose address begins with these hex digits. Returns how many.
+
+        Raises:
+            BadRequest: no organisation, or not 8 to 64 hex digits.
+            StoreUnavailable: some may be there still.
+        """
+        if not org_id:
+            raise BadRequest("a purge names an organisation")
+        if not _KEY_PREFIX.fullmatch(prefix):
+            raise BadRequest(
+                "key_prefix is the beginning of a key, as Cache-Status shows it: 8 to 64 of 0-9 and a-f, not "
+                f"{prefix[:70]!r}"
+            )
+        forgotten = 0
+        for address, blob in await self._store.under(prefix.lower()):
+            if organization_of(blob) == org_id:
+                await self._store.delete(address)
+                forgotten += 1
+        _log.info("cache_entries_purged", org_id=org_id, key_prefix=prefix, forgotten=forgotten)
+        return forgotten
+
+    async def statistics(self, org_id: str) -> tuple[dict[Group, tuple[Tally, Held]], bool]:
+        """Of one organisation, by group; and whether the store says what it holds of it: not where it is away."""
+        try:
+            held = await self._store.held(org_id)
+        except StoreUnavailable:
+            held = None
+        tallies = self._tallies.of_organization(org_id)
+        groups = sorted({*tallies, *(held or ())}, key=lambda group: (group.project_id, group.model))
+        found = {group: (tallies.get(group, Tally()), (held or {}).get(group, Held())) for group in groups}
+        return found, held is not None
 
     async def usage(self) -> StoreUsage:
         """What the store holds; zeros where it is away."""
@@ -232,6 +296,14 @@ def _read_answer(fresh: FreshAnswer) -> dict[str, Any]:
     return answers.read_chunks(fresh.chunks) if fresh.chunks else answers.read_body(fresh.body)
 
 
+_KEY_PREFIX = re.compile(r"[0-9a-fA-F]{8,64}")
+
+
+def _group(subject: Subject) -> Group:
+    project_id = "" if subject.share_in_org else subject.principal.project_id
+    return Group(subject.principal.org_id, project_id, subject.model)
+
+
 def _read(subject: Subject) -> CacheRequest:
     return read_request(
         principal=subject.principal,
@@ -239,4 +311,5 @@ def _read(subject: Subject) -> CacheRequest:
         model=subject.model,
         policy_epoch=subject.policy_epoch,
         raw=subject.body,
+        share_in_org=subject.share_in_org,
     )

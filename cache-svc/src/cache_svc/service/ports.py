@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from cache_svc.domain.request import Group
+from cache_svc.domain.statistics import Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,7 @@ class StoreUsage:
 
     held_bytes: int
     evictions: int
+    entries: int = 0
 
 
 class EntryStore(Protocol):
@@ -50,8 +54,16 @@ class EntryStore(Protocol):
     async def raise_epoch(self, epoch_name: str) -> int:
         """Sets the epoch to a value that it never had before, above the last one, and returns it."""
 
+    async def under(self, prefix: str) -> list[tuple[bytes, bytes]]:
+        """Addresses that begin with these hex digits, whosever they are, with their bytes. Looks at all addresses."""
+
     async def usage(self) -> StoreUsage:
         """What is held."""
+
+    async def held(self, org_id: str) -> Mapping[Group, Held] | None:
+        """What is held of an organisation, by the group that its ``epoch_names`` say; None: the backend does not count
+        that.
+        """
 
 
 NewEpoch = Callable[[], int]

@@ -138,12 +138,13 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A verified entry of another request. ``key``: the one that the entry was stored under."""
+    """A verified entry, of this request or another. ``key``: the one that it was stored under, ``address``: where."""
 
     tier: Tier
     entry: Entry
     key: bytes
     age_ms: int
+    address: bytes
     similarity: float = 0.0
 
 
@@ -205,12 +206,12 @@ class UpperTiers:
             return False
         entry, kept_text, key = opened
         age_ms = max(0, self._clock.now_ms() - entry.stored_at_ms)
-        if controls.takes(age_ms):
+        if controls.admits_age(age_ms):
             verdict = await upper.judge(question, kept_text, entry.answer, candidate, controls)
             found.lesson = verdict.lesson
             found.detail = verdict.detail or found.detail
             if verdict.ruling is Ruling.REPLAY:
-                found.answered = Answered(upper.tier, entry, key, age_ms, verdict.similarity)
+                found.answered = Answered(upper.tier, entry, key, age_ms, candidate.address, verdict.similarity)
                 return True
             if verdict.ruling is Ruling.POISONED:
                 _poison(found, candidate, f"the {upper.tier.name.lower()} tier's record is of another text")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import structlog
 
+from cache_svc.domain.request import Group
+from cache_svc.domain.statistics import Held
 from cache_svc.service import EntryStore, Found, StoreFull, StoreUnavailable, StoreUsage
 from meshkit.clock import Clock
 
@@ -114,3 +116,13 @@ class GuardedStore:
         """See ``EntryStore``."""
         with self._breaker.call():
             return await self._store.usage()
+
+    async def under(self, prefix: str) -> list[tuple[bytes, bytes]]:
+        """See ``EntryStore``. Let through also in an outage: it is for a purge."""
+        with self._breaker.call(always=True):
+            return await self._store.under(prefix)
+
+    async def held(self, org_id: str) -> Mapping[Group, Held] | None:
+        """See ``EntryStore``."""
+        with self._breaker.call():
+            return await self._store.held(org_id)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from cache_svc.domain.request import Group
+from cache_svc.domain.statistics import Held
 from cache_svc.service import EntryStore, Found, StoreUsage
 
 MAGIC = b"TGZ1"
@@ -59,6 +61,15 @@ class PackedStore:
     async def raise_epoch(self, epoch_name: str) -> int:
         """See ``EntryStore``."""
         return await self._store.raise_epoch(epoch_name)
+
+    async def under(self, prefix: str) -> list[tuple[bytes, bytes]]:
+        """See ``EntryStore``."""
+        found = await self._store.under(prefix)
+        return [(address, await self._restored(packed) or packed) for address, packed in found]
+
+    async def held(self, org_id: str) -> Mapping[Group, Held] | None:
+        """See ``EntryStore``; of the bytes as they lie there."""
+        return await self._store.held(org_id)
 
     async def usage(self) -> StoreUsage:
         """See ``EntryStore``; of the bytes as they lie there."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from tallygate_deploy.account import billing, keys, projects, spending, webhooks
+from tallygate_deploy.account import billing, cache, keys, projects, spending, webhooks
 from tallygate_deploy.account.client import opened
 
 app = typer.Typer(no_args_is_help=True, callback=opened)
 app.add_typer(keys.app, name="key")
 app.add_typer(projects.app, name="project")
 app.add_typer(projects.organization_app, name="organization")
+app.add_typer(cache.app, name="cache")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(billing.app, name="billing")
 app.add_typer(billing.provider_key_app, name="provider-key")

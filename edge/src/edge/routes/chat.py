@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 import structlog
 from starlette.requests import Request
@@ -38,7 +39,7 @@ from edge.translate import (
     usage_payload,
 )
 from edge.wire import sse
-from edge.wire.cache_control import Mode, parse_controls, status_hit
+from edge.wire.cache_control import Mode, lets_itself_be_recorded, parse_controls, status_hit
 from edge.wire.checks import parse_chat
 from edge.wire.strict_json import refuse_ambiguous
 from edge.wire.tags import tags_of
@@ -49,7 +50,6 @@ from meshkit.errors import MeshError
 from tallygate.cache.v1 import cache_pb2, flights_pb2
 from tallygate.common.v1 import money_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
-from tallygate.ledger.v1 import ledger_pb2
 from tallygate.router.v1 import router_pb2
 
 _JSON = "application/json"
@@ -143,7 +143,9 @@ class ChatCompletions:
         exchange.span_attributes |= {"gen_ai.operation.name": "chat", "gen_ai.request.model": exchange.requested_model}
         exchange.tags = tags_of(call.metadata, request.headers)
         policy = caller.policy
-        controls = parse_controls(request.headers, off_by_default=policy.cache_default == ledger_pb2.CACHE_DEFAULT_OFF)
+        controls = parse_controls(request.headers, caller.cache)
+        if controls.record and not lets_itself_be_recorded(request.headers):
+            controls = replace(controls, record=False)
         model = self._catalog.resolve(call.model)
         exchange.model = model.id
         tokens = await self._limits.take_tokens(
@@ -158,7 +160,7 @@ class ChatCompletions:
 
     async def _look_up(self, admitted: Admitted) -> cache_pb2.LookupResponse:
         """What the cache has. A cache that is away counts as a miss without leave to store."""
-        if admitted.controls.mode is Mode.OFF:
+        if admitted.controls.mode is Mode.OFF and not admitted.controls.record:
             refuse_ambiguous(admitted.body)
             return _missed(cache_pb2.Miss.REASON_BYPASSED)
         try:

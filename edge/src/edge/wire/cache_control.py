@@ -1,20 +1,26 @@
 """What a request asks of the cache, and what the answer says of it.
 
-``X-Tallygate-Cache`` takes one of ``on``, ``off``, ``refresh`` and ``only``, and beside it ``sampled``, as in
-``X-Tallygate-Cache: refresh, sampled``. A key whose cache is off by default replays and stores only for requests that
-have this header.
+``X-Tallygate-Cache`` takes one of ``on``, ``off``, ``refresh`` and ``only``, and beside it ``sampled``, one of
+``exact``, ``canonical`` and ``semantic``, ``ttl=SECONDS`` and ``max-error=SHARE``, as in
+``X-Tallygate-Cache: refresh, sampled`` or ``X-Tallygate-Cache: semantic, max-error=0.01``. A key whose cache is off by
+default replays and stores only for requests that have this header. A request asks for less than its key stands for,
+never for more: a tier beyond the policy's, or a higher error bound, is refused; a longer time to live has no effect.
 ``Cache-Control`` is read as RFC 9111 section 5.2.1 has it; directives without a meaning here are passed over.
 ``Cache-Status`` is RFC 9211.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from enum import Enum
+from typing import TypeVar
 
 from starlette.datastructures import Headers
 
-from edge.errors import invalid
+from edge.errors import invalid, refusal
+from tallygate.common.v1.errors_pb2 import ErrorReason
 
 CACHE_HEADER = "X-Tallygate-Cache"
 _MAX_AGE_LIMIT_S = 2**31  # RFC 9111, 1.2.2: a greater number of seconds counts as this one
@@ -57,43 +63,141 @@ class Controls:
     """The organisation lets its requests be recorded."""
 
 
+NO_CONTROLS = Controls()
+"""Of a request that says nothing, of a key that says nothing."""
 _MODE_OF_DIRECTIVE = {"no-store": Mode.OFF, "no-cache": Mode.REFRESH, "only-if-cached": Mode.ONLY}
 
 
-def parse_controls(headers: Headers, *, off_by_default: bool = False) -> Controls:
-    """The controls in the headers of a request. ``X-Tallygate-Cache`` beats ``Cache-Control`` where both name a mode.
-    ``off_by_default``: without the former, the cache is off.
+def parse_controls(headers: Headers, standing: Controls = NO_CONTROLS) -> Controls:
+    """What a request asks: its headers, and what they don't say from ``standing``, the controls of its key.
+    ``X-Tallygate-Cache`` beats ``Cache-Control`` where both name a mode; where the cache is off by default, it stays
+    off without the former.
 
     Raises:
-        MeshError: INVALID_REQUEST for a value that means nothing, or for two that exclude each other.
+        MeshError: INVALID_REQUEST for a value that means nothing, or for two that exclude each other; PERMISSION_DENIED
+            for more than the key may ask for.
     """
     # A list may come in several lines, one of them a proxy's (RFC 9110, 5.3).
     ours, standard = headers.getlist("x-tallygate-cache"), headers.getlist("cache-control")
     if not ours and not standard:
-        return _OFF if off_by_default else _NONE
-    named, sampled = _ours(",".join(ours))
+        return standing
+    wish = _ours(",".join(ours))
     directed, max_age_s = _standard(",".join(standard))
-    if off_by_default and not ours:
-        return _OFF
-    return Controls(named or directed or Mode.DEFAULT, max_age_s, sampled)
+    if standing.mode is Mode.OFF and not ours:
+        return standing
+    up_to = wish.tier or standing.up_to
+    return replace(
+        standing,
+        mode=wish.mode or directed or Mode.DEFAULT,
+        max_age_s=max_age_s,
+        allow_sampled=wish.sampled or standing.allow_sampled,
+        up_to=_admitted_tier(up_to, standing),
+        max_error_ppm=_admitted_error(wish.max_error_ppm, up_to, standing),
+        ttl_s=min(filter(None, (wish.ttl_s, standing.ttl_s)), default=0),
+    )
 
 
-_NONE, _OFF = Controls(), Controls(Mode.OFF)
+def lets_itself_be_recorded(headers: Headers) -> bool:
+    """False for a request that itself says that nothing of it may be kept; RFC 9111, 5.2.1.5, means the request as well
+    as the response. A key whose cache is off by default says nothing of the kind.
+    """
+    ours, standard = headers.getlist("x-tallygate-cache"), headers.getlist("cache-control")
+    return "off" not in _words(",".join(ours)) and "no-store" not in _words(",".join(standard))
+
+
 _MODE_OF_WORD = {"on": Mode.DEFAULT, "off": Mode.OFF, "refresh": Mode.REFRESH, "only": Mode.ONLY}
+_TIERS = tuple(Tier)
+_TIER_OF_WORD = {tier.value: tier for tier in _TIERS}
+_TAKES = (
+    f"{CACHE_HEADER} takes one of on, off, refresh and only, sampled, one of exact, canonical and semantic, "
+    "ttl=SECONDS and max-error=SHARE"
+)
+_MILLION = 1_000_000
+_SHARE = re.compile(r"(0?\.[0-9]{1,6}|0\.[0-9]{1,6}|1(\.0{1,6})?)")
 
 
-def _ours(value: str) -> tuple[Mode | None, bool]:
-    modes, sampled = set(), False
+@dataclass(slots=True)
+class _Wish:
+    """What ``X-Tallygate-Cache`` says."""
+
+    mode: Mode | None = None
+    tier: Tier | None = None
+    sampled: bool = False
+    ttl_s: int = 0
+    max_error_ppm: int | None = None
+
+
+def _ours(value: str) -> _Wish:
+    wish = _Wish()
     for word in _words(value):
         if word == "sampled":
-            sampled = True
+            wish.sampled = True
         elif word in _MODE_OF_WORD:
-            modes.add(_MODE_OF_WORD[word])
+            wish.mode = _the_one("on, off, refresh and only", wish.mode, _MODE_OF_WORD[word])
+        elif word in _TIER_OF_WORD:
+            wish.tier = _the_one("exact, canonical and semantic", wish.tier, _TIER_OF_WORD[word])
+        elif word.startswith("ttl="):
+            wish.ttl_s = _seconds_to_live(word.removeprefix("ttl="))
+        elif word.startswith("max-error="):
+            wish.max_error_ppm = _ppm(word.removeprefix("max-error="))
         else:
-            raise invalid(f"{CACHE_HEADER} takes on, off, refresh, only and sampled, not {word[:40]!r}.")
-    if len(modes) > 1:
-        raise invalid(f"{CACHE_HEADER} takes one of on, off, refresh and only, not several.")
-    return (modes.pop() if modes else None), sampled
+            raise invalid(f"{_TAKES}, not {word[:40]!r}.")
+    return wish
+
+
+T = TypeVar("T", Mode, Tier)
+
+
+def _the_one(words: str, before: T | None, now: T) -> T:
+    if before not in {None, now}:
+        raise invalid(f"{CACHE_HEADER} takes one of {words}, not several.")
+    return now
+
+
+def _seconds_to_live(argument: str) -> int:
+    if not (argument.isascii() and argument.isdigit() and int(argument[:20])):
+        raise invalid(f"{CACHE_HEADER}: ttl takes a number of seconds of 1 or more, not {argument[:40]!r}.")
+    return _MAX_AGE_LIMIT_S if len(argument) > 10 else min(int(argument), _MAX_AGE_LIMIT_S)
+
+
+def _ppm(argument: str) -> int:
+    ppm = int(Decimal(argument) * _MILLION) if _SHARE.fullmatch(argument) else 0
+    if not ppm:
+        raise invalid(
+            f"{CACHE_HEADER}: max-error takes the share of replays that may be wrong, above 0 and up to 1, with up to "
+            f"six places, such as 0.01, not {argument[:40]!r}. To allow none, ask for `canonical` or `exact`."
+        )
+    return ppm
+
+
+def _admitted_tier(wished: Tier, standing: Controls) -> Tier:
+    if _TIERS.index(wished) > _TIERS.index(standing.up_to):
+        raise refusal(
+            ErrorReason.ERROR_REASON_PERMISSION_DENIED,
+            f"This key replays answers up to the {standing.up_to.value} tier, and the request asks for {wished.value}. "
+            "An account key can allow that, for this key, its project or the organisation: "
+            f'PATCH /v1/keys/KEY_ID/cache with {{"up_to": "{wished.value}"}}.',
+        )
+    return wished
+
+
+def _admitted_error(wished_ppm: int | None, up_to: Tier, standing: Controls) -> int | None:
+    if wished_ppm is None:
+        return standing.max_error_ppm
+    if up_to is not Tier.SEMANTIC:
+        raise invalid(f"{CACHE_HEADER}: max-error is for the semantic tier, and the request asks up to {up_to.value}.")
+    if standing.max_error_ppm is not None and wished_ppm > standing.max_error_ppm:
+        raise refusal(
+            ErrorReason.ERROR_REASON_PERMISSION_DENIED,
+            f"This key accepts wrong replays up to a share of {format_ppm(standing.max_error_ppm)}, and the request "
+            "asks for more. An account key can allow that: PATCH /v1/keys/KEY_ID/cache with `max_error`.",
+        )
+    return wished_ppm
+
+
+def format_ppm(ppm: int) -> str:
+    """Parts per million as a decimal share: 10,000 is "0.01"."""
+    return format((Decimal(ppm) / _MILLION).normalize(), "f")
 
 
 def _standard(value: str) -> tuple[Mode | None, int | None]:

@@ -67,7 +67,12 @@ def _header(name: str, description: str) -> Json:
 
 
 CACHE_CONTROLS: tuple[Json, ...] = (
-    _header("X-Tallygate-Cache", "off, refresh or only; and beside it sampled."),
+    _header(
+        "X-Tallygate-Cache",
+        "on, off, refresh or only; and beside it, with commas, sampled, one of exact, canonical and semantic, "
+        "ttl=SECONDS and max-error=SHARE. A tier or share beyond the key's cache policy is a 403.",
+    ),
+    _header("Cache-Control", "no-store, no-cache, only-if-cached, max-age=SECONDS (RFC 9111)."),
     _header("Idempotency-Key", "The same key and body: the same answer, charged once."),
 )
 
@@ -81,7 +86,8 @@ CHAT_HEADERS: Json = {
     "X-Served-Mode": _shown("fresh, exact, canonical or semantic."),
     "X-Receipt-Id": _shown("The receipt; not on a stream, where it stands in the last chunk."),
     "X-Cost-USD": _shown("What was charged, a decimal string."),
-    "Cache-Status": _shown("RFC 9211."),
+    "Cache-Status": _shown("RFC 9211. Of a replay its `key` names the answer, also for POST /v1/cache/purge."),
+    "Age": _shown("Of a replay: seconds since the answer was stored (RFC 9111)."),
 }
 
 MODEL: Json = _object(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ledger_svc.domain.cache_policies import CHANGES_NOTHING, CacheDefault, CachePolicyChange, PolicyLevel
 from ledger_svc.domain.errors import InvalidRequest
 from ledger_svc.domain.keys import ApiKey, KeyStatus
 from ledger_svc.domain.limits import MAX_TIME_MS, check_name, check_patterns
-from ledger_svc.domain.policies import CacheDefault, checked
+from ledger_svc.domain.policies import checked
 from meshkit.regions import RegionPolicy
 
 MAX_OVERLAP_MS = 30 * 24 * 3_600 * 1_000
@@ -37,6 +38,7 @@ class KeyChange:
     requests_per_minute: MinuteLimit | None = None
     tokens_per_minute: MinuteLimit | None = None
     cache_default: CacheDefault | None = None
+    cache: CachePolicyChange = CHANGES_NOTHING
 
     def of(self, key: ApiKey, now_ms: int) -> ApiKey:
         """The key with the change.
@@ -53,6 +55,7 @@ class KeyChange:
             else check_patterns("allowed_models", self.allowed_models),
             expires_at_ms=self._end_of(key, now_ms),
             policy=checked(replace(key.policy, **self._of_policy())),
+            cache=self._of_cache().of(key.cache, key.cache_above, PolicyLevel.KEY),
         )
 
     def _end_of(self, key: ApiKey, now_ms: int) -> int:
@@ -62,10 +65,17 @@ class KeyChange:
             raise InvalidRequest("expires_at_ms", "the key has expired and can't be brought back: make a new one")
         return check_end(self.expires_at_ms, now_ms)
 
+    def _of_cache(self) -> CachePolicyChange:
+        if self.cache_default is None:
+            return self.cache
+        if "default" in self.cache.values:
+            raise InvalidRequest("cache_default", "says the same as `default` of `cache`: send one of them")
+        return CachePolicyChange({**self.cache.values, "default": self.cache_default})
+
     def _of_policy(self) -> dict[str, Any]:
         given: dict[str, Any] = {
             name: value
-            for name in ("read_only", "allowed_cidrs", "region", "cache_default")
+            for name in ("read_only", "allowed_cidrs", "region")
             if (value := getattr(self, name)) is not None
         }
         for name in ("requests_per_minute", "tokens_per_minute"):

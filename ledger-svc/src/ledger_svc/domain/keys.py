@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 
+from ledger_svc.domain.cache_policies import SAYS_NOTHING, CachePolicy
 from ledger_svc.domain.errors import ApiKeyRevoked, InvalidApiKey, ModelNotAllowed
 from ledger_svc.domain.policies import DEFAULT_POLICY, KeyPolicy
 from ledger_svc.domain.trail import State
@@ -41,7 +42,7 @@ class KeyStatus(Enum):
 @dataclass(frozen=True, slots=True)
 class ApiKey:
     """What is known of a key, without its secrets. Times in Unix milliseconds, 0 for never; ``prefix`` is what is
-    shown of the newest secret.
+    shown of the newest secret. ``cache``: its own policy; ``cache_above``: what its project and its organisation say.
     """
 
     key_id: str
@@ -54,6 +55,8 @@ class ApiKey:
     expires_at_ms: int = 0
     revoked_at_ms: int = 0
     policy: KeyPolicy = DEFAULT_POLICY
+    cache: CachePolicy = SAYS_NOTHING
+    cache_above: CachePolicy = SAYS_NOTHING
 
     @property
     def principal(self) -> Principal:
@@ -69,6 +72,7 @@ class ApiKey:
             "allowed_models": list(self.allowed_models),
             "expires_at_ms": self.expires_at_ms,
             **self.policy.shown(),
+            **self.cache.shown(),
         }
 
     def status(self, now_ms: int) -> KeyStatus:

@@ -28,13 +28,6 @@ class KeyScope(Enum):
     ACCOUNT = "account"
 
 
-class CacheDefault(Enum):
-    """What a key does with the cache where a request does not say."""
-
-    ON = "on"
-    OFF = "off"
-
-
 @dataclass(frozen=True, slots=True)
 class KeyPolicy:
     """See ledger.proto. ``allowed_cidrs`` empty: any address. Limits by the minute: 0: none; None: the installation's
@@ -47,7 +40,6 @@ class KeyPolicy:
     region: RegionPolicy = RegionPolicy.ANY
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
-    cache_default: CacheDefault = CacheDefault.ON
 
     def with_defaults(self, limits: DefaultLimits) -> KeyPolicy:
         """With the limits in force."""
@@ -67,7 +59,6 @@ class KeyPolicy:
             "region": self.region.value,
             "requests_per_minute": self.requests_per_minute,
             "tokens_per_minute": self.tokens_per_minute,
-            "cache_default": self.cache_default.value,
         }
 
 
@@ -128,5 +119,4 @@ def decode(text: str) -> KeyPolicy:
         region=RegionPolicy(stored["region"]),
         requests_per_minute=stored["requests_per_minute"],
         tokens_per_minute=stored["tokens_per_minute"],
-        cache_default=CacheDefault(stored["cache_default"]),
     )

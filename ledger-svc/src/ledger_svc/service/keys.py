@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
+from ledger_svc.domain import cache_policies
+from ledger_svc.domain.cache_policies import INSTALLATION, SAYS_NOTHING, CachePolicy, PolicyLevel
 from ledger_svc.domain.errors import InvalidApiKey
 from ledger_svc.domain.key_changes import MAX_OVERLAP_MS, KeyChange, check_end, check_usable
 from ledger_svc.domain.keys import SHOWN_CHARS, ApiKey, KeySecret, KeyStatus, Peppers, is_well_formed, mint_secret
@@ -21,11 +24,22 @@ from meshkit.ids import MakeId
 from meshkit.principal import OPERATOR, Actor, Principal
 
 
+class Authenticated(NamedTuple):
+    """Who holds a secret, what its key may do (no limit is left open), for how many milliseconds that may be believed
+    (never beyond the end of the key or of the secret), and how its requests use the cache where they don't say.
+    """
+
+    principal: Principal
+    policy: KeyPolicy
+    valid_for_ms: int
+    cache: CachePolicy
+
+
 class KeyService:
     """Who may spend.
 
     ``random_below(n)``: uniform and cryptographically strong. ``valid_for_ms``: how long an answer of
-    ``authenticate`` may be kept.
+    ``authenticate`` may be kept. ``cache``: the installation's policy, for what nobody says.
     """
 
     def __init__(
@@ -39,6 +53,7 @@ class KeyService:
         random_below: Callable[[int], int],
         valid_for_ms: int,
         limits: DefaultLimits = DEFAULT_LIMITS,
+        cache: CachePolicy = INSTALLATION,
     ) -> None:
         self._directory = directory
         self._revocations = revocations
@@ -49,6 +64,7 @@ class KeyService:
         self._random_below = random_below
         self._valid_for_ms = valid_for_ms
         self._limits = limits
+        self._cache = cache
 
     async def create_organization(self, name: str, *, actor: Actor = OPERATOR) -> str:
         """Makes an organisation with its accounts; gives its id."""
@@ -86,25 +102,30 @@ class KeyService:
         allowed_models: Sequence[str] = (),
         expires_at_ms: int = 0,
         policy: KeyPolicy = DEFAULT_POLICY,
+        cache: CachePolicy = SAYS_NOTHING,
         actor: Actor = OPERATOR,
     ) -> tuple[ApiKey, str]:
         """Makes a key; gives what is known of it, and its secret, which is not stored.
 
         Raises:
             NotFound: no such project in the organisation.
+            InvalidRequest: a value is out of bounds, see also ``cache_policies.checked``.
         """
+        above = await self._directory.cache_above(check_text("org_id", org_id), check_text("project_id", project_id))
         now_ms = self._clock.now_ms()
         secret = mint_secret(self._random_below)
         key = ApiKey(
             key_id=self._make_id("key"),
-            org_id=check_text("org_id", org_id),
-            project_id=check_text("project_id", project_id),
+            org_id=org_id,
+            project_id=project_id,
             name=check_name("name", name),
             prefix=secret[:SHOWN_CHARS],
             allowed_models=check_patterns("allowed_models", allowed_models),
             created_at_ms=now_ms,
             expires_at_ms=check_end(expires_at_ms, now_ms),
             policy=checked(policy),
+            cache=cache_policies.checked(cache, above.over(self._cache), PolicyLevel.KEY),
+            cache_above=above,
         )
         entry = self._telling.entry(key.org_id, actor, "key.created", key.key_id, after=key.shown())
         await self._directory.create_key(key, self._peppers.digest(secret), entry)
@@ -132,6 +153,10 @@ class KeyService:
         NotFound: no such key in the organisation ("": in any).
         """
         return await self._directory.key(check_text("org_id", org_id, empty=True), check_text("key_id", key_id))
+
+    def cache_in_force(self, key: ApiKey) -> CachePolicy:
+        """How requests of a key use the cache where they don't say."""
+        return key.cache.over(key.cache_above).over(self._cache)
 
     def status_of(self, key: ApiKey) -> KeyStatus:
         """Whether a key can be used now."""
@@ -223,9 +248,8 @@ class KeyService:
         self._revocations.announce(key_id, changed.change_seq)
         return changed.key, secret, former_ends_at_ms
 
-    async def authenticate(self, secret: str) -> tuple[Principal, KeyPolicy, int]:
-        """Who holds this secret, what its key may do (no limit is left open), and for how many milliseconds that may be
-        believed: never beyond the end of the key or of the secret.
+    async def authenticate(self, secret: str) -> Authenticated:
+        """Who holds this secret.
 
         Raises:
             InvalidApiKey, ApiKeyRevoked.
@@ -238,4 +262,9 @@ class KeyService:
         key.check_live(now_ms)
         stored.check_live(now_ms)
         ends = [at_ms - now_ms for at_ms in (key.expires_at_ms, stored.expires_at_ms) if at_ms]
-        return key.principal, key.policy.with_defaults(self._limits), min([self._valid_for_ms, *ends])
+        return Authenticated(
+            key.principal,
+            key.policy.with_defaults(self._limits),
+            min([self._valid_for_ms, *ends]),
+            self.cache_in_force(key),
+        )

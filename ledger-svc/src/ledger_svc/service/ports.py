@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from ledger_svc.domain.accounts import Balance
+from ledger_svc.domain.cache_policies import CachePolicy
 from ledger_svc.domain.caps import Bucket, Cap, CapScope
 from ledger_svc.domain.checkpoints import Checkpoint
 from ledger_svc.domain.command import Command
@@ -68,7 +69,9 @@ EntryOfChange = Callable[[T, T], TrailEntry]
 
 @dataclass(frozen=True, slots=True)
 class ChangedKey:
-    """A key after a change. ``change_seq``: the number of its last change, counted over all keys; 0: none yet."""
+    """A key after a change. ``change_seq``: the number of its last change, counted over all keys and organisations; 0:
+    none yet.
+    """
 
     key: ApiKey
     change_seq: int
@@ -127,6 +130,13 @@ class Directory(Protocol):
             NotFound: no such project in the organisation.
         """
 
+    async def cache_above(self, org_id: str, project_id: str) -> CachePolicy:
+        """What the keys of a project inherit.
+
+        Raises:
+            NotFound: also where it is another organisation's.
+        """
+
     async def list_keys(self, org_id: str) -> list[ApiKey]:
         """The keys of an organisation, or of all for "", newest first."""
 
@@ -180,10 +190,12 @@ class Directory(Protocol):
         """The key that has a secret with one of these digests, and that secret; also where either has ended."""
 
     async def newest_change(self) -> int:
-        """The number of the last change of any key; 0: none yet."""
+        """The number of the last change of any key, or of what keys inherit; 0: none yet."""
 
     async def changes_after(self, change_seq: int) -> list[tuple[str, int]]:
-        """(key id, change_seq) of keys that were changed after a change, in the order of their changes."""
+        """(name, change_seq) of what was changed after a change, in the order of the changes. The name is a key's id,
+        or ``name_of_organization`` where all its keys inherit the change.
+        """
 
 
 class Records(Protocol):

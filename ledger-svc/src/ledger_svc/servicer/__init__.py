@@ -14,7 +14,8 @@ from ledger_svc.service.credit import CreditService
 from ledger_svc.service.keys import KeyService
 from ledger_svc.service.log import LogService
 from ledger_svc.service.receipts import ReceiptService
-from ledger_svc.service.revocations import Revocations
+from ledger_svc.service.revocations import Revocations, organization_named
+from ledger_svc.servicer.cache_policy_wire import cache_policy_of, cache_policy_to_proto
 from ledger_svc.servicer.refusals import ERRORS
 from ledger_svc.servicer.wire import (
     CAP_PERIODS,
@@ -90,6 +91,7 @@ class LedgerServicer(LedgerServiceServicer):
             allowed_models=request.allowed_models,
             expires_at_ms=request.expires_at_ms,
             policy=policy_from_proto(request.policy),
+            cache=cache_policy_of(request.policy),
             actor=actor_of(request),
         )
         return pb.CreateKeyResponse(key=self._shown(key), secret=secret)
@@ -104,21 +106,29 @@ class LedgerServicer(LedgerServiceServicer):
         return pb.RevokeKeyResponse(key=self._shown(key))
 
     def _shown(self, key: ApiKey) -> pb.Key:
-        return key_to_proto(key, self._keys.status_of(key))
+        return key_to_proto(key, self._keys.status_of(key), self._keys.cache_in_force(key))
 
     async def Authenticate(self, request: pb.AuthenticateRequest, context: Context) -> pb.AuthenticateResponse:
         """See ledger.proto."""
-        principal, policy, valid_for_ms = await self._keys.authenticate(request.secret)
+        found = await self._keys.authenticate(request.secret)
         return pb.AuthenticateResponse(
-            principal=codec.principal_to_proto(principal), policy=policy_to_proto(policy), valid_for_ms=valid_for_ms
+            principal=codec.principal_to_proto(found.principal),
+            policy=policy_to_proto(found.policy, found.cache),
+            valid_for_ms=found.valid_for_ms,
+            cache=cache_policy_to_proto(found.cache),
         )
 
     async def WatchRevocations(
         self, request: pb.WatchRevocationsRequest, context: Context
     ) -> AsyncIterator[pb.WatchRevocationsResponse]:
         """See ledger.proto."""
-        async for key_id in self._revocations.watch():
-            yield pb.WatchRevocationsResponse(key_id=key_id)
+        async for name in self._revocations.watch():
+            org_id = organization_named(name)
+            yield (
+                pb.WatchRevocationsResponse(key_id=name)
+                if org_id is None
+                else pb.WatchRevocationsResponse(org_id=org_id)
+            )
 
     async def AddCredit(self, request: pb.AddCreditRequest, context: Context) -> pb.AddCreditResponse:
         """See ledger.proto."""

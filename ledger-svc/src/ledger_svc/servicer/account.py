@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from ledger_svc.domain.keys import ApiKey
 from ledger_svc.service.accounts import AccountService
+from ledger_svc.service.cache_policies import CachePolicyService
 from ledger_svc.service.keys import KeyService
+from ledger_svc.servicer.cache_policy_wire import cache_policy_change_from_proto, cache_policy_to_proto
 from ledger_svc.servicer.refusals import ERRORS
 from ledger_svc.servicer.wire import (
     KEY_STATUSES,
@@ -31,9 +33,10 @@ if TYPE_CHECKING:
 class AccountServicer(AccountServiceServicer):
     """The methods of account.proto."""
 
-    def __init__(self, accounts: AccountService, keys: KeyService) -> None:
+    def __init__(self, accounts: AccountService, keys: KeyService, policies: CachePolicyService) -> None:
         self._accounts = accounts
         self._keys = keys
+        self._policies = policies
 
     async def ListProjects(self, request: pb.ListProjectsRequest, context: Context) -> pb.ListProjectsResponse:
         """See account.proto."""
@@ -92,5 +95,27 @@ class AccountServicer(AccountServiceServicer):
         )
         return pb.RotateKeyResponse(key=self._shown(key), secret=secret, former_secret_expires_at_ms=former_ends_at_ms)
 
+    async def GetCachePolicy(self, request: pb.GetCachePolicyRequest, context: Context) -> pb.GetCachePolicyResponse:
+        """See account.proto."""
+        policy, in_force = await self._policies.policy(
+            request.org_id, project_id=request.project_id, key_id=request.key_id
+        )
+        return pb.GetCachePolicyResponse(policy=cache_policy_to_proto(policy), in_force=cache_policy_to_proto(in_force))
+
+    async def UpdateCachePolicy(
+        self, request: pb.UpdateCachePolicyRequest, context: Context
+    ) -> pb.UpdateCachePolicyResponse:
+        """See account.proto."""
+        policy, in_force = await self._policies.update_policy(
+            request.org_id,
+            cache_policy_change_from_proto(request.change),
+            project_id=request.project_id,
+            key_id=request.key_id,
+            actor=actor_of(request),
+        )
+        return pb.UpdateCachePolicyResponse(
+            policy=cache_policy_to_proto(policy), in_force=cache_policy_to_proto(in_force)
+        )
+
     def _shown(self, key: ApiKey) -> ledger_pb2.Key:
-        return key_to_proto(key, self._keys.status_of(key))
+        return key_to_proto(key, self._keys.status_of(key), self._keys.cache_in_force(key))

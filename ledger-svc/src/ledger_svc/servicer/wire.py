@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 from ledger_svc.domain.accounts import AccountKind, Balance, CreditKind
+from ledger_svc.domain.cache_policies import CachePolicy
 from ledger_svc.domain.caps import Bucket, Cap, CapPeriod, CapScope, CapUnit
 from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode
 from ledger_svc.domain.errors import InvalidRequest
@@ -15,9 +16,16 @@ from ledger_svc.domain.key_changes import KeyChange, MinuteLimit
 from ledger_svc.domain.keys import ApiKey, KeyStatus
 from ledger_svc.domain.limits import check_text
 from ledger_svc.domain.lots import CreditLot
-from ledger_svc.domain.policies import CacheDefault, KeyPolicy, KeyScope
+from ledger_svc.domain.policies import KeyPolicy, KeyScope
 from ledger_svc.domain.projects import Project
 from ledger_svc.domain.receipts import Receipt
+from ledger_svc.servicer.cache_policy_wire import (
+    CACHE_DEFAULT_NUMBERS,
+    CACHE_DEFAULTS,
+    cache_policy_change_from_proto,
+    cache_policy_to_proto,
+    word,
+)
 from meshkit import codec
 from meshkit.money import PriceSnapshot
 from meshkit.principal import Actor
@@ -68,11 +76,6 @@ REGIONS = {
     pb.REGION_POLICY_CN_ONLY: RegionPolicy.CN_ONLY,
     pb.REGION_POLICY_OVERSEAS_ONLY: RegionPolicy.OVERSEAS_ONLY,
 }
-CACHE_DEFAULTS = {
-    pb.CACHE_DEFAULT_UNSPECIFIED: CacheDefault.ON,
-    pb.CACHE_DEFAULT_ON: CacheDefault.ON,
-    pb.CACHE_DEFAULT_OFF: CacheDefault.OFF,
-}
 KEY_STATUSES = {
     pb.KEY_STATUS_ACTIVE: KeyStatus.ACTIVE,
     pb.KEY_STATUS_REVOKED: KeyStatus.REVOKED,
@@ -81,7 +84,6 @@ KEY_STATUSES = {
 _KEY_STATUS_NUMBERS = {status: number for number, status in KEY_STATUSES.items()}
 _KEY_SCOPE_NUMBERS = {scope: number for number, scope in KEY_SCOPES.items()}
 _REGION_NUMBERS = {region: number for number, region in REGIONS.items()}
-_CACHE_NUMBERS = {default: number for number, default in CACHE_DEFAULTS.items()}
 _LOT_KINDS = {
     AccountKind.CUSTOMER_CREDIT: pb.CREDIT_KIND_PAID,
     AccountKind.PROMO: pb.CREDIT_KIND_PROMOTIONAL,
@@ -192,8 +194,8 @@ def receipt_to_proto(
     )
 
 
-def key_to_proto(key: ApiKey, status: KeyStatus) -> pb.Key:
-    """What is known of a key, and whether it can be used."""
+def key_to_proto(key: ApiKey, status: KeyStatus, cache: CachePolicy) -> pb.Key:
+    """What is known of a key, and whether it can be used. ``cache``: the cache policy that is in force for it."""
     return pb.Key(
         key_id=key.key_id,
         org_id=key.org_id,
@@ -204,7 +206,8 @@ def key_to_proto(key: ApiKey, status: KeyStatus) -> pb.Key:
         created_at_ms=key.created_at_ms,
         expires_at_ms=key.expires_at_ms,
         revoked_at_ms=key.revoked_at_ms,
-        policy=policy_to_proto(key.policy),
+        policy=policy_to_proto(key.policy, cache),
+        cache=cache_policy_to_proto(key.cache),
         status=_KEY_STATUS_NUMBERS[status],
     )
 
@@ -238,12 +241,13 @@ def key_change_from_proto(message: account_pb2.UpdateKeyRequest) -> KeyChange:
         region=known("region", REGIONS, message.region) if message.region else None,
         requests_per_minute=limit("requests_per_minute"),
         tokens_per_minute=limit("tokens_per_minute"),
-        cache_default=known("cache_default", CACHE_DEFAULTS, message.cache_default) if message.cache_default else None,
+        cache_default=word("cache_default", CACHE_DEFAULTS, message.cache_default),
+        cache=cache_policy_change_from_proto(message.cache),
     )
 
 
-def policy_to_proto(policy: KeyPolicy) -> pb.KeyPolicy:
-    """What a key may do."""
+def policy_to_proto(policy: KeyPolicy, cache: CachePolicy) -> pb.KeyPolicy:
+    """What a key may do. ``cache``: the cache policy that is in force for it."""
     return pb.KeyPolicy(
         scope=_KEY_SCOPE_NUMBERS[policy.scope],
         read_only=policy.read_only,
@@ -251,7 +255,7 @@ def policy_to_proto(policy: KeyPolicy) -> pb.KeyPolicy:
         region=_REGION_NUMBERS[policy.region],
         requests_per_minute=policy.requests_per_minute,
         tokens_per_minute=policy.tokens_per_minute,
-        cache_default=_CACHE_NUMBERS[policy.cache_default],
+        cache_default=CACHE_DEFAULT_NUMBERS[cache.default],
     )
 
 
@@ -266,7 +270,6 @@ def policy_from_proto(message: pb.KeyPolicy) -> KeyPolicy:
         read_only=message.read_only,
         allowed_cidrs=tuple(message.allowed_cidrs),
         region=known("policy.region", REGIONS, message.region),
-        cache_default=known("policy.cache_default", CACHE_DEFAULTS, message.cache_default),
         requests_per_minute=message.requests_per_minute if message.HasField("requests_per_minute") else None,
         tokens_per_minute=message.tokens_per_minute if message.HasField("tokens_per_minute") else None,
     )

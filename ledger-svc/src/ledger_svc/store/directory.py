@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, tuple_, update
 
+from ledger_svc.domain import cache_policies
 from ledger_svc.domain.accounts import SPENDABLE, Account, AccountKind, account_id
+from ledger_svc.domain.cache_policies import CachePolicy
 from ledger_svc.domain.caps import CapScope
 from ledger_svc.domain.errors import InvalidRequest, NotFound
 from ledger_svc.domain.keys import ApiKey, KeyDigest, KeySecret, KeyStatus, ends_of_secrets
@@ -16,6 +19,7 @@ from ledger_svc.domain.trail import TrailEntry
 from ledger_svc.service.ports import ChangedKey, EntryOf, EntryOfChange, KeyFilter
 from ledger_svc.store import rows
 from ledger_svc.store.database import Database
+from ledger_svc.store.key_numbers import changes_after, newest_change
 from ledger_svc.store.tables import ACCOUNT, API_KEY, KEY_SECRET, ORG, PROJECT
 from ledger_svc.store.trail import Trail
 from ledger_svc.store.writer import Writer
@@ -51,7 +55,7 @@ class Directory:
         """
 
         def create(connection: Connection) -> None:
-            _lock_org(connection, project.org_id)
+            lock_org(connection, project.org_id)
             same_name = select(PROJECT.c.project_id).where(
                 PROJECT.c.org_id == project.org_id, PROJECT.c.name == project.name
             )
@@ -67,7 +71,7 @@ class Directory:
     async def projects(self, org_id: str, *, limit: int, after: tuple[int, str] | None) -> list[Project]:
         """At most ``limit`` projects, oldest first; ``after``: those younger than this (created_at_ms, project_id)."""
         order = (PROJECT.c.created_at_ms, PROJECT.c.project_id)
-        query = select(PROJECT).where(PROJECT.c.org_id == org_id).order_by(*order).limit(limit)
+        query = select(*_PROJECT_COLUMNS).where(PROJECT.c.org_id == org_id).order_by(*order).limit(limit)
         if after:
             query = query.where(tuple_(*order) > after)
         found = await self._database.read(lambda connection: connection.execute(query).all())
@@ -77,7 +81,7 @@ class Directory:
         """Raises:
         NotFound: also where it is another organisation's.
         """
-        query = select(PROJECT).where(PROJECT.c.project_id == project_id, PROJECT.c.org_id == org_id)
+        query = select(*_PROJECT_COLUMNS).where(PROJECT.c.project_id == project_id, PROJECT.c.org_id == org_id)
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         if row is None:
             raise NotFound(f"no project {project_id} in organisation {org_id}")
@@ -102,10 +106,10 @@ class Directory:
             NotFound: also where it is another organisation's.
             InvalidRequest: the organisation has a project of this name.
         """
-        found = select(PROJECT).where(PROJECT.c.project_id == project_id, PROJECT.c.org_id == org_id)
+        found = select(*_PROJECT_COLUMNS).where(PROJECT.c.project_id == project_id, PROJECT.c.org_id == org_id)
 
         def write(connection: Connection) -> Project:
-            _lock_org(connection, org_id)
+            lock_org(connection, org_id)
             row = connection.execute(found).one_or_none()
             if row is None:
                 raise NotFound(f"no project {project_id} in organisation {org_id}")
@@ -144,20 +148,33 @@ class Directory:
 
         await self._writer.write(create)
 
+    async def cache_above(self, org_id: str, project_id: str) -> CachePolicy:
+        """What the keys of a project inherit.
+
+        Raises:
+            NotFound: also where it is another organisation's.
+        """
+        query = select(PROJECT.c.cache_policy, ORG.c.cache_policy).join(ORG, ORG.c.org_id == PROJECT.c.org_id)
+        query = query.where(PROJECT.c.project_id == project_id, PROJECT.c.org_id == org_id)
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        if row is None:
+            raise NotFound(f"no project {project_id} in organisation {org_id}")
+        return _above(*row)
+
     async def list_keys(self, org_id: str) -> list[ApiKey]:
         """The keys of an organisation, or of all for "", newest first."""
-        query = select(*rows.KEY_COLUMNS).order_by(API_KEY.c.created_at_ms.desc(), API_KEY.c.key_id.desc())
+        query = _KEYS.order_by(API_KEY.c.created_at_ms.desc(), API_KEY.c.key_id.desc())
         if org_id:
             query = query.where(API_KEY.c.org_id == org_id)
         found = await self._database.read(lambda connection: connection.execute(query).all())
-        return [rows.key_from_row(row) for row in found]
+        return [_key_of(row) for row in found]
 
     async def find_keys(
         self, org_id: str, wanted: KeyFilter, *, limit: int, before: tuple[int, str] | None
     ) -> list[ApiKey]:
         """At most ``limit`` keys, newest first; ``before``: those older than this (created_at_ms, key_id)."""
         order = (API_KEY.c.created_at_ms, API_KEY.c.key_id)
-        query = select(*rows.KEY_COLUMNS).where(API_KEY.c.org_id == org_id)
+        query = _KEYS.where(API_KEY.c.org_id == org_id)
         if wanted.project_id:
             query = query.where(API_KEY.c.project_id == wanted.project_id)
         if wanted.status is not None:
@@ -166,7 +183,7 @@ class Directory:
             query = query.where(tuple_(*order) < before)
         query = query.order_by(*(column.desc() for column in order)).limit(limit)
         found = await self._database.read(lambda connection: connection.execute(query).all())
-        return [rows.key_from_row(row) for row in found]
+        return [_key_of(row) for row in found]
 
     async def key(self, org_id: str, key_id: str) -> ApiKey:
         """``org_id`` "": whosever it is.
@@ -242,11 +259,11 @@ class Directory:
 
     def _put(self, connection: Connection, key: ApiKey, entry: TrailEntry) -> ChangedKey:
         """Stores a changed key under the next number. There is one writer, so numbers are in the order of commits."""
-        last = connection.scalar(_NEWEST_CHANGE) or 0
-        values = rows.key_values(key) | {"change_seq": last + 1}
+        number = newest_change(connection) + 1
+        values = rows.key_values(key) | {"change_seq": number}
         connection.execute(update(API_KEY).where(API_KEY.c.key_id == key.key_id).values(values))
         self._trail.record(connection, entry)
-        return ChangedKey(key, last + 1)
+        return ChangedKey(key, number)
 
     async def has_scope(self, org_id: str, scope: CapScope, scope_id: str) -> bool:
         """Whether the organisation is that, or has such a project or key."""
@@ -261,32 +278,43 @@ class Directory:
     async def find_key(self, digests: Sequence[KeyDigest]) -> tuple[ApiKey, KeySecret] | None:
         """The key that has a secret with one of these digests, and that secret; also where either has ended."""
         query = (
-            select(*KEY_SECRET.columns, *rows.KEY_COLUMNS)
-            .join_from(KEY_SECRET, API_KEY, KEY_SECRET.c.key_id == API_KEY.c.key_id)
+            _KEYS.add_columns(*KEY_SECRET.columns)
+            .join(KEY_SECRET, KEY_SECRET.c.key_id == API_KEY.c.key_id)
             .where(KEY_SECRET.c.hmac_sha256_hex.in_([digest.hmac_sha256_hex for digest in digests]))
         )
         row = await self._database.read(lambda connection: connection.execute(query).first())
         if row is None:
             return None
         width = len(KEY_SECRET.columns)
-        return rows.key_from_row(row[width:]), KeySecret(*row[:width])
+        return _key_of(row[:-width]), KeySecret(*row[-width:])
 
     async def newest_change(self) -> int:
-        """The number of the last change of any key; 0: none yet."""
-        return await self._database.read(lambda connection: connection.scalar(_NEWEST_CHANGE)) or 0
+        """The number of the last change of any key, or of what keys inherit; 0: none yet."""
+        return await self._database.read(newest_change)
 
     async def changes_after(self, change_seq: int) -> list[tuple[str, int]]:
-        """(key id, change_seq) of keys that were changed after a change, in the order of their changes."""
-        query = (
-            select(API_KEY.c.key_id, API_KEY.c.change_seq)
-            .where(API_KEY.c.change_seq > 0, API_KEY.c.change_seq > change_seq)
-            .order_by(API_KEY.c.change_seq)
-        )
-        found = await self._database.read(lambda connection: connection.execute(query).all())
-        return [(row.key_id, row.change_seq) for row in found]
+        """(name, change_seq) of what was changed after a change, in the order of the changes."""
+        return await self._database.read(lambda connection: changes_after(connection, change_seq))
 
 
-_NEWEST_CHANGE = select(func.max(API_KEY.c.change_seq)).where(API_KEY.c.change_seq > 0)
+_PROJECT_COLUMNS = (PROJECT.c.project_id, PROJECT.c.org_id, PROJECT.c.name, PROJECT.c.created_at_ms)
+"""What a ``Project`` is made of."""
+_KEYS = (
+    select(*rows.KEY_COLUMNS, PROJECT.c.cache_policy, ORG.c.cache_policy)
+    .join_from(API_KEY, PROJECT, PROJECT.c.project_id == API_KEY.c.project_id)
+    .join(ORG, ORG.c.org_id == API_KEY.c.org_id)
+)
+"""Keys with what they inherit."""
+
+
+def _key_of(row: Sequence[Any]) -> ApiKey:
+    """Of ``_KEYS``."""
+    *own, of_project, of_org = row
+    return replace(rows.key_from_row(own), cache_above=_above(of_project, of_org))
+
+
+def _above(of_project: str, of_org: str) -> CachePolicy:
+    return cache_policies.decode(of_project).over(cache_policies.decode(of_org))
 
 
 def _in_state(status: KeyStatus, now_ms: int) -> ColumnElement[bool]:
@@ -300,22 +328,27 @@ def _in_state(status: KeyStatus, now_ms: int) -> ColumnElement[bool]:
 
 
 def _read_key(connection: Connection, key_id: str, org_id: str) -> ChangedKey:
-    query = select(*rows.KEY_COLUMNS, API_KEY.c.change_seq).where(API_KEY.c.key_id == key_id)
+    query = _KEYS.add_columns(API_KEY.c.change_seq).where(API_KEY.c.key_id == key_id)
     row = connection.execute(query).first()
     if row is None or (org_id and row.org_id != org_id):
         raise NotFound(f"no API key {key_id}")
-    return ChangedKey(rows.key_from_row(row[:-1]), row[-1])
+    return ChangedKey(_key_of(row[:-1]), row[-1])
 
 
 def _lock_key(connection: Connection, key_id: str, org_id: str) -> ChangedKey:
     """The key, under the organisation's lock, so that no command of that key is decided before a change and committed
     after.
     """
-    _lock_org(connection, _read_key(connection, key_id, org_id).key.org_id)
+    lock_org(connection, _read_key(connection, key_id, org_id).key.org_id)
     return _read_key(connection, key_id, org_id)
 
 
-def _lock_org(connection: Connection, org_id: str) -> None:
+def lock_org(connection: Connection, org_id: str) -> None:
+    """Takes the organisation's lock until the COMMIT.
+
+    Raises:
+        NotFound: no such organisation.
+    """
     accounts = [account_id(org_id, kind) for kind in SPENDABLE]
     query = (
         select(ACCOUNT.c.account_id)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Row, Table
 
-from ledger_svc.domain import policies, receipts
+from ledger_svc.domain import cache_policies, policies, receipts
 from ledger_svc.domain.accounts import Account, AccountKind
 from ledger_svc.domain.book import AttemptEntry, ReceiptEntry
 from ledger_svc.domain.caps import Bucket, Cap, CapPeriod, CapScope, CapUnit
@@ -111,8 +111,10 @@ posting_record = _record_of(Posting, POSTING)
 def key_from_row(row: Record) -> ApiKey:
     """Of ``KEY_COLUMNS``."""
     found = dict(zip(_KEY_NAMES, row, strict=True))
-    policy = policies.decode(found["policy"])
-    return ApiKey(**found | {"allowed_models": tuple(json.loads(found["allowed_models"])), "policy": policy})
+    policy, cache = policies.decode(found["policy"]), cache_policies.decode(found.pop("cache_policy"))
+    return ApiKey(
+        **found | {"allowed_models": tuple(json.loads(found["allowed_models"])), "policy": policy}, cache=cache
+    )
 
 
 _KEY_NAMES = [column.name for column in KEY_COLUMNS]
@@ -120,7 +122,12 @@ _KEY_NAMES = [column.name for column in KEY_COLUMNS]
 
 def key_values(key: ApiKey) -> Values:
     """For ``KEY_COLUMNS``."""
-    return values(key) | {"allowed_models": json.dumps(key.allowed_models), "policy": policies.encode(key.policy)}
+    own = {name: value for name, value in values(key).items() if name not in {"cache", "cache_above"}}
+    return own | {
+        "allowed_models": json.dumps(key.allowed_models),
+        "policy": policies.encode(key.policy),
+        "cache_policy": cache_policies.encode(key.cache),
+    }
 
 
 _attempt_record = attrgetter(*(field.name for field in fields(Attempt)))

@@ -12,6 +12,7 @@ from ledger_svc.domain.lockbox import Lockbox
 from ledger_svc.service.accounts import AccountService
 from ledger_svc.service.alerts import AlertService
 from ledger_svc.service.bills import BillService
+from ledger_svc.service.cache_policies import CachePolicyService
 from ledger_svc.service.courier import Courier, CourierLimits
 from ledger_svc.service.payment_ports import PaymentProvider
 from ledger_svc.service.payments import PaymentService
@@ -29,6 +30,7 @@ from ledger_svc.servicer.provider_keys import ProviderKeyServicer
 from ledger_svc.servicer.usage import UsageServicer
 from ledger_svc.servicer.webhooks import WebhookServicer
 from ledger_svc.store.alerts import Alerts
+from ledger_svc.store.cache_policies import CachePolicies
 from ledger_svc.store.charge_sums import ChargeSums
 from ledger_svc.store.endpoints import Endpoints
 from ledger_svc.store.movements import Movements
@@ -51,7 +53,15 @@ from tallygate.ledger.v1.webhooks_pb2_grpc import add_WebhookServiceServicer_to_
 def add_account(assembly: Assembly, parts: Parts, provider: PaymentProvider | None) -> None:
     """Adds the services and what they need done beside them. ``provider``: of payments; None: none are taken."""
     accounts = AccountService(parts.directory, parts.clock, parts.make_id)
-    assembly.serve(add_AccountServiceServicer_to_server, AccountServicer(accounts, parts.keys))
+    policies = CachePolicyService(
+        policies=CachePolicies(parts.database, parts.writer, parts.trail),
+        keys=parts.keys,
+        revocations=parts.revocations,
+        installation=parts.cache_policy,
+        clock=parts.clock,
+        make_id=parts.make_id,
+    )
+    assembly.serve(add_AccountServiceServicer_to_server, AccountServicer(accounts, parts.keys, policies))
     _add_audit(assembly, parts)
     _add_usage(assembly, parts)
     _add_provider_keys(assembly, parts)

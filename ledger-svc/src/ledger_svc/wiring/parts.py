@@ -6,12 +6,13 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
 import grpc
 
+from ledger_svc.domain.cache_policies import INSTALLATION, CacheDefault, CachePolicy
 from ledger_svc.domain.keys import Peppers
 from ledger_svc.domain.policies import DefaultLimits
 from ledger_svc.domain.signing import Keyring
@@ -67,6 +68,11 @@ class Parts:
         """Who is told of keys that changed."""
         return Revocations(self.directory, max_pending=self.settings.revocation_queue)
 
+    @property
+    def cache_policy(self) -> CachePolicy:
+        """The installation's."""
+        return replace(INSTALLATION, default=CacheDefault(self.settings.cache_default))
+
     @cached_property
     def keys(self) -> KeyService:
         """Who may spend, and on what."""
@@ -79,6 +85,7 @@ class Parts:
             make_id=self.make_id,
             random_below=secrets.randbelow,
             limits=DefaultLimits(settings.requests_per_minute, settings.tokens_per_minute),
+            cache=self.cache_policy,
             valid_for_ms=settings.valid_for_ms,
         )
 

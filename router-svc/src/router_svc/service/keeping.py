@@ -30,11 +30,11 @@ def landing_of(
 
 
 async def offer(cache: Cache, call: CompletionCall, delivery: Delivery, usage: Usage, charge: Charge) -> None:
-    """Offer a complete answer to the cache, if the call has leave to and the source said what it used. Never raises for
-    a cache that is away.
+    """Offer a complete answer to the cache, if the call has leave to, and the source said what it used or it is to be
+    recorded. Never raises for a cache that is away.
     """
     ticket = call.cache_ticket
-    if ticket is None or usage.provenance is not Provenance.PROVIDER:
+    if ticket is None or (usage.provenance is not Provenance.PROVIDER and not ticket.record):
         return
     usage_chunks = [delivery.usage_chunk] if delivery.usage_chunk else []
     answer = FreshAnswer(

@@ -11,6 +11,7 @@ from edge.auth import Authenticator
 from edge.catalog import CatalogView
 from edge.routes.account.audit import audit_router
 from edge.routes.account.billing import billing_router
+from edge.routes.account.cache import cache_router
 from edge.routes.account.caps import caps_router
 from edge.routes.account.exports import exports_router
 from edge.routes.account.keys import keys_router, own_key_router
@@ -19,6 +20,7 @@ from edge.routes.account.payment_notices import notices_router
 from edge.routes.account.payments import payments_router
 from edge.routes.account.projects import projects_router
 from edge.routes.account.provider_keys import provider_keys_router
+from edge.routes.account.recordings import recordings_router
 from edge.routes.account.requests import requests_router
 from edge.routes.account.usage import usage_router
 from edge.routes.account.webhooks import webhooks_router
@@ -40,6 +42,8 @@ def account_routers(
     yield keys_router(account, authenticator)
     yield own_key_router(account, authenticator)
     yield caps_router(account, authenticator)
+    yield cache_router(account, authenticator, catalog, clock)
     yield usage_router(account, authenticator, clock)
     yield requests_router(account, authenticator)
     yield exports_router(account, authenticator, clock)
+    yield recordings_router(account, authenticator, clock)

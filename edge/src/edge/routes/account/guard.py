@@ -116,7 +116,11 @@ def _check_json(request: Request, body: bytes) -> None:
 
 
 def _in_our_words(error: MeshError) -> MeshError:
-    """A page is asked for by ``cursor`` and ``limit`` here, not by the names of the contract."""
-    if error.reason == ErrorReason.ERROR_REASON_INVALID_REQUEST and error.metadata.get("param") == "page_token":
+    """A page is asked for by ``cursor`` and ``limit`` here, and shares are decimals, not the contract's numbers."""
+    if error.reason != ErrorReason.ERROR_REASON_INVALID_REQUEST:
+        return error
+    if error.metadata.get("param") == "page_token":
         return invalid("This cursor is not one that a page gave; leave it out to begin with the first.", "cursor")
+    if error.metadata.get("param") == "max_error_ppm":
+        return invalid(f'{error.message.replace("max_error_ppm", "max_error")}, such as "0.01"', "max_error")
     return error

@@ -11,8 +11,8 @@ from edge.auth import Authenticator
 from edge.errors import invalid
 from edge.routes.account.guard import CallerOf, Cursor, Limit, account_router
 from edge.wire.account.base import Page
+from edge.wire.account.cache import CACHE_DEFAULTS, FIELDS
 from edge.wire.account.keys import (
-    CACHE_DEFAULTS,
     REGIONS,
     STATUSES,
     Key,
@@ -136,8 +136,7 @@ def change_request(body: KeyChanges) -> account_pb2.UpdateKeyRequest:
         request.expires_at_ms = 1_000 * (body.expires_at or 0)
     if body.given("region"):
         request.region = REGIONS[body.region]
-    if body.given("cache_default"):
-        request.cache_default = CACHE_DEFAULTS[body.cache_default]
+    _change_cache(request, body)
     if body.given("allowed_models"):
         request.allowed_models.CopyFrom(account_pb2.TextList(values=body.allowed_models))
     if body.given("allowed_cidrs"):
@@ -147,6 +146,17 @@ def change_request(body: KeyChanges) -> account_pb2.UpdateKeyRequest:
     if body.given("tokens_per_minute"):
         request.tokens_per_minute.CopyFrom(account_pb2.MinuteLimit(per_minute=body.tokens_per_minute))
     return request
+
+
+def _change_cache(request: account_pb2.UpdateKeyRequest, body: KeyChanges) -> None:
+    if body.cache:
+        request.cache.CopyFrom(body.cache.change())
+    elif body.given("cache"):
+        request.cache.fields.paths.extend(FIELDS)
+    if body.cache_default:
+        request.cache_default = CACHE_DEFAULTS[body.cache_default]
+    elif body.given("cache_default"):
+        request.cache.fields.paths.append("default")
 
 
 def _in_our_words(error: MeshError) -> MeshError:

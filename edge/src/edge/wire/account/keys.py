@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edge.wire.account.base import Answer, Body
+from edge.wire.account.cache import CACHE_DEFAULTS, CACHE_WORDS, CacheDefault, CacheRules, CacheValues, CacheWord
 from tallygate.ledger.v1 import ledger_pb2
 
 _MAX_AT_S = (2**53 - 1) // 1_000
@@ -30,13 +31,6 @@ class Region(StrEnum):
     OVERSEAS_ONLY = "overseas-only"
 
 
-class CacheDefault(StrEnum):
-    """What a key does with the cache where a request has no X-Tallygate-Cache."""
-
-    ON = "on"
-    OFF = "off"
-
-
 class Status(StrEnum):
     """Whether a key can be used."""
 
@@ -51,7 +45,6 @@ REGIONS = {
     Region.CN_ONLY: ledger_pb2.REGION_POLICY_CN_ONLY,
     Region.OVERSEAS_ONLY: ledger_pb2.REGION_POLICY_OVERSEAS_ONLY,
 }
-CACHE_DEFAULTS = {CacheDefault.ON: ledger_pb2.CACHE_DEFAULT_ON, CacheDefault.OFF: ledger_pb2.CACHE_DEFAULT_OFF}
 STATUSES = {
     Status.ACTIVE: ledger_pb2.KEY_STATUS_ACTIVE,
     Status.REVOKED: ledger_pb2.KEY_STATUS_REVOKED,
@@ -59,7 +52,6 @@ STATUSES = {
 }
 _SCOPE_WORDS = {number: word for word, number in SCOPES.items()}
 _REGION_WORDS = {number: word for word, number in REGIONS.items()}
-_CACHE_WORDS = {number: word for word, number in CACHE_DEFAULTS.items()}
 _STATUS_WORDS = {number: word for word, number in STATUSES.items()}
 
 Name = Annotated[str, Field(min_length=1, max_length=100, description="For people.", examples=["web"])]
@@ -84,9 +76,11 @@ At = Annotated[int, Field(ge=1, le=_MAX_AT_S)]
 # JSON has no enumerations: a word is taken for what it says, although bodies are strict otherwise.
 ScopeWord = Annotated[Scope, Field(strict=False)]
 RegionWord = Annotated[Region, Field(strict=False)]
-CacheWord = Annotated[CacheDefault, Field(strict=False)]
 
 _ENDS = "It ends by itself then, Unix time in seconds; null: never."
+_CACHE_DEFAULT = (
+    "Whether requests without `X-Tallygate-Cache` use the cache: `default` of `cache`. null: as its project has it."
+)
 _LIMIT = "The most in a minute; 0: no limit; null: the installation's default."
 
 
@@ -106,9 +100,8 @@ class NewKey(Body):
     region: RegionWord = Field(default=Region.ANY, description="Where its requests may be answered.")
     requests_per_minute: PerMinute | None = Field(default=None, description=_LIMIT)
     tokens_per_minute: PerMinute | None = Field(default=None, description=_LIMIT)
-    cache_default: CacheWord = Field(
-        default=CacheDefault.ON, description="Whether requests without `X-Tallygate-Cache` use the cache."
-    )
+    cache_default: CacheWord | None = Field(default=None, description=_CACHE_DEFAULT)
+    cache: CacheRules | None = Field(default=None, description="Its own cache policy.")
     expires_at: At | None = Field(default=None, description=_ENDS)
 
     def policy(self) -> ledger_pb2.KeyPolicy:
@@ -121,6 +114,7 @@ class NewKey(Body):
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
             cache_default=CACHE_DEFAULTS[self.cache_default],
+            cache=self.cache.values() if self.cache else None,
         )
 
 
@@ -134,8 +128,9 @@ class KeyChanges(Body):
     region: RegionWord = Field(default=Region.ANY, description="Where its requests may be answered.")
     requests_per_minute: PerMinute | None = Field(default=None, description=_LIMIT)
     tokens_per_minute: PerMinute | None = Field(default=None, description=_LIMIT)
-    cache_default: CacheWord = Field(
-        default=CacheDefault.ON, description="Whether requests without `X-Tallygate-Cache` use the cache."
+    cache_default: CacheWord | None = Field(default=None, description=_CACHE_DEFAULT)
+    cache: CacheRules | None = Field(
+        default=None, description="Of its own cache policy, what is to change; null: it says nothing any more."
     )
     expires_at: At | None = Field(default=None, description=_ENDS)
 
@@ -170,7 +165,10 @@ class Key(Answer):
     region: Region
     requests_per_minute: int | None = Field(description=_LIMIT)
     tokens_per_minute: int | None = Field(description=_LIMIT)
-    cache_default: CacheDefault
+    cache_default: CacheDefault = Field(
+        description="Whether its requests without `X-Tallygate-Cache` use the cache: what is in force, whoever says it."
+    )
+    cache: CacheValues = Field(description="Its own cache policy.")
     created_at: int = Field(description="Unix time in seconds.")
     expires_at: int | None = Field(description=_ENDS)
     revoked_at: int | None = Field(description="Unix time in seconds; null: it was not.")
@@ -192,7 +190,8 @@ class Key(Answer):
             region=_REGION_WORDS[policy.region],
             requests_per_minute=policy.requests_per_minute if policy.HasField("requests_per_minute") else None,
             tokens_per_minute=policy.tokens_per_minute if policy.HasField("tokens_per_minute") else None,
-            cache_default=_CACHE_WORDS[policy.cache_default],
+            cache_default=CACHE_WORDS[policy.cache_default],
+            cache=CacheValues.of(key.cache),
             created_at=key.created_at_ms // 1_000,
             expires_at=_seconds(key.expires_at_ms),
             revoked_at=_seconds(key.revoked_at_ms),

@@ -8,17 +8,30 @@ from ledger_svc.store.tables.row import Row, bigint_column, table_of, text_colum
 
 
 class OrgRow(Row, table=True):
-    """An organisation."""
+    """An organisation. ``cache_policy`` is a JSON object (see ``domain.cache_policies``). ``change_seq``: the number of
+    the last change that its keys inherit, counted with those of keys; 0: none.
+    """
 
     __tablename__ = "org"
+    __table_args__ = (
+        Index(
+            "ix_org_change_seq",
+            "change_seq",
+            unique=True,
+            postgresql_where=text("change_seq > 0"),
+            sqlite_where=text("change_seq > 0"),
+        ),
+    )
 
     org_id: str = text_column(primary_key=True)
     name: str = text_column()
     created_at_ms: int = bigint_column()
+    cache_policy: str = text_column(sa_column_kwargs={"server_default": "{}"})
+    change_seq: int = bigint_column(sa_column_kwargs={"server_default": "0"})
 
 
 class ProjectRow(Row, table=True):
-    """A project of an organisation."""
+    """A project of an organisation. ``cache_policy``: as an organisation's."""
 
     __tablename__ = "project"
     __table_args__ = (UniqueConstraint("org_id", "name"),)
@@ -27,12 +40,13 @@ class ProjectRow(Row, table=True):
     org_id: str = text_column(foreign_key="org.org_id")
     name: str = text_column()
     created_at_ms: int = bigint_column()
+    cache_policy: str = text_column(sa_column_kwargs={"server_default": "{}"})
 
 
 class ApiKeyRow(Row, table=True):
     """An API key, without its secrets. ``allowed_models`` is a JSON array, ``policy`` a JSON object (see
-    ``domain.policies``). ``change_seq``: the number of the last change of this key, counted over all keys in the order
-    of their commits; 0: none since it was made.
+    ``domain.policies``), ``cache_policy`` as an organisation's. ``change_seq``: the number of the last change of this
+    key, counted over all keys and organisations in the order of their commits; 0: none since it was made.
     """
 
     __tablename__ = "api_key"
@@ -58,6 +72,7 @@ class ApiKeyRow(Row, table=True):
     revoked_at_ms: int = bigint_column()
     policy: str = text_column(sa_column_kwargs={"server_default": "{}"})
     change_seq: int = bigint_column(sa_column_kwargs={"server_default": "0"})
+    cache_policy: str = text_column(sa_column_kwargs={"server_default": "{}"})
 
 
 class KeySecretRow(Row, table=True):

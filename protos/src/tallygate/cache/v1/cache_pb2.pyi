@@ -107,7 +107,9 @@ class CacheControls(_message.Message):
     does not answer.
     """
     ttl_s: _builtins.int
-    """The longest that the fresh answer may be kept, in seconds; 0: as long as the service keeps any."""
+    """The longest that the fresh answer may be kept, and the oldest answer that may be replayed, in seconds; 0: as long as
+    the service keeps any.
+    """
     share_in_org: _builtins.bool
     """The organisation lets its projects replay each other's answers; `user` stays a partition."""
     record: _builtins.bool
@@ -252,7 +254,9 @@ class Hit(_message.Message):
     age_ms: _builtins.int
     """How old the answer is, in milliseconds."""
     key_digest: _builtins.str
-    """SHA-256 of the cache key, in hex: names the entry in logs and in Cache-Status."""
+    """SHA-256 of the canonical request with its scope, in hex: names the entry in logs and in Cache-Status, and for
+    PurgeRequest.key_prefix.
+    """
     upstream_model: _builtins.str
     """What that source calls the model."""
     similarity_ppm: _builtins.int
@@ -377,6 +381,7 @@ class Ticket(_message.Message):
     RECORD_FIELD_NUMBER: _builtins.int
     UP_TO_FIELD_NUMBER: _builtins.int
     LESSON_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     """The cache key, 32 bytes. The epochs of a purge are part of it, so that an answer begun before a purge is not found
     after it.
@@ -392,11 +397,15 @@ class Ticket(_message.Message):
     share_in_org: _builtins.bool
     """CacheControls.share_in_org of the lookup: it is in the key."""
     record: _builtins.bool
-    """CacheControls.record of the lookup."""
+    """CacheControls.record of the lookup. Such a ticket may have no key: the answer is recorded and not kept."""
     up_to: Global___ReplayTier.ValueType
     """CacheControls.up_to of the lookup: the tiers that are told of the answer."""
     lesson: _builtins.bytes
     """What an upper tier wants back with the fresh answer, to learn from it. Lost with the ticket, it costs nothing else."""
+    @_builtins.property
+    def asked(self) -> Global___Asked:
+        """Of the lookup, for the record; only where record is set."""
+
     def __init__(
         self,
         *,
@@ -409,14 +418,47 @@ class Ticket(_message.Message):
         record: _builtins.bool = ...,
         up_to: Global___ReplayTier.ValueType = ...,
         lesson: _builtins.bytes = ...,
+        asked: Global___Asked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "key", b"key", "lesson", b"lesson", "model", b"model", "policy_epoch", b"policy_epoch", "record", b"record", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s", "up_to", b"up_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "endpoint", b"endpoint", "key", b"key", "lesson", b"lesson", "model", b"model", "policy_epoch", b"policy_epoch", "record", b"record", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s", "up_to", b"up_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Ticket: _TypeAlias = Ticket  # noqa: Y015
+
+@_typing.final
+class Asked(_message.Message):
+    """What the record of a request says of its lookup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_MS_FIELD_NUMBER: _builtins.int
+    CONTROLS_FIELD_NUMBER: _builtins.int
+    WHY_NOT_STORED_FIELD_NUMBER: _builtins.int
+    at_ms: _builtins.int
+    """When, in Unix milliseconds."""
+    why_not_stored: _builtins.str
+    """In words, why the answer may not be kept; empty where it may."""
+    @_builtins.property
+    def controls(self) -> Global___CacheControls:
+        """What the request asked of the cache."""
+
+    def __init__(
+        self,
+        *,
+        at_ms: _builtins.int = ...,
+        controls: Global___CacheControls | None = ...,
+        why_not_stored: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["controls", b"controls"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "controls", b"controls", "why_not_stored", b"why_not_stored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Asked: _TypeAlias = Asked  # noqa: Y015
 
 @_typing.final
 class StoreRequest(_message.Message):
@@ -521,22 +563,28 @@ class PurgeRequest(_message.Message):
     ORG_ID_FIELD_NUMBER: _builtins.int
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    KEY_PREFIX_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation."""
     project_id: _builtins.str
     """Only this project."""
     model: _builtins.str
     """Only this model."""
+    key_prefix: _builtins.str
+    """Only entries whose Hit.key_digest begins with these hex digits, 8 to 64. Every entry of the store is looked at; those of
+    other organisations stay. A fresh answer that is under way meanwhile is stored all the same.
+    """
     def __init__(
         self,
         *,
         org_id: _builtins.str = ...,
         project_id: _builtins.str = ...,
         model: _builtins.str = ...,
+        key_prefix: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "org_id", b"org_id", "project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_prefix", b"key_prefix", "model", b"model", "org_id", b"org_id", "project_id", b"project_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -549,16 +597,20 @@ class PurgeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
-    """The epoch now in force for what was purged."""
+    """The epoch now in force for what was purged; 0 for a key prefix."""
+    forgotten: _builtins.int
+    """Of a key prefix: how many entries were forgotten."""
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
+        forgotten: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "forgotten", b"forgotten"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -570,16 +622,71 @@ class GetStatsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Only of this organisation, by project and model; empty: of the process, in sum."""
     def __init__(
         self,
+        *,
+        org_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsRequest: _TypeAlias = GetStatsRequest  # noqa: Y015
+
+@_typing.final
+class GroupStats(_message.Message):
+    """Counters of one project and model. An answer that projects share is no project's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    STORES_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project; empty: shared by the projects of the organisation."""
+    model: _builtins.str
+    """The model."""
+    hits: _builtins.int
+    """Lookups answered with a verified answer, since the process began."""
+    misses: _builtins.int
+    """Lookups that found none, since the process began."""
+    stores: _builtins.int
+    """Answers stored, since the process began."""
+    entries: _builtins.int
+    """Entries held now; 0 where the backend does not say."""
+    bytes: _builtins.int
+    """Bytes of them."""
+    evictions: _builtins.int
+    """Entries dropped to stay within the bound, since the process began."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        hits: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        stores: _builtins.int = ...,
+        entries: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        evictions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries", "evictions", b"evictions", "hits", b"hits", "misses", b"misses", "model", b"model", "project_id", b"project_id", "stores", b"stores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupStats: _TypeAlias = GroupStats  # noqa: Y015
 
 @_typing.final
 class SemanticStats(_message.Message):
@@ -634,6 +741,9 @@ class GetStatsResponse(_message.Message):
     POISONED_FIELD_NUMBER: _builtins.int
     CANONICAL_HITS_FIELD_NUMBER: _builtins.int
     SEMANTIC_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    HOLDINGS_KNOWN_FIELD_NUMBER: _builtins.int
     hits: _builtins.int
     """Lookups answered with a verified answer."""
     misses: _builtins.int
@@ -650,9 +760,19 @@ class GetStatsResponse(_message.Message):
     """Entries whose digest or canonical request did not fit and that were deleted."""
     canonical_hits: _builtins.int
     """Of the hits, those of the canonical tier."""
+    entries: _builtins.int
+    """Entries held now; 0 where the backend does not say."""
+    holdings_known: _builtins.bool
+    """The backend counts entries, bytes and evictions. Redis does not: it counts them for all its users together."""
     @_builtins.property
     def semantic(self) -> Global___SemanticStats:
         """Of the semantic tier; zeros where it is off."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupStats]:
+        """Of one organisation, by project and model; the counters above are their sums then, but for store_refusals and poisoned,
+        which are 0.
+        """
 
     def __init__(
         self,
@@ -666,10 +786,13 @@ class GetStatsResponse(_message.Message):
         poisoned: _builtins.int = ...,
         canonical_hits: _builtins.int = ...,
         semantic: Global___SemanticStats | None = ...,
+        entries: _builtins.int = ...,
+        groups: _abc.Iterable[Global___GroupStats] | None = ...,
+        holdings_known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["semantic", b"semantic"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "canonical_hits", b"canonical_hits", "evictions", b"evictions", "hits", b"hits", "misses", b"misses", "poisoned", b"poisoned", "semantic", b"semantic", "store_refusals", b"store_refusals", "stores", b"stores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "canonical_hits", b"canonical_hits", "entries", b"entries", "evictions", b"evictions", "groups", b"groups", "hits", b"hits", "holdings_known", b"holdings_known", "misses", b"misses", "poisoned", b"poisoned", "semantic", b"semantic", "store_refusals", b"store_refusals", "stores", b"stores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -80,14 +80,15 @@ class CacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Purge(self, request, context):
-        """Forgets all answers of an organisation, project, model or key, by raising an epoch that is part of the cache key.
+        """Forgets all answers of an organisation, project or model at once, by raising an epoch that is part of the cache key; or
+        those whose key begins so, one by one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStats(self, request, context):
-        """Counters since the process began.
+        """Counters since the process began, and what is held; of one organisation by project and model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,9 +43,11 @@ class CacheServiceStub:
     Store: _grpc.UnaryUnaryMultiCallable[_cache_pb2.StoreRequest, _cache_pb2.StoreResponse]
     """Keeps a complete, verified answer. Says whether it did, and if not, why."""
     Purge: _grpc.UnaryUnaryMultiCallable[_cache_pb2.PurgeRequest, _cache_pb2.PurgeResponse]
-    """Forgets all answers of an organisation, project, model or key, by raising an epoch that is part of the cache key."""
+    """Forgets all answers of an organisation, project or model at once, by raising an epoch that is part of the cache key; or
+    those whose key begins so, one by one.
+    """
     GetStats: _grpc.UnaryUnaryMultiCallable[_cache_pb2.GetStatsRequest, _cache_pb2.GetStatsResponse]
-    """Counters since the process began."""
+    """Counters since the process began, and what is held; of one organisation by project and model."""
 
 @_typing.type_check_only
 class CacheServiceAsyncStub(CacheServiceStub):
@@ -62,9 +64,11 @@ class CacheServiceAsyncStub(CacheServiceStub):
     Store: _aio.UnaryUnaryMultiCallable[_cache_pb2.StoreRequest, _cache_pb2.StoreResponse]  # type: ignore[assignment]
     """Keeps a complete, verified answer. Says whether it did, and if not, why."""
     Purge: _aio.UnaryUnaryMultiCallable[_cache_pb2.PurgeRequest, _cache_pb2.PurgeResponse]  # type: ignore[assignment]
-    """Forgets all answers of an organisation, project, model or key, by raising an epoch that is part of the cache key."""
+    """Forgets all answers of an organisation, project or model at once, by raising an epoch that is part of the cache key; or
+    those whose key begins so, one by one.
+    """
     GetStats: _aio.UnaryUnaryMultiCallable[_cache_pb2.GetStatsRequest, _cache_pb2.GetStatsResponse]  # type: ignore[assignment]
-    """Counters since the process began."""
+    """Counters since the process began, and what is held; of one organisation by project and model."""
 
 class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps complete answers and gives them back to the same tenant for the same request. A replay is never wrong and never
@@ -96,7 +100,9 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.PurgeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.PurgeResponse, _abc.Awaitable[_cache_pb2.PurgeResponse]]:
-        """Forgets all answers of an organisation, project, model or key, by raising an epoch that is part of the cache key."""
+        """Forgets all answers of an organisation, project or model at once, by raising an epoch that is part of the cache key; or
+        those whose key begins so, one by one.
+        """
 
     @_abc_1.abstractmethod
     def GetStats(
@@ -104,6 +110,6 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.GetStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.GetStatsResponse, _abc.Awaitable[_cache_pb2.GetStatsResponse]]:
-        """Counters since the process began."""
+        """Counters since the process began, and what is held; of one organisation by project and model."""
 
 def add_CacheServiceServicer_to_server(servicer: CacheServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

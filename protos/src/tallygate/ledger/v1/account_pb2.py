@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from tallygate.common.v1 import actor_pb2 as tallygate_dot_common_dot_v1_dot_actor__pb2
 from tallygate.ledger.v1 import ledger_pb2 as tallygate_dot_ledger_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tallygate/ledger/v1/account.proto\x12\x13tallygate.ledger.v1\x1a\x1ftallygate/common/v1/actor.proto\x1a tallygate/ledger/v1/ledger.proto\"R\n\x07Project\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x04 \x01(\x03\"L\n\x13ListProjectsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x14ListProjectsResponse\x12.\n\x08projects\x18\x01 \x03(\x0b\x32\x1c.tallygate.ledger.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x11GetProjectRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\"C\n\x12GetProjectResponse\x12-\n\x07project\x18\x01 \x01(\x0b\x32\x1c.tallygate.ledger.v1.Project\"\x81\x01\n\x14UpdateProjectRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x11\n\x04name\x18\x03 \x01(\tH\x00\x88\x01\x01\x12)\n\x05\x61\x63tor\x18\x0f \x01(\x0b\x32\x1a.tallygate.common.v1.ActorB\x07\n\x05_name\"F\n\x15UpdateProjectResponse\x12-\n\x07project\x18\x01 \x01(\x0b\x32\x1c.tallygate.ledger.v1.Project\"(\n\x16GetOrganizationRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\"N\n\x17GetOrganizationResponse\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x03 \x01(\x03\"/\n\rGetKeyRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"7\n\x0eGetKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.tallygate.ledger.v1.Key\"\x8c\x01\n\x0f\x46indKeysRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12.\n\x06status\x18\x03 \x01(\x0e\x32\x1e.tallygate.ledger.v1.KeyStatus\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"S\n\x10\x46indKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.tallygate.ledger.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1a\n\x08TextList\x12\x0e\n\x06values\x18\x01 \x03(\t\"5\n\x0bMinuteLimit\x12\x17\n\nper_minute\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_per_minute\"\xa3\x04\n\x10UpdateKeyRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x11\n\x04name\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x35\n\x0e\x61llowed_models\x18\x04 \x01(\x0b\x32\x1d.tallygate.ledger.v1.TextList\x12\x1a\n\rexpires_at_ms\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\tread_only\x18\x06 \x01(\x08H\x02\x88\x01\x01\x12\x34\n\rallowed_cidrs\x18\x07 \x01(\x0b\x32\x1d.tallygate.ledger.v1.TextList\x12\x31\n\x06region\x18\x08 \x01(\x0e\x32!.tallygate.ledger.v1.RegionPolicy\x12=\n\x13requests_per_minute\x18\t \x01(\x0b\x32 .tallygate.ledger.v1.MinuteLimit\x12;\n\x11tokens_per_minute\x18\n \x01(\x0b\x32 .tallygate.ledger.v1.MinuteLimit\x12\x38\n\rcache_default\x18\x0b \x01(\x0e\x32!.tallygate.ledger.v1.CacheDefault\x12)\n\x05\x61\x63tor\x18\x0f \x01(\x0b\x32\x1a.tallygate.common.v1.ActorB\x07\n\x05_nameB\x10\n\x0e_expires_at_msB\x0c\n\n_read_only\":\n\x11UpdateKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.tallygate.ledger.v1.Key\"q\n\x10RotateKeyRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x12\n\noverlap_ms\x18\x03 \x01(\x03\x12)\n\x05\x61\x63tor\x18\x0f \x01(\x0b\x32\x1a.tallygate.common.v1.Actor\"o\n\x11RotateKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.tallygate.ledger.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12#\n\x1b\x66ormer_secret_expires_at_ms\x18\x03 \x01(\x03\x32\xb1\x06\n\x0e\x41\x63\x63ountService\x12h\n\x0cListProjects\x12(.tallygate.ledger.v1.ListProjectsRequest\x1a).tallygate.ledger.v1.ListProjectsResponse\"\x03\x90\x02\x01\x12\x62\n\nGetProject\x12&.tallygate.ledger.v1.GetProjectRequest\x1a\'.tallygate.ledger.v1.GetProjectResponse\"\x03\x90\x02\x01\x12k\n\rUpdateProject\x12).tallygate.ledger.v1.UpdateProjectRequest\x1a*.tallygate.ledger.v1.UpdateProjectResponse\"\x03\x90\x02\x02\x12q\n\x0fGetOrganization\x12+.tallygate.ledger.v1.GetOrganizationRequest\x1a,.tallygate.ledger.v1.GetOrganizationResponse\"\x03\x90\x02\x01\x12V\n\x06GetKey\x12\".tallygate.ledger.v1.GetKeyRequest\x1a#.tallygate.ledger.v1.GetKeyResponse\"\x03\x90\x02\x01\x12\\\n\x08\x46indKeys\x12$.tallygate.ledger.v1.FindKeysRequest\x1a%.tallygate.ledger.v1.FindKeysResponse\"\x03\x90\x02\x01\x12_\n\tUpdateKey\x12%.tallygate.ledger.v1.UpdateKeyRequest\x1a&.tallygate.ledger.v1.UpdateKeyResponse\"\x03\x90\x02\x02\x12Z\n\tRotateKey\x12%.tallygate.ledger.v1.RotateKeyRequest\x1a&.tallygate.ledger.v1.RotateKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tallygate/ledger/v1/account.proto\x12\x13tallygate.ledger.v1\x1a google/protobuf/field_mask.proto\x1a\x1ftallygate/common/v1/actor.proto\x1a tallygate/ledger/v1/ledger.proto\"R\n\x07Project\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x04 \x01(\x03\"L\n\x13ListProjectsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x14ListProjectsResponse\x12.\n\x08projects\x18\x01 \x03(\x0b\x32\x1c.tallygate.ledger.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x11GetProjectRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\"C\n\x12GetProjectResponse\x12-\n\x07project\x18\x01 \x01(\x0b\x32\x1c.tallygate.ledger.v1.Project\"\x81\x01\n\x14UpdateProjectRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x11\n\x04name\x18\x03 \x01(\tH\x00\x88\x01\x01\x12)\n\x05\x61\x63tor\x18\x0f \x01(\x0b\x32\x1a.tallygate.common.v1.ActorB\x07\n\x05_name\"F\n\x15UpdateProjectResponse\x12-\n\x07project\x18\x01 \x01(\x0b\x32\x1c.tallygate.ledger.v1.Project\"(\n\x16GetOrganizationRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\"N\n\x17GetOrganizationResponse\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x03 \x01(\x03\"/\n\rGetKeyRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"7\n\x0eGetKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.tallygate.ledger.v1.Key\"\x8c\x01\n\x0f\x46indKeysRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12.\n\x06status\x18\x03 \x01(\x0e\x32\x1e.tallygate.ledger.v1.KeyStatus\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"S\n\x10\x46indKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.tallygate.ledger.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1a\n\x08TextList\x12\x0e\n\x06values\x18\x01 \x03(\t\"5\n\x0bMinuteLimit\x12\x17\n\nper_minute\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_per_minute\"\xda\x04\n\x10UpdateKeyRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x11\n\x04name\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x35\n\x0e\x61llowed_models\x18\x04 \x01(\x0b\x32\x1d.tallygate.ledger.v1.TextList\x12\x1a\n\rexpires_at_ms\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\tread_only\x18\x06 \x01(\x08H\x02\x88\x01\x01\x12\x34\n\rallowed_cidrs\x18\x07 \x01(\x0b\x32\x1d.tallygate.ledger.v1.TextList\x12\x31\n\x06region\x18\x08 \x01(\x0e\x32!.tallygate.ledger.v1.RegionPolicy\x12=\n\x13requests_per_minute\x18\t \x01(\x0b\x32 .tallygate.ledger.v1.MinuteLimit\x12;\n\x11tokens_per_minute\x18\n \x01(\x0b\x32 .tallygate.ledger.v1.MinuteLimit\x12\x38\n\rcache_default\x18\x0b \x01(\x0e\x32!.tallygate.ledger.v1.CacheDefault\x12\x35\n\x05\x63\x61\x63he\x18\x0c \x01(\x0b\x32&.tallygate.ledger.v1.CachePolicyChange\x12)\n\x05\x61\x63tor\x18\x0f \x01(\x0b\x32\x1a.tallygate.common.v1.ActorB\x07\n\x05_nameB\x10\n\x0e_expires_at_msB\x0c\n\n_read_only\":\n\x11UpdateKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.tallygate.ledger.v1.Key\"q\n\x10RotateKeyRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x12\n\noverlap_ms\x18\x03 \x01(\x03\x12)\n\x05\x61\x63tor\x18\x0f \x01(\x0b\x32\x1a.tallygate.common.v1.Actor\"o\n\x11RotateKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.tallygate.ledger.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12#\n\x1b\x66ormer_secret_expires_at_ms\x18\x03 \x01(\x03\"q\n\x11\x43\x61\x63hePolicyChange\x12\x30\n\x06values\x18\x01 \x01(\x0b\x32 .tallygate.ledger.v1.CachePolicy\x12*\n\x06\x66ields\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"K\n\x15GetCachePolicyRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\"~\n\x16GetCachePolicyResponse\x12\x30\n\x06policy\x18\x01 \x01(\x0b\x32 .tallygate.ledger.v1.CachePolicy\x12\x32\n\x08in_force\x18\x02 \x01(\x0b\x32 .tallygate.ledger.v1.CachePolicy\"\xb1\x01\n\x18UpdateCachePolicyRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x36\n\x06\x63hange\x18\x04 \x01(\x0b\x32&.tallygate.ledger.v1.CachePolicyChange\x12)\n\x05\x61\x63tor\x18\x0f \x01(\x0b\x32\x1a.tallygate.common.v1.Actor\"\x81\x01\n\x19UpdateCachePolicyResponse\x12\x30\n\x06policy\x18\x01 \x01(\x0b\x32 .tallygate.ledger.v1.CachePolicy\x12\x32\n\x08in_force\x18\x02 \x01(\x0b\x32 .tallygate.ledger.v1.CachePolicy2\x9a\x08\n\x0e\x41\x63\x63ountService\x12h\n\x0cListProjects\x12(.tallygate.ledger.v1.ListProjectsRequest\x1a).tallygate.ledger.v1.ListProjectsResponse\"\x03\x90\x02\x01\x12\x62\n\nGetProject\x12&.tallygate.ledger.v1.GetProjectRequest\x1a\'.tallygate.ledger.v1.GetProjectResponse\"\x03\x90\x02\x01\x12k\n\rUpdateProject\x12).tallygate.ledger.v1.UpdateProjectRequest\x1a*.tallygate.ledger.v1.UpdateProjectResponse\"\x03\x90\x02\x02\x12q\n\x0fGetOrganization\x12+.tallygate.ledger.v1.GetOrganizationRequest\x1a,.tallygate.ledger.v1.GetOrganizationResponse\"\x03\x90\x02\x01\x12V\n\x06GetKey\x12\".tallygate.ledger.v1.GetKeyRequest\x1a#.tallygate.ledger.v1.GetKeyResponse\"\x03\x90\x02\x01\x12\\\n\x08\x46indKeys\x12$.tallygate.ledger.v1.FindKeysRequest\x1a%.tallygate.ledger.v1.FindKeysResponse\"\x03\x90\x02\x01\x12_\n\tUpdateKey\x12%.tallygate.ledger.v1.UpdateKeyRequest\x1a&.tallygate.ledger.v1.UpdateKeyResponse\"\x03\x90\x02\x02\x12Z\n\tRotateKey\x12%.tallygate.ledger.v1.RotateKeyRequest\x1a&.tallygate.ledger.v1.RotateKeyResponse\x12n\n\x0eGetCachePolicy\x12*.tallygate.ledger.v1.GetCachePolicyRequest\x1a+.tallygate.ledger.v1.GetCachePolicyResponse\"\x03\x90\x02\x01\x12w\n\x11UpdateCachePolicy\x12-.tallygate.ledger.v1.UpdateCachePolicyRequest\x1a..tallygate.ledger.v1.UpdateCachePolicyResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,44 +48,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCOUNTSERVICE'].methods_by_name['FindKeys']._serialized_options = b'\220\002\001'
   _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateKey']._loaded_options = None
   _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateKey']._serialized_options = b'\220\002\002'
-  _globals['_PROJECT']._serialized_start=125
-  _globals['_PROJECT']._serialized_end=207
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=209
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=285
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=287
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=382
-  _globals['_GETPROJECTREQUEST']._serialized_start=384
-  _globals['_GETPROJECTREQUEST']._serialized_end=439
-  _globals['_GETPROJECTRESPONSE']._serialized_start=441
-  _globals['_GETPROJECTRESPONSE']._serialized_end=508
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=511
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=640
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=642
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=712
-  _globals['_GETORGANIZATIONREQUEST']._serialized_start=714
-  _globals['_GETORGANIZATIONREQUEST']._serialized_end=754
-  _globals['_GETORGANIZATIONRESPONSE']._serialized_start=756
-  _globals['_GETORGANIZATIONRESPONSE']._serialized_end=834
-  _globals['_GETKEYREQUEST']._serialized_start=836
-  _globals['_GETKEYREQUEST']._serialized_end=883
-  _globals['_GETKEYRESPONSE']._serialized_start=885
-  _globals['_GETKEYRESPONSE']._serialized_end=940
-  _globals['_FINDKEYSREQUEST']._serialized_start=943
-  _globals['_FINDKEYSREQUEST']._serialized_end=1083
-  _globals['_FINDKEYSRESPONSE']._serialized_start=1085
-  _globals['_FINDKEYSRESPONSE']._serialized_end=1168
-  _globals['_TEXTLIST']._serialized_start=1170
-  _globals['_TEXTLIST']._serialized_end=1196
-  _globals['_MINUTELIMIT']._serialized_start=1198
-  _globals['_MINUTELIMIT']._serialized_end=1251
-  _globals['_UPDATEKEYREQUEST']._serialized_start=1254
-  _globals['_UPDATEKEYREQUEST']._serialized_end=1801
-  _globals['_UPDATEKEYRESPONSE']._serialized_start=1803
-  _globals['_UPDATEKEYRESPONSE']._serialized_end=1861
-  _globals['_ROTATEKEYREQUEST']._serialized_start=1863
-  _globals['_ROTATEKEYREQUEST']._serialized_end=1976
-  _globals['_ROTATEKEYRESPONSE']._serialized_start=1978
-  _globals['_ROTATEKEYRESPONSE']._serialized_end=2089
-  _globals['_ACCOUNTSERVICE']._serialized_start=2092
-  _globals['_ACCOUNTSERVICE']._serialized_end=2909
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetCachePolicy']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetCachePolicy']._serialized_options = b'\220\002\001'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateCachePolicy']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateCachePolicy']._serialized_options = b'\220\002\002'
+  _globals['_PROJECT']._serialized_start=159
+  _globals['_PROJECT']._serialized_end=241
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=243
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=319
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=321
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=416
+  _globals['_GETPROJECTREQUEST']._serialized_start=418
+  _globals['_GETPROJECTREQUEST']._serialized_end=473
+  _globals['_GETPROJECTRESPONSE']._serialized_start=475
+  _globals['_GETPROJECTRESPONSE']._serialized_end=542
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=545
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=674
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=676
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=746
+  _globals['_GETORGANIZATIONREQUEST']._serialized_start=748
+  _globals['_GETORGANIZATIONREQUEST']._serialized_end=788
+  _globals['_GETORGANIZATIONRESPONSE']._serialized_start=790
+  _globals['_GETORGANIZATIONRESPONSE']._serialized_end=868
+  _globals['_GETKEYREQUEST']._serialized_start=870
+  _globals['_GETKEYREQUEST']._serialized_end=917
+  _globals['_GETKEYRESPONSE']._serialized_start=919
+  _globals['_GETKEYRESPONSE']._serialized_end=974
+  _globals['_FINDKEYSREQUEST']._serialized_start=977
+  _globals['_FINDKEYSREQUEST']._serialized_end=1117
+  _globals['_FINDKEYSRESPONSE']._serialized_start=1119
+  _globals['_FINDKEYSRESPONSE']._serialized_end=1202
+  _globals['_TEXTLIST']._serialized_start=1204
+  _globals['_TEXTLIST']._serialized_end=1230
+  _globals['_MINUTELIMIT']._serialized_start=1232
+  _globals['_MINUTELIMIT']._serialized_end=1285
+  _globals['_UPDATEKEYREQUEST']._serialized_start=1288
+  _globals['_UPDATEKEYREQUEST']._serialized_end=1890
+  _globals['_UPDATEKEYRESPONSE']._serialized_start=1892
+  _globals['_UPDATEKEYRESPONSE']._serialized_end=1950
+  _globals['_ROTATEKEYREQUEST']._serialized_start=1952
+  _globals['_ROTATEKEYREQUEST']._serialized_end=2065
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=2067
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=2178
+  _globals['_CACHEPOLICYCHANGE']._serialized_start=2180
+  _globals['_CACHEPOLICYCHANGE']._serialized_end=2293
+  _globals['_GETCACHEPOLICYREQUEST']._serialized_start=2295
+  _globals['_GETCACHEPOLICYREQUEST']._serialized_end=2370
+  _globals['_GETCACHEPOLICYRESPONSE']._serialized_start=2372
+  _globals['_GETCACHEPOLICYRESPONSE']._serialized_end=2498
+  _globals['_UPDATECACHEPOLICYREQUEST']._serialized_start=2501
+  _globals['_UPDATECACHEPOLICYREQUEST']._serialized_end=2678
+  _globals['_UPDATECACHEPOLICYRESPONSE']._serialized_start=2681
+  _globals['_UPDATECACHEPOLICYRESPONSE']._serialized_end=2810
+  _globals['_ACCOUNTSERVICE']._serialized_start=2813
+  _globals['_ACCOUNTSERVICE']._serialized_end=3863
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ Organisations, projects and keys: reading them and changing what they may do. Th
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from tallygate.common.v1 import actor_pb2 as _actor_pb2
@@ -457,6 +458,7 @@ class UpdateKeyRequest(_message.Message):
     REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     CACHE_DEFAULT_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """The organisation; empty: any (for the operator's command line)."""
@@ -489,6 +491,10 @@ class UpdateKeyRequest(_message.Message):
         """The most tokens in a minute."""
 
     @_builtins.property
+    def cache(self) -> Global___CachePolicyChange:
+        """What else its cache policy is to say. Not `default` beside cache_default."""
+
+    @_builtins.property
     def actor(self) -> _actor_pb2.Actor:
         """Who does it, for the audit trail; not given: the operator."""
 
@@ -506,11 +512,12 @@ class UpdateKeyRequest(_message.Message):
         requests_per_minute: Global___MinuteLimit | None = ...,
         tokens_per_minute: Global___MinuteLimit | None = ...,
         cache_default: _ledger_pb2.CacheDefault.ValueType = ...,
+        cache: Global___CachePolicyChange | None = ...,
         actor: _actor_pb2.Actor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_at_ms", b"_expires_at_ms", "_name", b"_name", "_read_only", b"_read_only", "actor", b"actor", "allowed_cidrs", b"allowed_cidrs", "allowed_models", b"allowed_models", "expires_at_ms", b"expires_at_ms", "name", b"name", "read_only", b"read_only", "requests_per_minute", b"requests_per_minute", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_at_ms", b"_expires_at_ms", "_name", b"_name", "_read_only", b"_read_only", "actor", b"actor", "allowed_cidrs", b"allowed_cidrs", "allowed_models", b"allowed_models", "cache", b"cache", "expires_at_ms", b"expires_at_ms", "name", b"name", "read_only", b"read_only", "requests_per_minute", b"requests_per_minute", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_at_ms", b"_expires_at_ms", "_name", b"_name", "_read_only", b"_read_only", "actor", b"actor", "allowed_cidrs", b"allowed_cidrs", "allowed_models", b"allowed_models", "cache_default", b"cache_default", "expires_at_ms", b"expires_at_ms", "key_id", b"key_id", "name", b"name", "org_id", b"org_id", "read_only", b"read_only", "region", b"region", "requests_per_minute", b"requests_per_minute", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_at_ms", b"_expires_at_ms", "_name", b"_name", "_read_only", b"_read_only", "actor", b"actor", "allowed_cidrs", b"allowed_cidrs", "allowed_models", b"allowed_models", "cache", b"cache", "cache_default", b"cache_default", "expires_at_ms", b"expires_at_ms", "key_id", b"key_id", "name", b"name", "org_id", b"org_id", "read_only", b"read_only", "region", b"region", "requests_per_minute", b"requests_per_minute", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expires_at_ms: _TypeAlias = _typing.Literal["expires_at_ms"]  # noqa: Y015
     _WhichOneofArgType__expires_at_ms: _TypeAlias = _typing.Literal["_expires_at_ms", b"_expires_at_ms"]  # noqa: Y015
@@ -618,3 +625,165 @@ class RotateKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateKeyResponse: _TypeAlias = RotateKeyResponse  # noqa: Y015
+
+@_typing.final
+class CachePolicyChange(_message.Message):
+    """What to change of a cache policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _ledger_pb2.CachePolicy:
+        """The new values."""
+
+    @_builtins.property
+    def fields(self) -> _field_mask_pb2.FieldMask:
+        """The fields of `values` to take, such as "ttl_s". One that has no value there is as whoever stands above has it."""
+
+    def __init__(
+        self,
+        *,
+        values: _ledger_pb2.CachePolicy | None = ...,
+        fields: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "values", b"values"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CachePolicyChange: _TypeAlias = CachePolicyChange  # noqa: Y015
+
+@_typing.final
+class GetCachePolicyRequest(_message.Message):
+    """Whose cache policy: the organisation's, or that of one project or one key of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    project_id: _builtins.str
+    """A project of it; or"""
+    key_id: _builtins.str
+    """a key of it."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "org_id", b"org_id", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCachePolicyRequest: _TypeAlias = GetCachePolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetCachePolicyResponse(_message.Message):
+    """The cache policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> _ledger_pb2.CachePolicy:
+        """What it says itself."""
+
+    @_builtins.property
+    def in_force(self) -> _ledger_pb2.CachePolicy:
+        """What is in force: with what it does not say from whoever stands above, up to the installation."""
+
+    def __init__(
+        self,
+        *,
+        policy: _ledger_pb2.CachePolicy | None = ...,
+        in_force: _ledger_pb2.CachePolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force", "policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCachePolicyResponse: _TypeAlias = GetCachePolicyResponse  # noqa: Y015
+
+@_typing.final
+class UpdateCachePolicyRequest(_message.Message):
+    """What to change, and of whom: the organisation, or one project or one key of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    project_id: _builtins.str
+    """A project of it; or"""
+    key_id: _builtins.str
+    """a key of it."""
+    @_builtins.property
+    def change(self) -> Global___CachePolicyChange:
+        """What to change."""
+
+    @_builtins.property
+    def actor(self) -> _actor_pb2.Actor:
+        """Who does it, for the audit trail; not given: the operator."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        change: Global___CachePolicyChange | None = ...,
+        actor: _actor_pb2.Actor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "change", b"change", "key_id", b"key_id", "org_id", b"org_id", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCachePolicyRequest: _TypeAlias = UpdateCachePolicyRequest  # noqa: Y015
+
+@_typing.final
+class UpdateCachePolicyResponse(_message.Message):
+    """The cache policy as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> _ledger_pb2.CachePolicy:
+        """What it says itself."""
+
+    @_builtins.property
+    def in_force(self) -> _ledger_pb2.CachePolicy:
+        """What is in force."""
+
+    def __init__(
+        self,
+        *,
+        policy: _ledger_pb2.CachePolicy | None = ...,
+        in_force: _ledger_pb2.CachePolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force", "policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCachePolicyResponse: _TypeAlias = UpdateCachePolicyResponse  # noqa: Y015

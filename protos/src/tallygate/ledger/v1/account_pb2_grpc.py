@@ -75,6 +75,16 @@ class AccountServiceStub:
                 request_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.RotateKeyRequest.SerializeToString,
                 response_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.RotateKeyResponse.FromString,
                 _registered_method=True)
+        self.GetCachePolicy = channel.unary_unary(
+                '/tallygate.ledger.v1.AccountService/GetCachePolicy',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetCachePolicyRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetCachePolicyResponse.FromString,
+                _registered_method=True)
+        self.UpdateCachePolicy = channel.unary_unary(
+                '/tallygate.ledger.v1.AccountService/UpdateCachePolicy',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateCachePolicyRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateCachePolicyResponse.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer:
@@ -139,6 +149,22 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCachePolicy(self, request, context):
+        """How requests of an organisation, a project or a key use the cache where they don't say. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateCachePolicy(self, request, context):
+        """Changes that. Watchers of WatchRevocations are told: of the key, else of the organisation. NOT_FOUND; INVALID_REQUEST
+        for a value out of bounds, for what only an organisation decides, for the semantic tier without an error bound, or for
+        a key that was revoked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -181,6 +207,16 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.RotateKey,
                     request_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.RotateKeyRequest.FromString,
                     response_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.RotateKeyResponse.SerializeToString,
+            ),
+            'GetCachePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCachePolicy,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetCachePolicyRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.GetCachePolicyResponse.SerializeToString,
+            ),
+            'UpdateCachePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCachePolicy,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateCachePolicyRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateCachePolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -400,6 +436,60 @@ class AccountService:
             '/tallygate.ledger.v1.AccountService/RotateKey',
             tallygate_dot_ledger_dot_v1_dot_account__pb2.RotateKeyRequest.SerializeToString,
             tallygate_dot_ledger_dot_v1_dot_account__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCachePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.AccountService/GetCachePolicy',
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.GetCachePolicyRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.GetCachePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCachePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.AccountService/UpdateCachePolicy',
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateCachePolicyRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_account__pb2.UpdateCachePolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

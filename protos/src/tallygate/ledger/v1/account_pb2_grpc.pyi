@@ -53,6 +53,13 @@ class AccountServiceStub:
     """Gives a key a new secret: its id, caps and usage stay. The secret before is valid until the overlap ends; one that was
     left from an earlier rotation ends now. NOT_FOUND; INVALID_REQUEST for a key that was revoked or has expired.
     """
+    GetCachePolicy: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetCachePolicyRequest, _account_pb2.GetCachePolicyResponse]
+    """How requests of an organisation, a project or a key use the cache where they don't say. NOT_FOUND."""
+    UpdateCachePolicy: _grpc.UnaryUnaryMultiCallable[_account_pb2.UpdateCachePolicyRequest, _account_pb2.UpdateCachePolicyResponse]
+    """Changes that. Watchers of WatchRevocations are told: of the key, else of the organisation. NOT_FOUND; INVALID_REQUEST
+    for a value out of bounds, for what only an organisation decides, for the semantic tier without an error bound, or for
+    a key that was revoked.
+    """
 
 @_typing.type_check_only
 class AccountServiceAsyncStub(AccountServiceStub):
@@ -78,6 +85,13 @@ class AccountServiceAsyncStub(AccountServiceStub):
     RotateKey: _aio.UnaryUnaryMultiCallable[_account_pb2.RotateKeyRequest, _account_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Gives a key a new secret: its id, caps and usage stay. The secret before is valid until the overlap ends; one that was
     left from an earlier rotation ends now. NOT_FOUND; INVALID_REQUEST for a key that was revoked or has expired.
+    """
+    GetCachePolicy: _aio.UnaryUnaryMultiCallable[_account_pb2.GetCachePolicyRequest, _account_pb2.GetCachePolicyResponse]  # type: ignore[assignment]
+    """How requests of an organisation, a project or a key use the cache where they don't say. NOT_FOUND."""
+    UpdateCachePolicy: _aio.UnaryUnaryMultiCallable[_account_pb2.UpdateCachePolicyRequest, _account_pb2.UpdateCachePolicyResponse]  # type: ignore[assignment]
+    """Changes that. Watchers of WatchRevocations are told: of the key, else of the organisation. NOT_FOUND; INVALID_REQUEST
+    for a value out of bounds, for what only an organisation decides, for the semantic tier without an error bound, or for
+    a key that was revoked.
     """
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -149,6 +163,25 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_pb2.RotateKeyResponse, _abc.Awaitable[_account_pb2.RotateKeyResponse]]:
         """Gives a key a new secret: its id, caps and usage stay. The secret before is valid until the overlap ends; one that was
         left from an earlier rotation ends now. NOT_FOUND; INVALID_REQUEST for a key that was revoked or has expired.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCachePolicy(
+        self,
+        request: _account_pb2.GetCachePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.GetCachePolicyResponse, _abc.Awaitable[_account_pb2.GetCachePolicyResponse]]:
+        """How requests of an organisation, a project or a key use the cache where they don't say. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def UpdateCachePolicy(
+        self,
+        request: _account_pb2.UpdateCachePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.UpdateCachePolicyResponse, _abc.Awaitable[_account_pb2.UpdateCachePolicyResponse]]:
+        """Changes that. Watchers of WatchRevocations are told: of the key, else of the organisation. NOT_FOUND; INVALID_REQUEST
+        for a value out of bounds, for what only an organisation decides, for the semantic tier without an error bound, or for
+        a key that was revoked.
         """
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

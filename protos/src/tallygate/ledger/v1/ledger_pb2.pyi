@@ -81,17 +81,17 @@ class _CacheDefault:
 class _CacheDefaultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheDefault.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CACHE_DEFAULT_UNSPECIFIED: _CacheDefault.ValueType  # 0
-    """As ON."""
+    """Not said: as whoever stands above has it; in the end as ON."""
     CACHE_DEFAULT_ON: _CacheDefault.ValueType  # 1
     """Replays and stores."""
     CACHE_DEFAULT_OFF: _CacheDefault.ValueType  # 2
     """Neither."""
 
 class CacheDefault(_CacheDefault, metaclass=_CacheDefaultEnumTypeWrapper):
-    """What a key does with the cache where a request does not say."""
+    """What a request does with the cache that does not say."""
 
 CACHE_DEFAULT_UNSPECIFIED: CacheDefault.ValueType  # 0
-"""As ON."""
+"""Not said: as whoever stands above has it; in the end as ON."""
 CACHE_DEFAULT_ON: CacheDefault.ValueType  # 1
 """Replays and stores."""
 CACHE_DEFAULT_OFF: CacheDefault.ValueType  # 2
@@ -440,7 +440,7 @@ class CachePolicy(_message.Message):
     max_error_ppm: _builtins.int
     """Of the semantic tier: the share of its replays that may be wrong, in parts per million."""
     ttl_s: _builtins.int
-    """How long answers are kept, in seconds, > 0."""
+    """How long answers are kept, and how old one may be that is replayed, in seconds, 1 to 2,592,000 (30 days)."""
     allow_sampled: _builtins.bool
     """A replay is accepted for a sampled request too (temperature unset or above 0)."""
     share_in_org: _builtins.bool
@@ -498,6 +498,7 @@ class KeyPolicy(_message.Message):
     REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     CACHE_DEFAULT_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     scope: Global___KeyScope.ValueType
     """What it is for."""
     read_only: _builtins.bool
@@ -509,10 +510,14 @@ class KeyPolicy(_message.Message):
     tokens_per_minute: _builtins.int
     """The most tokens in a minute; 0: no limit. Not given: the installation's default."""
     cache_default: Global___CacheDefault.ValueType
-    """What it does with the cache."""
+    """What it does with the cache: where a key is made, its own word; where one is shown, what is in force for it."""
     @_builtins.property
     def allowed_cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Addresses that it may be used from, as CIDR ("10.0.0.0/8", "2001:db8::/32"); empty: from any."""
+
+    @_builtins.property
+    def cache(self) -> Global___CachePolicy:
+        """Where a key is made: its own cache policy, without `default` or with that of `cache_default`."""
 
     def __init__(
         self,
@@ -524,10 +529,11 @@ class KeyPolicy(_message.Message):
         requests_per_minute: _builtins.int | None = ...,
         tokens_per_minute: _builtins.int | None = ...,
         cache_default: Global___CacheDefault.ValueType = ...,
+        cache: Global___CachePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute", "_tokens_per_minute", b"_tokens_per_minute", "requests_per_minute", b"requests_per_minute", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute", "_tokens_per_minute", b"_tokens_per_minute", "cache", b"cache", "requests_per_minute", b"requests_per_minute", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute", "_tokens_per_minute", b"_tokens_per_minute", "allowed_cidrs", b"allowed_cidrs", "cache_default", b"cache_default", "read_only", b"read_only", "region", b"region", "requests_per_minute", b"requests_per_minute", "scope", b"scope", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute", "_tokens_per_minute", b"_tokens_per_minute", "allowed_cidrs", b"allowed_cidrs", "cache", b"cache", "cache_default", b"cache_default", "read_only", b"read_only", "region", b"region", "requests_per_minute", b"requests_per_minute", "scope", b"scope", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
     _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
@@ -557,6 +563,7 @@ class Key(_message.Message):
     REVOKED_AT_MS_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """"key_..." """
     org_id: _builtins.str
@@ -583,6 +590,10 @@ class Key(_message.Message):
     def policy(self) -> Global___KeyPolicy:
         """What it may do."""
 
+    @_builtins.property
+    def cache(self) -> Global___CachePolicy:
+        """Its own cache policy: what it does not say comes from its project."""
+
     def __init__(
         self,
         *,
@@ -597,10 +608,11 @@ class Key(_message.Message):
         revoked_at_ms: _builtins.int = ...,
         policy: Global___KeyPolicy | None = ...,
         status: Global___KeyStatus.ValueType = ...,
+        cache: Global___CachePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "created_at_ms", b"created_at_ms", "expires_at_ms", b"expires_at_ms", "key_id", b"key_id", "name", b"name", "org_id", b"org_id", "policy", b"policy", "prefix", b"prefix", "project_id", b"project_id", "revoked_at_ms", b"revoked_at_ms", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "cache", b"cache", "created_at_ms", b"created_at_ms", "expires_at_ms", b"expires_at_ms", "key_id", b"key_id", "name", b"name", "org_id", b"org_id", "policy", b"policy", "prefix", b"prefix", "project_id", b"project_id", "revoked_at_ms", b"revoked_at_ms", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -832,7 +844,9 @@ class AuthenticateResponse(_message.Message):
 
     @_builtins.property
     def cache(self) -> Global___CachePolicy:
-        """How its requests use the cache, merged from the key, its project and its organisation."""
+        """How its requests use the cache: merged from the key, its project, its organisation and the installation, so that
+        everything is said but what has no value by default: max_error_ppm and ttl_s.
+        """
 
     def __init__(
         self,
@@ -869,23 +883,27 @@ Global___WatchRevocationsRequest: _TypeAlias = WatchRevocationsRequest  # noqa: 
 
 @_typing.final
 class WatchRevocationsResponse(_message.Message):
-    """One key that ended, or of which something changed. A message without a key says that the watch stands, and that whoever
-    was not watching before must drop what it keeps; the first of a watch is one.
+    """One key that ended, or of which something changed; or all keys of an organisation. A message with neither says that the
+    watch stands, and that whoever was not watching before must drop what it keeps; the first of a watch is one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """The key; empty: any."""
+    """The key; empty: see org_id."""
+    org_id: _builtins.str
+    """Any key of this organisation: its cache policy changed, or a project's; empty, and no key: any of all."""
     def __init__(
         self,
         *,
         key_id: _builtins.str = ...,
+        org_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "org_id", b"org_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

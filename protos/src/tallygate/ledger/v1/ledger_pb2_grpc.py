@@ -215,8 +215,9 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchRevocations(self, request, context):
-        """Tells of each key revoked, rotated or changed from now on, so that whoever keeps an answer of Authenticate drops it at
-        once. A key that another replica changed is told of in less than half a second.
+        """Tells of each key revoked, rotated or changed from now on, and of each change of a cache policy that keys inherit, so
+        that whoever keeps an answer of Authenticate drops it at once. What another replica changed is told of in less than
+        half a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

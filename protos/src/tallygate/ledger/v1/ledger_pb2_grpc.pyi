@@ -50,8 +50,9 @@ class LedgerServiceStub:
     Authenticate: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AuthenticateRequest, _ledger_pb2.AuthenticateResponse]
     """Who is it that holds this secret? INVALID_API_KEY, API_KEY_REVOKED."""
     WatchRevocations: _grpc.UnaryStreamMultiCallable[_ledger_pb2.WatchRevocationsRequest, _ledger_pb2.WatchRevocationsResponse]
-    """Tells of each key revoked, rotated or changed from now on, so that whoever keeps an answer of Authenticate drops it at
-    once. A key that another replica changed is told of in less than half a second.
+    """Tells of each key revoked, rotated or changed from now on, and of each change of a cache policy that keys inherit, so
+    that whoever keeps an answer of Authenticate drops it at once. What another replica changed is told of in less than
+    half a second.
     """
     AddCredit: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AddCreditRequest, _ledger_pb2.AddCreditResponse]
     """Adds prepaid or promotional credit."""
@@ -127,8 +128,9 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     Authenticate: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AuthenticateRequest, _ledger_pb2.AuthenticateResponse]  # type: ignore[assignment]
     """Who is it that holds this secret? INVALID_API_KEY, API_KEY_REVOKED."""
     WatchRevocations: _aio.UnaryStreamMultiCallable[_ledger_pb2.WatchRevocationsRequest, _ledger_pb2.WatchRevocationsResponse]  # type: ignore[assignment]
-    """Tells of each key revoked, rotated or changed from now on, so that whoever keeps an answer of Authenticate drops it at
-    once. A key that another replica changed is told of in less than half a second.
+    """Tells of each key revoked, rotated or changed from now on, and of each change of a cache policy that keys inherit, so
+    that whoever keeps an answer of Authenticate drops it at once. What another replica changed is told of in less than
+    half a second.
     """
     AddCredit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AddCreditRequest, _ledger_pb2.AddCreditResponse]  # type: ignore[assignment]
     """Adds prepaid or promotional credit."""
@@ -243,8 +245,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.WatchRevocationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_pb2.WatchRevocationsResponse], _abc.AsyncIterator[_ledger_pb2.WatchRevocationsResponse]]:
-        """Tells of each key revoked, rotated or changed from now on, so that whoever keeps an answer of Authenticate drops it at
-        once. A key that another replica changed is told of in less than half a second.
+        """Tells of each key revoked, rotated or changed from now on, and of each change of a cache policy that keys inherit, so
+        that whoever keeps an answer of Authenticate drops it at once. What another replica changed is told of in less than
+        half a second.
         """
 
     @_abc_1.abstractmethod

@@ -9,8 +9,17 @@ import grpc
 from cache_svc.domain.canonical import NotCanonical
 from cache_svc.domain.flight import AnotherContent, Ending, Pass, flight_name
 from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject, Tier
-from cache_svc.service import BadRequest, CacheService, FlightService, StoreFull, StoreUnavailable
+from cache_svc.service import (
+    BadRequest,
+    CacheService,
+    FlightService,
+    Recorder,
+    Recordings,
+    StoreFull,
+    StoreUnavailable,
+)
 from cache_svc.service.flights import Landed, Lead, Remembered
+from cache_svc.servicer.drafts import answered, leave_to_record, replayed
 from meshkit.codec import (
     price_from_proto,
     price_to_proto,
@@ -73,8 +82,10 @@ _MILLION = 1_000_000
 class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
     """The cache over gRPC."""
 
-    def __init__(self, service: CacheService) -> None:
+    def __init__(self, service: CacheService, recorder: Recorder, recordings: Recordings) -> None:
         self._service = service
+        self._recorder = recorder
+        self._recordings = recordings
 
     async def Lookup(
         self,
@@ -82,15 +93,19 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         context: ServicerContext[cache_pb2.LookupRequest, cache_pb2.LookupResponse],
     ) -> cache_pb2.LookupResponse:
         """A verified answer, or leave to store one."""
-        subject = _subject(
-            request.principal, request.endpoint, request.model, request.policy_epoch, request.openai_body
-        )
+        controls = request.controls
+        subject = _subject(request.principal, request, request.openai_body, share_in_org=controls.share_in_org)
         if not request.completion_id:
             raise BadRequest("completion_id is missing")
-        outcome = await self._service.lookup(subject, _controls(request.controls), request.completion_id)
+        outcome = await self._service.lookup(subject, _controls(controls), request.completion_id)
         if isinstance(outcome, Hit):
+            if controls.record:
+                self._recorder.note(replayed(subject, controls, outcome, self._recorder.now_ms()))
             return cache_pb2.LookupResponse(hit=_hit(outcome))
-        return cache_pb2.LookupResponse(miss=_miss(outcome, subject, request.controls))
+        miss = _miss(outcome, subject, controls)
+        if controls.record:
+            leave_to_record(miss, outcome, subject, controls, self._recorder.now_ms())
+        return cache_pb2.LookupResponse(miss=miss)
 
     async def Store(
         self,
@@ -99,7 +114,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
     ) -> cache_pb2.StoreResponse:
         """Keeps an answer, or says why not."""
         ticket = request.ticket
-        subject = _subject(request.principal, ticket.endpoint, ticket.model, ticket.policy_epoch, request.openai_body)
+        subject = _subject(request.principal, ticket, request.openai_body, share_in_org=ticket.share_in_org)
         try:
             fresh = FreshAnswer(
                 usage=usage_from_proto(request.usage),
@@ -112,7 +127,19 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
             )
         except ValueError as error:
             raise BadRequest(f"usage or price: {error}") from error
-        refusal = await self._service.store(subject, ticket.key, fresh, _tier(ticket.up_to), ticket.lesson)
+        if ticket.record and not ticket.key:
+            refusal = ticket.asked.why_not_stored
+        else:
+            refusal = await self._service.store(
+                subject,
+                ticket.key,
+                fresh,
+                ttl_s=_ttl_s(ticket.ttl_s),
+                up_to=_tier(ticket.up_to),
+                lesson=ticket.lesson,
+            )
+        if ticket.record:
+            self._recorder.note(answered(subject, ticket.asked, fresh, refusal))
         return cache_pb2.StoreResponse(stored=not refusal, reason=refusal)
 
     async def Purge(
@@ -121,7 +148,14 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         context: ServicerContext[cache_pb2.PurgeRequest, cache_pb2.PurgeResponse],
     ) -> cache_pb2.PurgeResponse:
         """Forgets answers at once."""
+        if request.key_prefix:
+            if request.project_id or request.model:
+                raise BadRequest("a purge names a project, a model or a key prefix, not two of them")
+            forgotten = await self._service.purge_prefix(request.org_id, request.key_prefix)
+            return cache_pb2.PurgeResponse(forgotten=forgotten)
         epoch = await self._service.purge(request.org_id, project_id=request.project_id, model=request.model)
+        if request == cache_pb2.PurgeRequest(org_id=request.org_id):
+            await self._recordings.forget(request.org_id)
         return cache_pb2.PurgeResponse(epoch=epoch)
 
     async def GetStats(
@@ -129,7 +163,9 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         request: cache_pb2.GetStatsRequest,
         context: ServicerContext[cache_pb2.GetStatsRequest, cache_pb2.GetStatsResponse],
     ) -> cache_pb2.GetStatsResponse:
-        """The counters of this process."""
+        """The counters of this process, or of one organisation in it."""
+        if request.org_id:
+            return await self._stats_of(request.org_id)
         counters, usage = self._service.counters, await self._service.usage()
         return cache_pb2.GetStatsResponse(
             hits=counters.hits,
@@ -147,7 +183,29 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
                 disagreed=counters.semantic.disagreed,
                 guarded=counters.semantic.guarded,
             ),
+            entries=usage.entries,
         )
+
+    async def _stats_of(self, org_id: str) -> cache_pb2.GetStatsResponse:
+        found, known = await self._service.statistics(org_id)
+        groups = [
+            cache_pb2.GroupStats(
+                project_id=group.project_id,
+                model=group.model,
+                hits=tally.hits,
+                misses=tally.misses,
+                stores=tally.stores,
+                entries=held.entries,
+                bytes=held.held_bytes,
+                evictions=held.evictions,
+            )
+            for group, (tally, held) in found.items()
+        ]
+        sums = {name: sum(getattr(group, name) for group in groups) for name in _SUMMED}
+        return cache_pb2.GetStatsResponse(groups=groups, holdings_known=known, **sums)
+
+
+_SUMMED = ("hits", "misses", "stores", "entries", "bytes", "evictions")
 
 
 @maps_errors(ERRORS)
@@ -245,17 +303,25 @@ def _pass(ticket: Pass) -> flights_pb2.FlightPass:
     return flights_pb2.FlightPass(name=ticket.name, token=ticket.token, run=ticket.run, fingerprint=ticket.fingerprint)
 
 
-def _subject(principal: PrincipalMessage, endpoint: str, model: str, policy_epoch: str, body: bytes) -> Subject:
+def _subject(
+    principal: PrincipalMessage, named: cache_pb2.LookupRequest | cache_pb2.Ticket, body: bytes, *, share_in_org: bool
+) -> Subject:
     # Without them, requests of two tenants or for two models would have one key.
     for name, value in (
         ("principal.org_id", principal.org_id),
         ("principal.project_id", principal.project_id),
-        ("endpoint", endpoint),
-        ("model", model),
+        ("endpoint", named.endpoint),
+        ("model", named.model),
     ):
         if not value:
             raise BadRequest(f"{name} is missing")
-    return Subject(principal_from_proto(principal), endpoint, model, policy_epoch, body)
+    return Subject(principal_from_proto(principal), named.endpoint, named.model, named.policy_epoch, body, share_in_org)
+
+
+def _ttl_s(ttl_s: int) -> int:
+    if ttl_s < 0:
+        raise BadRequest(f"ttl_s is {ttl_s}, below 0")
+    return ttl_s
 
 
 def _controls(message: cache_pb2.CacheControls) -> Controls:
@@ -270,6 +336,7 @@ def _controls(message: cache_pb2.CacheControls) -> Controls:
         allow_sampled=message.allow_sampled,
         up_to=_tier(message.up_to),
         max_error=message.max_error_ppm / _MILLION if bounded else None,
+        ttl_s=_ttl_s(message.ttl_s),
     )
 
 
@@ -308,6 +375,9 @@ def _miss(miss: Miss, subject: Subject, controls: cache_pb2.CacheControls) -> ca
                 policy_epoch=subject.policy_epoch,
                 up_to=controls.up_to,
                 lesson=miss.lesson,
+                ttl_s=controls.ttl_s,
+                share_in_org=controls.share_in_org,
+                record=controls.record,
             )
         )
     return message
