@@ -200,11 +200,11 @@ async def test_an_organisation_is_told_what_its_projects_and_models_have(desk: D
 async def test_the_memory_counts_what_it_drops_and_never_too_much(
     clock: FakeClock, new_epoch: Callable[[], int], sample: Any
 ) -> None:
-    store = MemoryStore(max_bytes=2_400, clock=clock, new_epoch=new_epoch)
+    store = MemoryStore(max_bytes=13_000, clock=clock, new_epoch=new_epoch)
     one, two = (sample.read(principal=Principal("org", project, "k")) for project in ("prj_1", "prj_2"))
     for number in range(4):
-        await store.put(bytes([number]) * 32, b"x" * 500, ttl_s=9, epoch_names=one.epoch_names)
-    await store.put(b"t" * 32, b"x" * 500, ttl_s=9, epoch_names=two.epoch_names)
+        await store.put(bytes([number]) * 32, b"x" * 5_000, ttl_s=9, epoch_names=one.epoch_names)
+    await store.put(b"t" * 32, b"x" * 5_000, ttl_s=9, epoch_names=two.epoch_names)
     held = await store.held("org")
     usage = await store.usage()
     each_bytes = (usage.held_bytes - SLOT_OVERHEAD_BYTES) // 2  # the minute in which both expire is nobody's
