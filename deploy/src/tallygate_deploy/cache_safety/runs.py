@@ -13,7 +13,7 @@ from meshkit.clock import SystemClock
 from tallygate_deploy.cache_safety import published, report, telling
 from tallygate_deploy.cache_safety.against.cache import EndpointCache
 from tallygate_deploy.cache_safety.against.endpoint import Endpoint, EndpointError
-from tallygate_deploy.cache_safety.generate import generated_items
+from tallygate_deploy.cache_safety.generate import frequent_items, generated_items
 from tallygate_deploy.cache_safety.items import Item, grouped, halves
 from tallygate_deploy.cache_safety.judging import judge
 from tallygate_deploy.cache_safety.metrics import Pricing, Score, score
@@ -69,7 +69,8 @@ def collect(path: Path | None) -> tuple[list[Item], str]:
     """
     if path is not None:
         return read_items(path), ""
-    return [*generated_items(), *published.published_items()], published.ATTRIBUTION
+    items = [*generated_items(), *frequent_items(), *published.published_items()]
+    return items, published.ATTRIBUTION
 
 
 def evenly(items: Sequence[Item], limit: int) -> list[Item]:
