@@ -171,7 +171,8 @@ class SemanticTier:
             return Verdict(Ruling.APART)
         probability = exploring_probability(comparisons, similarity, controls.max_error)
         # Read only: nothing will be called, so nothing be learned, and what the bound asks is all that counts.
-        if probability <= AUDIT if controls.mode is Mode.ONLY else self._random() >= probability:
+        replayed = probability <= AUDIT if controls.mode is Mode.ONLY else self._random() >= probability
+        if replayed:
             return Verdict(Ruling.REPLAY, similarity=similarity)
         detail = f"semantic: similarity {similarity:.3f}, {_in_words(probability, comparisons)}"
         if controls.mode is Mode.ONLY:
