@@ -165,7 +165,7 @@ class Flaky:
         if self.away:
             raise StoreUnavailable("told so")
 
-    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
+    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
         await self._answer()
         return Found((1,), None)
 

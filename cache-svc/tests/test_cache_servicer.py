@@ -143,6 +143,22 @@ async def test_controls(client: Client, sample: Any) -> None:
     assert (allowed.reason, allowed.HasField("ticket")) == (cache_pb2.Miss.REASON_NOT_STORED, True)
 
 
+async def test_a_reworded_question_is_a_hit_of_the_canonical_tier_for_those_who_ask_for_it(
+    client: Client, sample: Any
+) -> None:
+    up_to = cache_pb2.CacheControls(up_to=cache_pb2.REPLAY_TIER_CANONICAL)
+    ticket = (await client.lookup(controls=up_to)).miss.ticket
+    assert ticket.up_to == cache_pb2.REPLAY_TIER_CANONICAL
+    assert (await client.store(ticket)).stored
+    reworded = {**sample.request, "messages": [{"role": "user", "content": "Name a prime, please. Thanks!"}]}
+    assert (await client.lookup(reworded)).HasField("miss")
+    hit = (await client.lookup(reworded, controls=up_to)).hit
+    assert (hit.tier, hit.origin_receipt_id) == (cache_pb2.REPLAY_TIER_CANONICAL, "rcpt_origin")
+    assert hit.key_digest == (await client.lookup(controls=up_to)).hit.key_digest, "it names the entry that is replayed"
+    stats = await client.stats()
+    assert (stats.hits, stats.canonical_hits) == (2, 1)
+
+
 async def test_purge(client: Client) -> None:
     ticket = (await client.lookup()).miss.ticket
     assert (await client.store(ticket)).stored

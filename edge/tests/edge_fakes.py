@@ -148,11 +148,17 @@ class FakeCache(cache_pb2_grpc.CacheServiceServicer):
             )
         )
 
-    def holds(self, *, stream: bool, usage_chunk: bytes = b"") -> None:
+    def holds(
+        self,
+        *,
+        stream: bool,
+        usage_chunk: bytes = b"",
+        tier: cache_pb2.ReplayTier.ValueType = cache_pb2.REPLAY_TIER_EXACT,
+    ) -> None:
         """From now on every request is a hit."""
         self.answer = cache_pb2.LookupResponse(
             hit=cache_pb2.Hit(
-                tier=cache_pb2.REPLAY_TIER_EXACT,
+                tier=tier,
                 openai_body=b"" if stream else ANSWER,
                 chunks=CHUNKS if stream else [],
                 usage_chunk=usage_chunk,

@@ -66,6 +66,28 @@ async def test_a_replayed_body_and_its_headers(world: Any) -> None:
     assert headers["x-generation-id"] == world.cache.lookups[0].completion_id
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_upper_tier_s_replay_says_so_and_is_charged_as_such(world: Any, stream: bool) -> None:
+    world.cache.holds(stream=stream, tier=cache_pb2.REPLAY_TIER_CANONICAL)
+    response = await world.chat(stream=stream)
+    assert response.headers["x-served-mode"] == "canonical"
+    assert response.headers["cache-status"] == 'Tallygate; hit; key="dddddddddddddddd"; detail=canonical'
+    (charge,) = world.ledger.charges
+    assert charge.facts.served_mode == ledger_pb2.SERVED_MODE_CANONICAL
+    assert charge.facts.origin_receipt_id == "rcpt_origin"
+    assert not world.router.requests
+
+
+async def test_a_semantic_replay_says_how_alike_the_questions_are(world: Any) -> None:
+    world.cache.holds(stream=False, tier=cache_pb2.REPLAY_TIER_SEMANTIC)
+    world.cache.answer.hit.similarity_ppm = 953_120
+    response = await world.chat()
+    assert response.headers["x-served-mode"] == "semantic"
+    status = 'Tallygate; hit; key="dddddddddddddddd"; detail="semantic; similarity=0.953"'
+    assert response.headers["cache-status"] == status
+    assert world.ledger.charges[0].facts.served_mode == ledger_pb2.SERVED_MODE_SEMANTIC
+
+
 async def test_a_replayed_stream_has_every_header_from_the_start(world: Any) -> None:
     world.cache.holds(stream=True)
     response = await world.chat(stream=True)

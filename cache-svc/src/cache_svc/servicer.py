@@ -90,7 +90,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         outcome = await self._service.lookup(subject, _controls(request.controls), request.completion_id)
         if isinstance(outcome, Hit):
             return cache_pb2.LookupResponse(hit=_hit(outcome))
-        return cache_pb2.LookupResponse(miss=_miss(outcome, subject))
+        return cache_pb2.LookupResponse(miss=_miss(outcome, subject, request.controls))
 
     async def Store(
         self,
@@ -112,7 +112,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
             )
         except ValueError as error:
             raise BadRequest(f"usage or price: {error}") from error
-        refusal = await self._service.store(subject, ticket.key, fresh)
+        refusal = await self._service.store(subject, ticket.key, fresh, _tier(ticket.up_to), ticket.lesson)
         return cache_pb2.StoreResponse(stored=not refusal, reason=refusal)
 
     async def Purge(
@@ -139,6 +139,14 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
             evictions=usage.evictions,
             bytes=usage.held_bytes,
             poisoned=counters.poisoned,
+            canonical_hits=counters.hits_by_tier[Tier.CANONICAL],
+            semantic=cache_pb2.SemanticStats(
+                replayed=counters.hits_by_tier[Tier.SEMANTIC],
+                explored=counters.semantic.explored,
+                agreed=counters.semantic.agreed,
+                disagreed=counters.semantic.disagreed,
+                guarded=counters.semantic.guarded,
+            ),
         )
 
 
@@ -253,8 +261,6 @@ def _subject(principal: PrincipalMessage, endpoint: str, model: str, policy_epoc
 def _controls(message: cache_pb2.CacheControls) -> Controls:
     if message.mode not in _MODES:
         raise BadRequest(f"cache mode {message.mode} is not known")
-    if message.up_to not in _TIERS:
-        raise BadRequest(f"cache tier {message.up_to} is not known")
     bounded = message.HasField("max_error_ppm")
     if bounded and not 1 <= message.max_error_ppm <= _MILLION:
         raise BadRequest(f"max_error_ppm is {message.max_error_ppm}, not 1 to {_MILLION}")
@@ -262,9 +268,15 @@ def _controls(message: cache_pb2.CacheControls) -> Controls:
         mode=_MODES[message.mode],
         max_age_s=message.max_age_s if message.HasField("max_age_s") else None,
         allow_sampled=message.allow_sampled,
-        up_to=_TIERS[message.up_to],
+        up_to=_tier(message.up_to),
         max_error=message.max_error_ppm / _MILLION if bounded else None,
     )
+
+
+def _tier(number: cache_pb2.ReplayTier.ValueType) -> Tier:
+    if number not in _TIERS:
+        raise BadRequest(f"cache tier {number} is not known")
+    return _TIERS[number]
 
 
 def _hit(hit: Hit) -> cache_pb2.Hit:
@@ -281,15 +293,21 @@ def _hit(hit: Hit) -> cache_pb2.Hit:
         upstream_model=entry.upstream_model,
         age_ms=hit.age_ms,
         key_digest=hit.key_digest,
+        similarity_ppm=round(hit.similarity * _MILLION),
     )
 
 
-def _miss(miss: Miss, subject: Subject) -> cache_pb2.Miss:
+def _miss(miss: Miss, subject: Subject, controls: cache_pb2.CacheControls) -> cache_pb2.Miss:
     message = cache_pb2.Miss(reason=_REASONS[miss.reason], detail=miss.detail)
     if miss.key:
         message.ticket.CopyFrom(
             cache_pb2.Ticket(
-                key=miss.key, endpoint=subject.endpoint, model=subject.model, policy_epoch=subject.policy_epoch
+                key=miss.key,
+                endpoint=subject.endpoint,
+                model=subject.model,
+                policy_epoch=subject.policy_epoch,
+                up_to=controls.up_to,
+                lesson=miss.lesson,
             )
         )
     return message

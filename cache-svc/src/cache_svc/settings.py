@@ -36,6 +36,14 @@ class CacheSettings(BaseSettings):
     ttl_s: int = Field(default=24 * 3600, ge=1, le=30 * 24 * 3600)
     """Seconds that an answer is kept."""
 
+    semantic: bool = False
+    """Replays answers to questions that mean the same, to requests that set a bound on errors. Needs the packages of
+    ``tallygate-cache[semantic]``, and about 80 MB of memory for its model."""
+
+    semantic_max_bytes: int = Field(default=64 * 2**20, ge=2**20)
+    """The bound in bytes of the vectors in this process: 50,000 questions or so. Not used with a Redis that has vector
+    sets."""
+
     flight_max_bytes: int = Field(default=64 * 2**20, ge=0)
     """The bound in bytes of what "memory://" remembers of requests with an Idempotency-Key. Past it, the oldest answers
     are forgotten first; then, with only requests under way left, new ones are refused."""

@@ -60,20 +60,24 @@ def seal(entry: Entry, request: bytes) -> bytes:
     return b"".join((MAGIC, hashlib.sha256(covered).digest(), covered, request))
 
 
+def request_of(blob: bytes) -> bytes:
+    """The canonical request that the answer in ``blob`` is to.
+
+    Raises:
+        Poisoned: the bytes are no entry.
+    """
+    return blob[_request_at(blob) :]
+
+
 def open_sealed(blob: bytes, request: bytes) -> Entry:
     """The entry in ``blob``, after comparing the stored request with ``request`` and the digest with the answer.
 
     Raises:
         Poisoned: either differs, or the bytes are no entry.
     """
-    if not blob.startswith(MAGIC) or len(blob) < _FACTS_AT:
-        raise Poisoned("not an entry")
-    facts_len, answer_len, request_len = _LENGTHS.unpack_from(blob, _LENGTHS_AT)
-    answer_at = _FACTS_AT + facts_len
-    request_at = answer_at + answer_len
-    if len(blob) != request_at + request_len:
-        raise Poisoned("the entry is cut short")
-    if request_len != len(request) or not blob.startswith(request, request_at):
+    request_at = _request_at(blob)
+    answer_at = _FACTS_AT + _LENGTHS.unpack_from(blob, _LENGTHS_AT)[0]
+    if len(blob) != request_at + len(request) or not blob.startswith(request, request_at):
         raise Poisoned("the entry answers another request")
     if hashlib.sha256(memoryview(blob)[_LENGTHS_AT:request_at]).digest() != blob[_DIGEST_AT:_LENGTHS_AT]:
         raise Poisoned("the digest of the answer differs")
@@ -82,6 +86,16 @@ def open_sealed(blob: bytes, request: bytes) -> Entry:
         return _entry(facts, blob[answer_at:request_at])
     except (ValueError, KeyError, TypeError) as error:
         raise Poisoned("the entry's facts are unreadable") from error
+
+
+def _request_at(blob: bytes) -> int:
+    if not blob.startswith(MAGIC) or len(blob) < _FACTS_AT:
+        raise Poisoned("not an entry")
+    facts_len, answer_len, request_len = _LENGTHS.unpack_from(blob, _LENGTHS_AT)
+    request_at: int = _FACTS_AT + facts_len + answer_len
+    if len(blob) != request_at + request_len:
+        raise Poisoned("the entry is cut short")
+    return request_at
 
 
 def _entry(facts: dict[str, Any], answer: bytes) -> Entry:

@@ -52,6 +52,10 @@ class Controls:
     up_to: Tier = Tier.EXACT
     max_error: float | None = None
 
+    def takes(self, age_ms: int) -> bool:
+        """Whether an answer of this age may be replayed."""
+        return self.max_age_s is None or (self.max_age_s > 0 and age_ms <= self.max_age_s * 1000)
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -66,7 +70,9 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A verified answer, rendered: ``body``, or ``chunks`` where the client asked for a stream."""
+    """A verified answer, rendered: ``body``, or ``chunks`` where the client asked for a stream. ``similarity``: of the
+    two questions, where a tier measured any.
+    """
 
     entry: Entry
     key: bytes
@@ -75,6 +81,7 @@ class Hit:
     chunks: list[bytes] = field(default_factory=list)
     usage_chunk: bytes = b""
     tier: Tier = Tier.EXACT
+    similarity: float = 0.0
 
     @property
     def key_digest(self) -> str:
@@ -84,11 +91,14 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """Nothing to replay. ``key``: leave to store the fresh answer under it; empty: it must not be stored."""
+    """Nothing to replay. ``key``: leave to store the fresh answer under it; empty: it must not be stored. ``lesson``:
+    what an upper tier wants back with the fresh answer, to learn from it.
+    """
 
     reason: MissReason
     key: bytes = b""
     detail: str = ""
+    lesson: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

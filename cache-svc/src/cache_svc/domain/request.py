@@ -63,9 +63,25 @@ class CacheRequest:
 
     def key(self, epochs: Sequence[int]) -> bytes:
         """K, 32 bytes, under these purge epochs."""
+        return _sha256_with(self._body_hash, self._after_body_under(epochs))
+
+    def key_of(self, other: bytes, epochs: Sequence[int]) -> bytes:
+        """K of another canonical request, whose facts beside its body are this one's."""
+        return _sha256_with(hashlib.sha256(other.removesuffix(self.facts_tail)), self._after_body_under(epochs))
+
+    @property
+    def facts_tail(self) -> bytes:
+        """How ``canonical`` ends: all but the body."""
+        return _after_body(self._facts)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other projects of the organisation are in its scope."""
+        return "project" not in self._facts["scope"]
+
+    def _after_body_under(self, epochs: Sequence[int]) -> bytes:
         # As text: an epoch may be beyond 2^53-1.
-        facts = {**self._facts, "purge_epochs": [str(epoch) for epoch in epochs]}
-        return _sha256_with(self._body_hash, _after_body(facts))
+        return _after_body({**self._facts, "purge_epochs": [str(epoch) for epoch in epochs]})
 
 
 def read_request(*, principal: Principal, endpoint: str, model: str, policy_epoch: str, raw: bytes) -> CacheRequest:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import orjson
 import structlog
@@ -12,63 +12,15 @@ import structlog
 from cache_svc.domain import answer as answers
 from cache_svc.domain.eligibility import why_never_stored
 from cache_svc.domain.entry import Entry, Poisoned, open_sealed, seal
-from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject
+from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject, Tier
 from cache_svc.domain.request import CacheRequest, epoch_name, read_request
+from cache_svc.service.ports import EntryStore, Found, StoreUsage
 from cache_svc.service.refusals import BadRequest, StoreFull, StoreUnavailable
+from cache_svc.service.tiers import Answered, SemanticCounters, UpperTier, UpperTiers
 from meshkit.clock import Clock
 from meshkit.money import Provenance
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a store holds: the epochs in force, in the order asked for, and the bytes at the address."""
-
-    epochs: tuple[int, ...]
-    blob: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class StoreUsage:
-    """Bytes held (0 where the backend does not say) and entries dropped to stay within a bound."""
-
-    held_bytes: int
-    evictions: int
-
-
-class EntryStore(Protocol):
-    """Keeps opaque bytes by address, and purge epochs by name. Every method may raise ``StoreUnavailable``.
-
-    An epoch that was never seen, or was evicted or expired, comes into being with a value that it never had before, and
-    is raised to such a value too. So a backend that forgets undoes no purge.
-
-    One that remembers an earlier state does: a restored backup, or a replica that took over before a purge had reached
-    it, has the epochs of that state, and finds again the entries that were stored under them, until their TTL ends or
-    the purge is made anew. It holds then, for what was stored or begun before it, whatever the backend went back to.
-    """
-
-    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
-        """The bytes at ``address`` and the epochs, in one round trip."""
-
-    async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
-        """The epochs in force."""
-
-    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
-        """Keeps ``blob`` for ``ttl_s`` seconds, and its epochs longer. ``StoreFull``: it was not kept."""
-
-    async def delete(self, address: bytes) -> None:
-        """Forgets what is at ``address``, if anything."""
-
-    async def raise_epoch(self, epoch_name: str) -> int:
-        """Sets the epoch to a value that it never had before, above the last one, and returns it."""
-
-    async def usage(self) -> StoreUsage:
-        """What is held."""
-
-
-NewEpoch = Callable[[], int]
-"""Gives a positive int64 that no process was given before, and that grows with time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +40,30 @@ class Counters:
     stores: int = 0
     store_refusals: int = 0
     poisoned: int = 0
+    hits_by_tier: Counter[Tier] = field(default_factory=Counter)
+    semantic: SemanticCounters = field(default_factory=SemanticCounters)
 
 
 class CacheService:
-    """The exact tier."""
+    """The exact tier, and above it the ones that point at its entries."""
 
-    def __init__(self, store: EntryStore, clock: Clock, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: EntryStore,
+        clock: Clock,
+        limits: Limits,
+        tiers: Sequence[UpperTier] = (),
+        counters: Counters | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._limits = limits
-        self.counters = Counters()
+        self._upper = UpperTiers(store, clock, tiers)
+        self.counters = counters or Counters()
 
     async def lookup(self, subject: Subject, controls: Controls, completion_id: str) -> Hit | Miss:
-        """The answer to exactly this request, under ``completion_id``; or why there is none.
+        """The answer to this request, or to one that a tier up to ``controls.up_to`` takes for the same, under
+        ``completion_id``; or why there is none.
 
         Raises:
             NotCanonical: the body has no canonical form.
@@ -112,6 +75,7 @@ class CacheService:
             outcome = Miss(MissReason.UNAVAILABLE)
         if isinstance(outcome, Hit):
             self.counters.hits += 1
+            self.counters.hits_by_tier[outcome.tier] += 1
         else:
             self.counters.misses += 1
         return outcome
@@ -124,16 +88,29 @@ class CacheService:
             return Miss(MissReason.NOT_ELIGIBLE, detail=ineligible)
         if controls.mode is Mode.REFRESH:
             return Miss(MissReason.BYPASSED, request.key(await self._store.epochs(request.epoch_names)))
-        found = await self._store.find(request.address, request.epoch_names)
+        return await self._found(request, controls, completion_id)
+
+    async def _found(self, request: CacheRequest, controls: Controls, completion_id: str) -> Hit | Miss:
+        ask = self._upper.ask(request, controls.up_to)
+        found = await self._store.find(request.address, request.epoch_names, ask.clues if ask else ())
         key = request.key(found.epochs)
         leave = b"" if controls.mode is Mode.ONLY else key
         entry = await self._verified(request, found)
         if entry is None:
-            return Miss(MissReason.NOT_STORED, leave)
-        age_ms = max(0, self._clock.now_ms() - entry.stored_at_ms)
-        if controls.max_age_s is not None and (controls.max_age_s <= 0 or age_ms > controls.max_age_s * 1000):
-            return Miss(MissReason.STALE, leave)
-        return self._render(request, entry, key, age_ms, completion_id)
+            reason = MissReason.NOT_STORED
+        else:
+            age_ms = max(0, self._clock.now_ms() - entry.stored_at_ms)
+            if controls.takes(age_ms):
+                return self._render(request, Answered(Tier.EXACT, entry, key, age_ms), completion_id)
+            reason = MissReason.STALE
+        if ask is None:
+            return Miss(reason, leave)
+        search = await self._upper.search(request, ask, found.clues, controls)
+        self.counters.poisoned += search.poisoned
+        if search.answered is not None:
+            return self._render(request, search.answered, completion_id)
+        reason = MissReason.STALE if search.stale else reason
+        return Miss(reason, leave, search.detail, search.lesson if leave else b"")
 
     async def _verified(self, request: CacheRequest, found: Found) -> Entry | None:
         if found.blob is None:
@@ -150,18 +127,33 @@ class CacheService:
             return None
         return entry
 
-    def _render(self, request: CacheRequest, entry: Entry, key: bytes, age_ms: int, completion_id: str) -> Hit:
-        created_s = self._clock.now_ms() // 1000
+    def _render(self, request: CacheRequest, found: Answered, completion_id: str) -> Hit:
+        entry, created_s = found.entry, self._clock.now_ms() // 1000
         if not request.stream:
             body = answers.render_body(entry.answer, completion_id=completion_id, created_s=created_s)
-            return Hit(entry, key, age_ms, body=body)
+            return Hit(entry, found.key, found.age_ms, body=body, tier=found.tier, similarity=found.similarity)
         chunks, usage_chunk = answers.render_chunks(entry.answer, completion_id=completion_id, created_s=created_s)
-        return Hit(entry, key, age_ms, chunks=chunks, usage_chunk=usage_chunk if request.include_usage else b"")
+        if not request.include_usage:
+            usage_chunk = b""
+        return Hit(
+            entry,
+            found.key,
+            found.age_ms,
+            chunks=chunks,
+            usage_chunk=usage_chunk,
+            tier=found.tier,
+            similarity=found.similarity,
+        )
 
-    async def store(self, subject: Subject, key: bytes, fresh: FreshAnswer) -> str:
-        """Keeps a fresh answer under the key that its lookup gave. Returns why it did not; empty: it did."""
+    async def store(
+        self, subject: Subject, key: bytes, fresh: FreshAnswer, up_to: Tier = Tier.EXACT, lesson: bytes = b""
+    ) -> str:
+        """Keeps a fresh answer under the key that its lookup gave. Returns why it did not; empty: it did.
+
+        ``up_to``: the last tier that may find it, as its lookup said. ``lesson``: of the ``Miss``.
+        """
         try:
-            refusal = await self._keep(subject, key, fresh)
+            refusal = await self._keep(subject, key, fresh, up_to, lesson)
         except answers.NotStorable as error:
             refusal = str(error)
         except StoreUnavailable:
@@ -174,7 +166,7 @@ class CacheService:
             self.counters.stores += 1
         return refusal
 
-    async def _keep(self, subject: Subject, key: bytes, fresh: FreshAnswer) -> str:
+    async def _keep(self, subject: Subject, key: bytes, fresh: FreshAnswer, up_to: Tier, lesson: bytes) -> str:
         request = _read(subject)
         # Whether a sample may be replayed was decided when the ticket was given.
         ineligible = why_never_stored(request.endpoint, request.body, allow_sampled=True)
@@ -200,6 +192,7 @@ class CacheService:
         if len(blob) > self._limits.max_entry_bytes:
             return f"the entry has {len(blob)} bytes, the limit is {self._limits.max_entry_bytes}"
         await self._store.put(request.address, blob, ttl_s=self._limits.ttl_s, epoch_names=request.epoch_names)
+        await self._upper.keep(request, entry.answer, up_to, ttl_s=self._limits.ttl_s, lesson=lesson)
         return ""
 
     async def purge(self, org_id: str, *, project_id: str = "", model: str = "") -> int:

@@ -26,10 +26,10 @@ class GuardedStore:
         self._away_since_s: float | None = None
         self._retry_at_s = 0.0
 
-    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
+    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
         """See ``EntryStore``."""
         self._admit()
-        return await self._watched(self._store.find(address, epoch_names))
+        return await self._watched(self._store.find(address, epoch_names, clues))
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """See ``EntryStore``."""

@@ -29,18 +29,21 @@ class MemoryStore:
         self._held_bytes = 0
         self._evictions = 0
 
-    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
-        """The bytes at ``address`` and the epochs in force."""
+    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
+        """The bytes at ``address`` and at ``clues``, and the epochs in force."""
         epochs = await self.epochs(epoch_names)
+        return Found(epochs, self._read(address), tuple(self._read(clue) for clue in clues))
+
+    def _read(self, address: bytes) -> bytes | None:
         kept = self._entries.get(address)
         if kept is None:
-            return Found(epochs, None)
+            return None
         blob, expires_at_s = kept
         if self._clock.monotonic_s() >= expires_at_s:
             self._drop(address)
-            return Found(epochs, None)
+            return None
         self._entries.move_to_end(address)
-        return Found(epochs, blob)
+        return blob
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """The epochs in force."""

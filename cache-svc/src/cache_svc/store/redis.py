@@ -53,15 +53,16 @@ class RedisStore:
         """Closes the connections."""
         await self._client.aclose()
 
-    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
+    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
         """One MGET; a second round trip only where an epoch is not there yet."""
         with away():
-            answers = await self._client.mget([_ENTRY + address, *_epoch_keys(epoch_names)])
-            blob, *epochs = cast("list[bytes | None]", answers)  # bytes, because the client decodes nothing
+            keys = [_ENTRY + address, *(_ENTRY + clue for clue in clues), *_epoch_keys(epoch_names)]
+            blob, *rest = cast("list[bytes | None]", await self._client.mget(keys))  # the client decodes nothing
+            read, epochs = tuple(rest[: len(clues)]), rest[len(clues) :]
             known = [int(epoch) for epoch in epochs if epoch is not None]
         if len(known) < len(epochs):
-            return Found(await self.epochs(epoch_names), blob)
-        return Found(tuple(known), blob)
+            return Found(await self.epochs(epoch_names), blob, read)
+        return Found(tuple(known), blob, read)
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """The epochs in force; those that are not there are begun."""

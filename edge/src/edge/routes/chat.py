@@ -195,7 +195,8 @@ class ChatCompletions:
         settled = Settled(receipt.receipt_id, receipt.charged_nano_usd, hit.usage, exchange.trace_id)
         self._note(exchange, settled)
         admitted.tokens.used(0)
-        headers = begun_headers(exchange, status_hit(exchange.served_mode, hit.key_digest)) | settled_headers(settled)
+        status = status_hit(exchange.served_mode, hit.key_digest, hit.similarity_ppm)
+        headers = begun_headers(exchange, status) | settled_headers(settled)
         headers["age"] = str(max(0, hit.age_ms) // 1_000)
         if not admitted.call.stream:
             return Response(hit.openai_body, headers=headers, media_type=_JSON)

@@ -114,9 +114,10 @@ def _words(value: str) -> list[str]:
     return [word for part in value.lower().split(",") if (word := part.strip())]
 
 
-def status_hit(tier: str, key_digest: str) -> str:
-    """``Cache-Status`` of a replay."""
-    return f'Tallygate; hit; key="{key_digest[:16]}"; detail={tier}'
+def status_hit(tier: str, key_digest: str, similarity_ppm: int = 0) -> str:
+    """``Cache-Status`` of a replay. ``similarity_ppm``: of the two questions, in parts per million; 0: not measured."""
+    detail = f'"{tier}; similarity={similarity_ppm / 1_000_000:.3f}"' if similarity_ppm else tier
+    return f'Tallygate; hit; key="{key_digest[:16]}"; detail={detail}'
 
 
 def status_forward(why: str, detail: str = "") -> str:

@@ -238,6 +238,7 @@ class Hit(_message.Message):
     AGE_MS_FIELD_NUMBER: _builtins.int
     KEY_DIGEST_FIELD_NUMBER: _builtins.int
     UPSTREAM_MODEL_FIELD_NUMBER: _builtins.int
+    SIMILARITY_PPM_FIELD_NUMBER: _builtins.int
     tier: Global___ReplayTier.ValueType
     """Which tier found it."""
     openai_body: _builtins.bytes
@@ -254,6 +255,8 @@ class Hit(_message.Message):
     """SHA-256 of the cache key, in hex: names the entry in logs and in Cache-Status."""
     upstream_model: _builtins.str
     """What that source calls the model."""
+    similarity_ppm: _builtins.int
+    """Of the semantic tier: how alike the two questions are, in parts per million; 0 otherwise."""
     @_builtins.property
     def chunks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The SSE payloads (without "data: " and without [DONE]) that fold to openai_body, where the client asked for a stream.
@@ -282,10 +285,11 @@ class Hit(_message.Message):
         age_ms: _builtins.int = ...,
         key_digest: _builtins.str = ...,
         upstream_model: _builtins.str = ...,
+        similarity_ppm: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "chunks", b"chunks", "key_digest", b"key_digest", "openai_body", b"openai_body", "origin_receipt_id", b"origin_receipt_id", "price", b"price", "source_id", b"source_id", "tier", b"tier", "upstream_model", b"upstream_model", "usage", b"usage", "usage_chunk", b"usage_chunk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "chunks", b"chunks", "key_digest", b"key_digest", "openai_body", b"openai_body", "origin_receipt_id", b"origin_receipt_id", "price", b"price", "similarity_ppm", b"similarity_ppm", "source_id", b"source_id", "tier", b"tier", "upstream_model", b"upstream_model", "usage", b"usage", "usage_chunk", b"usage_chunk"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -371,6 +375,8 @@ class Ticket(_message.Message):
     TTL_S_FIELD_NUMBER: _builtins.int
     SHARE_IN_ORG_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    UP_TO_FIELD_NUMBER: _builtins.int
+    LESSON_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     """The cache key, 32 bytes. The epochs of a purge are part of it, so that an answer begun before a purge is not found
     after it.
@@ -387,6 +393,10 @@ class Ticket(_message.Message):
     """CacheControls.share_in_org of the lookup: it is in the key."""
     record: _builtins.bool
     """CacheControls.record of the lookup."""
+    up_to: Global___ReplayTier.ValueType
+    """CacheControls.up_to of the lookup: the tiers that are told of the answer."""
+    lesson: _builtins.bytes
+    """What an upper tier wants back with the fresh answer, to learn from it. Lost with the ticket, it costs nothing else."""
     def __init__(
         self,
         *,
@@ -397,10 +407,12 @@ class Ticket(_message.Message):
         ttl_s: _builtins.int = ...,
         share_in_org: _builtins.bool = ...,
         record: _builtins.bool = ...,
+        up_to: Global___ReplayTier.ValueType = ...,
+        lesson: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "key", b"key", "model", b"model", "policy_epoch", b"policy_epoch", "record", b"record", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "key", b"key", "lesson", b"lesson", "model", b"model", "policy_epoch", b"policy_epoch", "record", b"record", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s", "up_to", b"up_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -570,6 +582,44 @@ class GetStatsRequest(_message.Message):
 Global___GetStatsRequest: _TypeAlias = GetStatsRequest  # noqa: Y015
 
 @_typing.final
+class SemanticStats(_message.Message):
+    """Counters of the semantic tier in this process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    EXPLORED_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    DISAGREED_FIELD_NUMBER: _builtins.int
+    GUARDED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.int
+    """Lookups that it answered."""
+    explored: _builtins.int
+    """Lookups that went to a source so that its answer is compared with a kept one."""
+    agreed: _builtins.int
+    """Comparisons in which the kept answer would have been right."""
+    disagreed: _builtins.int
+    """Comparisons in which it would have been wrong."""
+    guarded: _builtins.int
+    """Kept questions that resembled the one asked and that the guards kept apart."""
+    def __init__(
+        self,
+        *,
+        replayed: _builtins.int = ...,
+        explored: _builtins.int = ...,
+        agreed: _builtins.int = ...,
+        disagreed: _builtins.int = ...,
+        guarded: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "disagreed", b"disagreed", "explored", b"explored", "guarded", b"guarded", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SemanticStats: _TypeAlias = SemanticStats  # noqa: Y015
+
+@_typing.final
 class GetStatsResponse(_message.Message):
     """Counters of this process."""
 
@@ -582,6 +632,8 @@ class GetStatsResponse(_message.Message):
     EVICTIONS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     POISONED_FIELD_NUMBER: _builtins.int
+    CANONICAL_HITS_FIELD_NUMBER: _builtins.int
+    SEMANTIC_FIELD_NUMBER: _builtins.int
     hits: _builtins.int
     """Lookups answered with a verified answer."""
     misses: _builtins.int
@@ -596,6 +648,12 @@ class GetStatsResponse(_message.Message):
     """Bytes held now; 0 where the backend does not say."""
     poisoned: _builtins.int
     """Entries whose digest or canonical request did not fit and that were deleted."""
+    canonical_hits: _builtins.int
+    """Of the hits, those of the canonical tier."""
+    @_builtins.property
+    def semantic(self) -> Global___SemanticStats:
+        """Of the semantic tier; zeros where it is off."""
+
     def __init__(
         self,
         *,
@@ -606,10 +664,12 @@ class GetStatsResponse(_message.Message):
         evictions: _builtins.int = ...,
         bytes: _builtins.int = ...,
         poisoned: _builtins.int = ...,
+        canonical_hits: _builtins.int = ...,
+        semantic: Global___SemanticStats | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["semantic", b"semantic"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "evictions", b"evictions", "hits", b"hits", "misses", b"misses", "poisoned", b"poisoned", "store_refusals", b"store_refusals", "stores", b"stores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "canonical_hits", b"canonical_hits", "evictions", b"evictions", "hits", b"hits", "misses", b"misses", "poisoned", b"poisoned", "semantic", b"semantic", "store_refusals", b"store_refusals", "stores", b"stores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

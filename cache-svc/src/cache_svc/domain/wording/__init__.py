@@ -1,0 +1,1 @@
+"""How a text may be worded otherwise and ask the same."""

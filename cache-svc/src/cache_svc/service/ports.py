@@ -1,0 +1,58 @@
+"""What the use cases of answers need of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a store holds: the epochs in force and the bytes at the address and at the clues, in the order asked for."""
+
+    epochs: tuple[int, ...]
+    blob: bytes | None
+    clues: tuple[bytes | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUsage:
+    """Bytes held (0 where the backend does not say) and entries dropped to stay within a bound."""
+
+    held_bytes: int
+    evictions: int
+
+
+class EntryStore(Protocol):
+    """Keeps opaque bytes by address, and purge epochs by name. Every method may raise ``StoreUnavailable``.
+
+    An epoch that was never seen, or was evicted or expired, comes into being with a value that it never had before, and
+    is raised to such a value too. So a backend that forgets undoes no purge.
+
+    One that remembers an earlier state does: a restored backup, or a replica that took over before a purge had reached
+    it, has the epochs of that state, and finds again the entries that were stored under them, until their TTL ends or
+    the purge is made anew. It holds then, for what was stored or begun before it, whatever the backend went back to.
+    """
+
+    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
+        """The bytes at ``address`` and at the addresses ``clues``, and the epochs, in one round trip."""
+
+    async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
+        """The epochs in force."""
+
+    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
+        """Keeps ``blob`` for ``ttl_s`` seconds, and its epochs longer. ``StoreFull``: it was not kept."""
+
+    async def delete(self, address: bytes) -> None:
+        """Forgets what is at ``address``, if anything."""
+
+    async def raise_epoch(self, epoch_name: str) -> int:
+        """Sets the epoch to a value that it never had before, above the last one, and returns it."""
+
+    async def usage(self) -> StoreUsage:
+        """What is held."""
+
+
+NewEpoch = Callable[[], int]
+"""Gives a positive int64 that no process was given before, and that grows with time."""

@@ -1,0 +1,1 @@
+"""What the cache computes with that is not its own."""
