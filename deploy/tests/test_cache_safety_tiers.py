@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner
 
+from cache_svc.wiring import SemanticMissing
 from tallygate_deploy.cache_safety import published, runs, tiers
 from tallygate_deploy.cache_safety.generate import generated_items
 from tallygate_deploy.cache_safety.items import TRAP_CATEGORIES, Asked, Item
@@ -37,6 +39,16 @@ async def test_the_exact_tier_falls_into_no_trap_and_replays_what_is_the_same(so
         assert safe == n > 0, category
     assert score.evidence == (("exact tier", score.safe),)
     assert score.safe == sum(found[category][0] for category in REPEATS)
+
+
+async def test_the_canonical_tier_replays_more_and_falls_into_no_trap(some: list[Item]) -> None:
+    score = await runs._judge_tier("canonical", some, Options(0.01, 2_000_000))
+    found = by_category(score)
+    assert (score.bad, score.trap_failures) == (0, 0)
+    signs = dict(score.evidence)
+    assert signs["exact tier"] == sum(found[category][0] for category in REPEATS)
+    assert signs["canonical tier"] == score.safe - signs["exact tier"] > 0
+    assert f"0 of {signs['canonical tier']} were wrong" in score.notes[0]
 
 
 class Mistaken(tiers.TierCache):
@@ -77,6 +89,17 @@ async def test_the_semantic_tier_is_measured_on_what_it_has_not_learnt_from_or_r
     assert f"measured on the other {score.n}" in score.notes[0]
     by_meaning = dict(score.evidence).get("semantic tier", 0)
     assert bool(score.refusal) == (by_meaning == 0)
+
+
+async def test_a_tier_that_is_not_installed_says_so(some: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(tier: str) -> NoReturn:
+        raise SemanticMissing("wordllama is not installed")
+
+    monkeypatch.setattr(runs, "cache_service", missing)
+    score = await runs._judge_tier("semantic", some, Options(0.01, 2_000_000))
+    assert (score.n, score.refusal) == (0, "wordllama is not installed")
+    assert score.line()["refused"] == "wordllama is not installed"
+    assert score.saved_per_1k_nano_usd == 0
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:

@@ -45,15 +45,24 @@ _PRICE = PriceSnapshot(
 
 
 @asynccontextmanager
-async def cache_service(settings: CacheSettings | None = None) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a cache service of its own, empty and in memory, inside the block."""
+async def cache_service(tier: str) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a cache service of its own, empty, in memory and with the tier, inside the block.
+
+    Raises:
+        SemanticMissing: it is the semantic one, and its packages are not installed.
+    """
     async with AsyncExitStack() as stack:
         network, telemetry = LocalNetwork(), Telemetry.off("cache-safety")
-        settings = settings or CacheSettings(url="memory://")
+        settings = CacheSettings(url="memory://", semantic=tier == "semantic")
         register = await stack.enter_async_context(build(settings, _no_dial, telemetry))
         await stack.enter_async_context(running(register, _ADDRESS, telemetry, local=network, drain_s=1.0))
         dial = await stack.enter_async_context(Dialer(telemetry, network))
         yield dial(_ADDRESS)
+
+
+def sign_of(tier: str) -> str:
+    """What tells a replay by the tier."""
+    return f"{tier} tier"
 
 
 class TierCache:
@@ -78,7 +87,7 @@ class TierCache:
         found = await self._lookup(group, item.new)
         if not found.HasField("hit"):
             return Fresh()
-        return Replay(item.is_right(_content(found.hit)), f"{_TIER_NAMES[found.hit.tier]} tier")
+        return Replay(item.is_right(_content(found.hit)), sign_of(_TIER_NAMES[found.hit.tier]))
 
     async def teach(self, groups: Sequence[Group], learnt: Sequence[Item]) -> None:
         """Lives through ``learnt`` as a gateway would: what is missed is answered afresh and stored."""
