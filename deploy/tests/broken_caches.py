@@ -52,7 +52,8 @@ def _orders(body: Body) -> str:
 class Gateway:
     """Answers afresh, or replays what lies under the same key. ``cosine``: by the likeness of the last message instead.
     ``says``: what stands on a replay; without, it has the body of then, and only that tells. ``constant``: all fresh
-    answers have the same text and id. ``always``: what stands on all answers.
+    answers have the same text and id. ``always``: what stands on all answers. ``limited_every``: each such
+    request is one too many.
     """
 
     key: Key = right
@@ -62,6 +63,7 @@ class Gateway:
     always: Mapping[str, str] = field(default_factory=dict)
     kept: dict[str, Body] = field(default_factory=dict)
     texts: list[tuple[str, Body]] = field(default_factory=list)
+    limited_every: int = 1_000_000
     requests: int = 0
     seen: list[tuple[Mapping[str, str], Body]] = field(default_factory=list)
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
@@ -74,6 +76,8 @@ class Gateway:
         tenant = request.headers.get("Authorization", "")
         if body.get("logit_bias"):
             return web.json_response({"error": {"message": "logit_bias is not supported"}}, status=400)
+        if self.requests % self.limited_every == 0:
+            return web.json_response({"error": {"message": "slowly"}}, status=429, headers={"Retry-After": "0"})
         readable, storable = self._may(request, body)
         found = self._find(tenant, body) if readable else None
         if found is not None:

@@ -94,6 +94,12 @@ async def test_what_the_endpoint_refuses_is_left_out_and_said() -> None:
     assert "logit_bias is not supported" in note
 
 
+async def test_a_rate_limit_is_waited_for() -> None:
+    few = [item for item in SOME if item.category in ("repeat", "seed", "number")]
+    limited, free = await judged(Gateway(limited_every=3), few), await judged(Gateway(), few)
+    assert (limited.n, limited.safe, limited.bad, limited.notes) == (free.n, free.safe, free.bad, ())
+
+
 async def test_signs_that_stand_on_fresh_answers_are_no_signs() -> None:
     gateway = Gateway(constant=True, always={"Age": "3"})
     score = await judged(gateway, SOME)
