@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import re
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -112,7 +111,7 @@ class Gateway:
         return {
             "id": f"chatcmpl-{number}",
             "object": "chat.completion",
-            "created": int(time.time()) - 60,
+            "created": 1_700_000_000 + number,
             "model": "m",
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},

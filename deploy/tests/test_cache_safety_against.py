@@ -104,9 +104,8 @@ async def test_signs_that_stand_on_fresh_answers_are_no_signs() -> None:
     gateway = Gateway(constant=True, always={"Age": "3"})
     score = await judged(gateway, SOME)
     assert (score.bad, score.safe) == (0, 0)
-    assert {sign for sign in ("age", "same id", "same content") if any(sign in note for note in score.notes)} == {
-        "age", "same id", "same content",
-    }  # fmt: skip
+    for sign in ("age", "same id", "same created and content", "same content"):
+        assert f"{sign!r} is no sign here: it stands on answers that can't be replays" in score.notes
 
 
 async def test_an_endpoint_that_was_asked_before_does_not_answer_for_this_run() -> None:
@@ -164,6 +163,14 @@ def test_headers_that_tell_a_replay(headers: dict[str, str], sign: str | None) -
         ({}, {"id": "b", "sent_at_s": 101.0}, False, []),  # sent in the second in which the old one was made
         ({"content": "42"}, {"id": "b", "content": "42", "created_s": 150}, True, []),  # short answers recur
         ({"id": ""}, {"id": "", "created_s": 0}, False, []),
+        (
+            {},
+            {"headers": {"x-served-mode": "fresh"}},
+            True,
+            ["same id"],
+        ),  # and nothing else, where a cache says "fresh"
+        ({}, {"headers": {"cache-status": "T; fwd=miss"}, "id": "b"}, True, []),
+        ({}, {"headers": {"x-cache": "MISS"}, "id": "b"}, True, []),
     ],
 )
 def test_bodies_that_tell_a_replay(old: dict, new: dict, content_differs: bool, signs: list[str]) -> None:  # type: ignore[type-arg]
