@@ -94,6 +94,15 @@ async def test_what_the_endpoint_refuses_is_left_out_and_said() -> None:
     assert "logit_bias is not supported" in note
 
 
+async def test_a_lost_connection_costs_its_item_only() -> None:
+    few = [item for item in ITEMS if item.category in ("seed", "repeat")][:40]
+    lost = [item for item in few if b'"seed":3' in item.old.body or b'"seed":3' in item.new.body]
+    score = await judged(Gateway(drops_seed=3), few)
+    assert (score.n, score.bad) == (len(few) - len(lost), 0)
+    assert lost
+    assert "Error" in score.notes[0]
+
+
 async def test_a_rate_limit_is_waited_for() -> None:
     few = [item for item in SOME if item.category in ("repeat", "seed", "number")]
     limited, free = await judged(Gateway(limited_every=3), few), await judged(Gateway(), few)

@@ -156,6 +156,15 @@ def test_a_broken_line_of_a_file_ends_with_2_and_its_place(tmp_path: Path) -> No
     assert f"{data}:2: category and label" in output
 
 
+def test_a_report_that_can_not_be_written_loses_no_result(tmp_path: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    data.write_text(json.dumps(ITEM))
+    code, output = run(data, "--tier", "exact", "--report", tmp_path / "no" / "out.html")
+    assert code == 2
+    assert '{"tier": "exact", "n": 1' in output
+    assert "No such file" in output
+
+
 def test_a_tier_that_replays_wrong_answers_ends_with_1(tmp_path: Path) -> None:
     data = tmp_path / "d.jsonl"
     # A trap that is none: the same request again, with another answer that is said to be the right one.

@@ -50,8 +50,7 @@ class Endpoint:
         """The answer to a request, among those of one ``world``. ``as_other``: another tenant asks.
 
         Raises:
-            NoAnswer: it was refused, or the answer is not a chat completion.
-            EndpointError: nobody is there.
+            NoAnswer: nobody is there, it was refused, or the answer is not a chat completion.
         """
         body, headers = self._body(asked, world), self._headers(asked, as_other=as_other)
         for _ in range(_TRIES):
@@ -69,7 +68,7 @@ class Endpoint:
         try:
             return await self._http.post(url, content=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise EndpointError(f"{self._target.base_url}: {type(error).__name__}: {error}") from error
+            raise NoAnswer(f"{self._target.base_url}: {type(error).__name__}: {error}") from error
 
     def _body(self, asked: Asked, world: str) -> bytes:
         body = orjson.loads(asked.body)
