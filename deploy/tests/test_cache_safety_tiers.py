@@ -9,6 +9,7 @@ from typing import NoReturn
 import pytest
 from typer.testing import CliRunner
 
+from cache_svc.settings import CacheSettings
 from cache_svc.wiring import SemanticMissing
 from tallygate_deploy.cache_safety import published, runs, tiers
 from tallygate_deploy.cache_safety.generate import generated_items
@@ -92,7 +93,7 @@ async def test_the_semantic_tier_is_measured_on_what_it_has_not_learnt_from_or_r
 
 
 async def test_a_tier_that_is_not_installed_says_so(some: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(tier: str) -> NoReturn:
+    def missing(settings: CacheSettings) -> NoReturn:
         raise SemanticMissing("wordllama is not installed")
 
     monkeypatch.setattr(runs, "cache_service", missing)

@@ -20,7 +20,7 @@ from tallygate_deploy.cache_safety.judging import judge
 from tallygate_deploy.cache_safety.metrics import Judged, Outcome, Pricing, Score, clopper_pearson, score
 from tallygate_deploy.cache_safety.options import TIER_NAMES, Options, Target
 from tallygate_deploy.cache_safety.reading import read_items
-from tallygate_deploy.cache_safety.tiers import TierCache, cache_service, sign_of
+from tallygate_deploy.cache_safety.tiers import TierCache, cache_service, settings_of, sign_of
 
 __all__ = ["EndpointError", "Result", "run"]
 
@@ -101,7 +101,7 @@ async def _judge_tier(tier: str, items: Sequence[Item], options: Options) -> Sco
     """A tier of a cache service of its own, which is empty at first."""
     if tier == "semantic":
         return await _judge_learning_tier(tier, items, options)
-    async with cache_service(tier) as channel:
+    async with cache_service(settings_of(tier)) as channel:
         judged = (await judge(TierCache(channel, tier, max_error=options.budget), grouped(items))).judged
     return score(tier, judged, budget=options.budget, pricing=_pricing(options), notes=_own_replays(tier, judged))
 
@@ -111,7 +111,7 @@ async def _judge_learning_tier(tier: str, items: Sequence[Item], options: Option
     groups, budget, pricing = grouped(items), options.budget, _pricing(options)
     learnt, measured = halves(groups)
     try:
-        async with cache_service(tier) as channel:
+        async with cache_service(settings_of(tier)) as channel:
             cache = TierCache(channel, tier, max_error=budget)
             await cache.teach(groups, learnt)
             judged = (await judge(cache, groups, measured)).judged

@@ -45,19 +45,22 @@ _PRICE = PriceSnapshot(
 
 
 @asynccontextmanager
-async def cache_service(tier: str) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a cache service of its own, empty, in memory and with the tier, inside the block.
-
-    Raises:
-        SemanticMissing: it is the semantic one, and its packages are not installed.
-    """
+async def cache_service(settings: CacheSettings | None = None) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a cache service of its own, empty and in memory, inside the block."""
     async with AsyncExitStack() as stack:
         network, telemetry = LocalNetwork(), Telemetry.off("cache-safety")
-        settings = CacheSettings(url="memory://", semantic=tier == "semantic")
+        settings = settings or CacheSettings(url="memory://")
         register = await stack.enter_async_context(build(settings, _no_dial, telemetry))
         await stack.enter_async_context(running(register, _ADDRESS, telemetry, local=network, drain_s=1.0))
         dial = await stack.enter_async_context(Dialer(telemetry, network))
         yield dial(_ADDRESS)
+
+
+def settings_of(tier: str) -> CacheSettings:
+    """Of a service that can be asked up to the tier. With the semantic one, it starts with its packages only, and else
+    raises ``SemanticMissing``.
+    """
+    return CacheSettings(url="memory://", semantic=tier == "semantic")
 
 
 def sign_of(tier: str) -> str:
