@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_svc.domain.question import read_question
+from cache_svc.domain.request import NOT_IN_KEY
 from cache_svc.domain.wording.verbatim import MAX_CHARS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
@@ -59,6 +60,28 @@ def test_any_other_difference_is_another_bucket_and_shows_no_text(sample: Any, w
     others = read_question(other)
     assert others is not None
     assert others.bucket != question.bucket
+
+
+SCALARS = st.none() | st.booleans() | st.integers(0, 9) | st.floats(0, 1) | TEXT
+NAMES = TEXT.filter(lambda name: name not in NOT_IN_KEY | {"model", "messages", "cache_control"})
+EARLIER = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]), "content": TEXT}), max_size=3)
+
+
+@given(st.dictionaries(NAMES, SCALARS, max_size=2), EARLIER, st.dictionaries(NAMES, SCALARS, max_size=2), EARLIER)
+def test_whatever_differs_outside_the_last_text_is_no_hit(
+    sample: Any, fields: dict[str, Any], earlier: list[Any], other_fields: dict[str, Any], other_earlier: list[Any]
+) -> None:
+    def requested(text: str, fields: dict[str, Any], earlier: list[Any]) -> Any:
+        return sample.read({**fields, "messages": [*earlier, {"role": "user", "content": text}]})
+
+    question = read_question(requested("Q?", fields, earlier))
+    other = requested("R?", other_fields, other_earlier)
+    others = read_question(other)
+    assert question is not None
+    assert others is not None
+    alike = requested("", fields, earlier).canonical == requested("", other_fields, other_earlier).canonical
+    assert question.text_in(other.canonical) == ("R?" if alike else None)
+    assert (question.bucket == others.bucket) == alike
 
 
 @given(st.binary(max_size=20), st.integers(0, 400))

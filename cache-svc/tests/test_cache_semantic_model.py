@@ -20,11 +20,11 @@ from meshkit.testing import linked
 from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc
 
 TIMEOUT_S = 10
-SORT = "please sort {} letters concerning garden {} repairs, painting, varnish, {} and delivery into topics"
-KEPT = SORT.format("museum", "furniture", "cushions")
-CLOSEST = SORT.format("gallery", "chair", "pillows")
+ASKED = "who answers {} boats concerning garden {} repairs, painting, varnish, {} and delivery"
+KEPT = ASKED.format("museum", "furniture", "cushions")
+CLOSEST = ASKED.format("gallery", "chair", "pillows")
 FURTHER = [
-    SORT.format(*words.split())
+    ASKED.format(*words.split())
     for words in (
         "vineyard gazebo carpets", "village pergola towels", "abbey lounger blankets", "temple stool parasols",
         "bakery decking rugs", "orchard trellis ropes", "harbour hammock covers", "brewery fence curtains",

@@ -23,6 +23,8 @@ SAME = [
     ("What is the minimum order?", "Hello! What is the minimum order? Thanks!"),
     ("What is the minimum order?", "So what is the minimum order? Thank you very much."),
     ("What is the minimum order?", "um, so what is the minimum order"),
+    ("Is it open?", "so is it open"),
+    ("Do you sell tea?", "Hello do you sell tea"),
     ("What is the minimum order?", "Sorry to bother you, but what is the minimum order?"),
     ("What is the minimum order?", "What is the minimum order please"),
     ("What is the minimum order?", "What is the minimum order?"),
@@ -137,6 +139,9 @@ APART = {
         ("You are open.", "You are open?"),
         ("Who are The Who?", "Who are the who?"),
         ("Is well, well?", "Is well well?"),
+        ("Um was geht es?", "Was geht es?"),
+        ("Er is wat?", "Is wat?"),
+        ("So do grupo", "do grupo"),
         ("Is it raining...", "Is it raining"),
     ],
     "form of the answer": [
@@ -259,6 +264,8 @@ REASONS = [
     ("another order", "Do dogs chase cats around gardens?", "Will cats around gardens chase dogs?"),
     ("a word or two", "Which herbs thrive indoors?", "Which shrubs thrive indoors?"),
     ("a script", "猫は好き", "犬は好き"),
+    ("every character counts", "Translate that: it is here", "Translate that: it is here, thanks"),
+    ("every character counts", "How do you spell a  b", "How do you spell a b"),
     ("longer than", "x" * (MAX_CHARS + 1), "x" * MAX_CHARS),
 ]
 

@@ -35,7 +35,7 @@ from router_svc.service.pipe import ChunksEvent, FinalEvent, RouteEvent
 from router_svc.service.ports import CacheTicket, Charge, SettleFacts
 from router_svc.service.router import Limits
 
-TICKET = CacheTicket(b"k" * 32, "chat/completions", "m", "e1")
+TICKET = CacheTicket(b"a ticket of the cache")
 USED = Usage(input_tokens=10, output_tokens=2, calls=1, provenance=Provenance.PROVIDER)
 
 

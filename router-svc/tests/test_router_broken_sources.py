@@ -31,7 +31,7 @@ from router_svc.domain.errors import (
 from router_svc.service.pipe import ChunksEvent
 from router_svc.service.ports import CacheTicket
 
-TICKET = CacheTicket(b"k" * 32, "chat/completions", "m", "e1")
+TICKET = CacheTicket(b"a ticket of the cache")
 USED = Usage(input_tokens=10, output_tokens=2, calls=1, provenance=Provenance.PROVIDER)
 
 

@@ -23,7 +23,7 @@ from router_svc.service.ports import CacheTicket, SourceCall
 from router_svc.service.router import Limits, RouterService
 
 USED = Usage(input_tokens=10, output_tokens=2, calls=1, provenance=Provenance.PROVIDER)
-TICKET = CacheTicket(b"k" * 32, "chat/completions", "m", "e1")
+TICKET = CacheTicket(b"a ticket of the cache")
 LIMITS = Limits(
     request_timeout_s=0.3, drain_max_s=0.05, client_stall_s=0.05, client_queue_bytes=300, settle_patience_s=5.0
 )

@@ -24,7 +24,7 @@ from router_svc.domain.catalog import Source
 from router_svc.service.pipe import FinalEvent
 from router_svc.service.ports import CacheTicket
 
-TICKET = CacheTicket(b"k" * 32, "chat/completions", "m", "e1")
+TICKET = CacheTicket(b"a ticket of the cache")
 THOUGHT = {"completion_tokens_details": {"reasoning_tokens": 5}}
 
 

@@ -104,7 +104,7 @@ def _call(request: router_pb2.CompleteRequest) -> CompletionCall:
         requested_model=request.requested_model or request.model,
         body=request.openai_body,
         stream=request.stream,
-        cache_ticket=CacheTicket(ticket.key, ticket.endpoint, ticket.model, ticket.policy_epoch)
+        cache_ticket=CacheTicket(ticket.SerializeToString(), ticket.record)
         if request.HasField("cache_ticket")
         else None,
         trace_id=current_trace_id(),

@@ -95,7 +95,7 @@ def exploring_probability(comparisons: Comparisons, similarity: float, max_error
 
 def is_proven(comparisons: Comparisons, step: int, max_error: float) -> bool:
     """A replay at ``step`` is right often enough, unless something happened that happens to one answer in
-    ``1 / (max_error * _DOUBT_SHARE)`` in its whole life.
+    ``1 / (max_error * _DOUBT_SHARE)`` at any time while its comparisons are kept.
 
     Against the claim "at this step it is right in fewer than ``enough`` of cases" a stake of 1 is bet, comparison by
     comparison, on better odds. Were the claim true, the stake would not grow in expectation, and so reach

@@ -28,9 +28,7 @@ class GrpcCache:
         """As Cache.store."""
         request = cache_pb2.StoreRequest(
             principal=principal_to_proto(principal),
-            ticket=cache_pb2.Ticket(
-                key=ticket.key, endpoint=ticket.endpoint, model=ticket.model, policy_epoch=ticket.policy_epoch
-            ),
+            ticket=cache_pb2.Ticket.FromString(ticket.whole),
             openai_body=request_body,
             answer_body=answer.body,
             answer_chunks=answer.chunks,

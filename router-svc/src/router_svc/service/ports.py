@@ -20,12 +20,12 @@ from router_svc.domain.plan import Candidate
 
 @dataclass(frozen=True, slots=True)
 class CacheTicket:
-    """Leave of the cache to store one answer; opaque."""
+    """Leave of the cache to store one answer; opaque. ``record``: the answer is offered whatever it says of its usage,
+    because it is to be recorded.
+    """
 
-    key: bytes
-    endpoint: str
-    model: str
-    policy_epoch: str
+    whole: bytes
+    record: bool = False
 
 
 @dataclass(frozen=True, slots=True)

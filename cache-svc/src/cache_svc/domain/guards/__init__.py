@@ -44,8 +44,8 @@ def why_apart(kept: str, asked: str) -> str:
     if max(len(kept), len(asked)) > MAX_CHARS:
         return "longer than the guards read"
     one, other = _read(kept), _read(asked)
-    if one.foreign or other.foreign:
-        return "" if one.foreign == other.foreign else "a script that the guards do not read"
+    if one.literal or other.literal:
+        return "" if one.literal == other.literal else "a script or a task in which every character counts"
     for name, why in _SAME_IN_ORDER.items():
         if getattr(one, name) != getattr(other, name):
             return why
@@ -64,7 +64,7 @@ def signature(text: str) -> bytes:
     reading = _read(text)
     in_order = [list(getattr(reading, name)) for name in _SAME_IN_ORDER]
     in_any_order = [sorted(getattr(reading, name)) for name in _SAME_IN_ANY_ORDER]
-    what = [reading.foreign] if reading.foreign else [in_order, in_any_order]
+    what = [reading.literal] if reading.literal else [in_order, in_any_order]
     return hashlib.sha256(orjson.dumps(what)).digest()
 
 

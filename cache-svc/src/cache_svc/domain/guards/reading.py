@@ -7,8 +7,15 @@ from dataclasses import dataclass
 
 from cache_svc.domain.guards import words as known
 from cache_svc.domain.wording.courtesy import without_courtesy
-from cache_svc.domain.wording.verbatim import CLOSE, OPEN, Held, fold_spaces, fold_width, hold, is_foreign
-from cache_svc.domain.wording.words import CONTRACTIONS, FIRST_PERSON, FUNCTION_WORDS, NAMES_IN_ANY_CASE, STARTERS
+from cache_svc.domain.wording.verbatim import CLOSE, OPEN, Held, fold_spaces, fold_width, hold, is_foreign, speaks_of
+from cache_svc.domain.wording.words import (
+    CONTRACTIONS,
+    FIRST_PERSON,
+    FUNCTION_WORDS,
+    NAMES_IN_ANY_CASE,
+    STARTERS,
+    WORKS_ON_TEXT,
+)
 
 _TOKEN = re.compile(
     r"(?P<number>(?<![\w.])[+\-−–]?\d+(?:[.,:/\-–]\d+)*)|(?P<word>[^\W\d_]+(?:['.\-][^\W\d_]+)*)|(?P<mark>[^\w\s])"
@@ -20,12 +27,13 @@ _ENDS = frozenset(".?!:;…\n")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """``foreign``: the text itself, its whitespace folded, where a script is not Latin. ``verbatim``: code, quotations,
+    """``literal``: the text itself where it is of a script that is not Latin, or has something done with a text; of the
+    first its whitespace is folded. ``verbatim``: code, quotations,
     addresses, paths and identifiers. ``quantities``: numbers with their units. ``names``: words with a capital that no
     sentence begins with. Tuples are in the order of the text; ``words`` has all words in lower case.
     """
 
-    foreign: str
+    literal: str
     verbatim: tuple[str, ...]
     quantities: tuple[str, ...]
     times: tuple[str, ...]
@@ -47,7 +55,7 @@ def read(text: str) -> Reading:
     words, names, numbers, marks = _walk(without_courtesy(fold_spaces(held.prose)))
     lower = tuple(words)
     return Reading(
-        foreign=_foreign(text, held),
+        literal=_literal(text, held),
         verbatim=held.spans,
         quantities=tuple(numbers),
         times=tuple(_singular(word) for word in lower if word in known.TIMES),
@@ -63,8 +71,8 @@ def read(text: str) -> Reading:
     )
 
 
-def _foreign(text: str, held: Held) -> str:
-    if OPEN in text or CLOSE in text:
+def _literal(text: str, held: Held) -> str:
+    if OPEN in text or CLOSE in text or speaks_of(held.prose, WORKS_ON_TEXT):
         return text
     if not is_foreign(text):
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cache_svc.domain.wording.words import FUNCTION_WORDS, INSTRUCTIONS, OPENERS
+from cache_svc.domain.wording.words import ELSEWHERE_TOO, ENGLISH_SUBJECTS, FUNCTION_WORDS, INSTRUCTIONS, OPENERS
 
 _HESITATION = r"(?:so|um|uh|er|erm|hmm|well|ok|okay)"
 _GREETING = r"(?:(?:hi|hello|hey)(?: there)?|good (?:morning|afternoon|evening)|(?:morning|afternoon|evening)(?=[,!.]))"
@@ -61,11 +61,19 @@ def _without_one(text: str) -> str:
 def _from_the_front(text: str) -> str:
     rest = text
     while match := _BEFORE.match(rest):  # of "so, um, what ..." the first goes where the second does
-        rest = rest[match.start("next") :]
+        filler, rest = match.group()[: -len(match["next"])].rstrip(), rest[match.start("next") :]
+        if filler[-1] not in ",!." and not _is_english(rest):
+            return text
         if match["next"].lower() in OPENERS | INSTRUCTIONS | {"i"}:
             return rest
     asked = _without_request(rest)
     return text if asked == rest else asked
+
+
+def _is_english(text: str) -> bool:
+    """Not "um was ...", "so is ...": without a comma, other languages begin so too, and mean something by it."""
+    first, *following = text.split(" ", 2)
+    return first.lower() not in ELSEWHERE_TOO or (bool(following) and following[0].lower() in ENGLISH_SUBJECTS)
 
 
 def _without_request(text: str) -> str:

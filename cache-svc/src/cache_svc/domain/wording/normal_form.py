@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 from cache_svc.domain.wording import words as known
 from cache_svc.domain.wording.courtesy import without_courtesy
-from cache_svc.domain.wording.verbatim import CLOSE, MAX_CHARS, OPEN, fold_spaces, fold_width, hold, is_foreign
+from cache_svc.domain.wording.verbatim import (
+    CLOSE,
+    MAX_CHARS,
+    OPEN,
+    fold_spaces,
+    fold_width,
+    hold,
+    is_foreign,
+    speaks_of,
+)
 
 _PLAIN = re.compile(rf"[\w .,?!;'()%°$€£&/:\-–{OPEN}{CLOSE}]+")
 _LOOSE_QUOTE = re.compile(r"(?<![^\W\d_])'|'(?![^\W\d_])")
@@ -44,19 +53,12 @@ def normal_form(text: str) -> NormalForm:
         about_width = any(sign in folded.lower() for sign in known.ABOUT_WIDTH)
         return NormalForm(False, text) if held.spans or about_width else NormalForm(True, fold_spaces(folded))
     prose = fold_spaces(held.prose)
-    if not _PLAIN.fullmatch(prose) or _LOOSE_QUOTE.search(prose) or _speaks_of_text(prose):
+    if not _PLAIN.fullmatch(prose) or _LOOSE_QUOTE.search(prose) or speaks_of(prose, known.ABOUT_TEXT):
         return NormalForm(False, text)
     prose = _GROUPED.sub(lambda match: match.group().replace(",", ""), prose)
     while (shorter := _reworded(without_courtesy(prose))) != prose:
         prose = shorter  # what has lost its stop may end in a courtesy
     return NormalForm(True, held.released(prose))
-
-
-def _speaks_of_text(prose: str) -> bool:
-    """Also where a colon announces one; a clock's stands between digits."""
-    if re.search(r"\D:|:\D|:$", prose):
-        return True
-    return any(word in known.ABOUT_TEXT for word in _WORD.findall(prose.lower()))
 
 
 def _reworded(prose: str) -> str:

@@ -43,6 +43,15 @@ def is_foreign(text: str) -> bool:
     )
 
 
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
+_ANNOUNCES = re.compile(r"\D:|:\D|:$")
+
+
+def speaks_of(prose: str, words: frozenset[str]) -> bool:
+    """Whether it has one of ``words``, or a colon announces a text; a clock's stands between digits."""
+    return bool(_ANNOUNCES.search(prose)) or not words.isdisjoint(_WORD.findall(prose.lower()))
+
+
 MAX_CHARS = 2_000
 """The longest text that is taken apart. Two longer ones that differ anywhere seldom ask the same, and it costs time."""
 OPEN, CLOSE = "\ue000", "\ue001"

@@ -20,6 +20,10 @@ ORDERS_TOO = _set("do have don't haven't will can")
 SUBJECTS = _set("i you we they he she the a an my your our his her their this that these those there people")
 """Of the openers, those that an order may begin with; and what follows them in a question."""
 
+ELSEWHERE_TOO = _set("is was were am do has had will i")
+ENGLISH_SUBJECTS = _set("i you we they it the my your this that there")
+"""Of the openers, those that are words of another language in Latin script; and what makes English of them."""
+
 INSTRUCTIONS = _set("""
 tell give show explain describe list find track book cancel remind send make add remove create compare calculate
 recommend suggest help outline provide check plan convert compute solve choose estimate discuss analyze analyse
@@ -53,7 +57,14 @@ where why how please thanks thank hi hello hey sorry just really very quite too 
 """)
 """Words that carry little alone. To the normal form they count like all others."""
 
-ABOUT_TEXT = _set("""
+WORKS_ON_TEXT = _set("""
+translate translates translated translation translations spell spelled spelling pronounce rewrite rephrase paraphrase
+proofread repeat echo transcribe reverse reversed uppercase lowercase capitalize capitalise encode decode rot13 base64
+count counting characters letters syllables vowels palindrome anagram tokenize tokenise quote punctuation typo typos
+""")
+"""Words of who has something done with a text: then each character of it counts."""
+
+ABOUT_TEXT = WORKS_ON_TEXT | _set("""
 say says said saying word words wording phrase phrases translate translation translated translates spell spelling
 spelled mean means meaning meant define definition pronounce pronunciation synonym synonyms antonym rhyme rhymes
 letter letters character characters char chars count counting sentence sentences repeat reply respond response rewrite
