@@ -69,6 +69,10 @@ def test_all_that_an_item_can_say() -> None:
     [
         ("{", "not JSON"),
         ("[]", "not a JSON object"),
+        (line()[:-1] + ', "label": "reusable"}', "'label' is there twice"),
+        (line(new_request={"messages": [{"role": "user", "content": "a"}], "seed": float("nan")}), "NaN is no number"),
+        (line(new_request={"messages": [{"role": "user", "content": "a"}], "seed": 10**30}), "new_request: Integer"),
+        (line(new_request="\ud800"), "new_request: "),
         (line(category=None, label=None), "category and label missing"),
         (line(lable="x"), "unknown field 'lable'; the fields are category,"),
         (line(label="bad"), "label is 'bad', not 'reusable' or 'trap'"),

@@ -179,6 +179,17 @@ def test_a_report_that_can_not_be_written_loses_no_result(tmp_path: Path) -> Non
     assert "No such file" in output
 
 
+def test_what_the_cache_takes_for_no_request_is_left_out_and_said(tmp_path: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    beyond = {"messages": [{"role": "user", "content": "b"}], "seed": 2**53 + 1}
+    data.write_text(f"{json.dumps(ITEM)}\n{json.dumps({**ITEM, 'new_request': beyond})}\n")
+    code, output = run(data)
+    assert code == 0, output
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert [line["n"] for line in lines][:2] == [1, 1]
+    assert "exact: 1 items not judged: the cache refuses their request: " in output
+
+
 def test_a_tier_that_replays_wrong_answers_ends_with_1(tmp_path: Path) -> None:
     data = tmp_path / "d.jsonl"
     # A trap that is none: the same request again, with another answer that is said to be the right one.

@@ -102,8 +102,9 @@ async def _judge_tier(tier: str, items: Sequence[Item], options: Options) -> Sco
     if tier == "semantic":
         return await _judge_learning_tier(tier, items, options)
     async with cache_service(settings_of(tier)) as channel:
-        judged = (await judge(TierCache(channel, tier, max_error=options.budget), grouped(items))).judged
-    return score(tier, judged, budget=options.budget, pricing=_pricing(options), notes=_own_replays(tier, judged))
+        verdicts = await judge(TierCache(channel, tier, max_error=options.budget), grouped(items))
+    notes = [*_own_replays(tier, verdicts.judged), *verdicts.notes()]
+    return score(tier, verdicts.judged, budget=options.budget, pricing=_pricing(options), notes=notes)
 
 
 async def _judge_learning_tier(tier: str, items: Sequence[Item], options: Options) -> Score:
@@ -114,13 +115,13 @@ async def _judge_learning_tier(tier: str, items: Sequence[Item], options: Option
         async with cache_service(settings_of(tier)) as channel:
             cache = TierCache(channel, tier, max_error=budget)
             await cache.teach(groups, learnt)
-            judged = (await judge(cache, groups, measured)).judged
+            verdicts = await judge(cache, groups, measured)
     except SemanticMissing as error:
         return score(tier, [], budget=budget, pricing=pricing, refusal=str(error))
-    own = _own_replays(tier, judged)
+    own = _own_replays(tier, verdicts.judged)
     refusal = "" if own else f"it trusted no answer enough to replay it at a bound of {budget:.2%}"
-    notes = [f"learnt from {len(learnt)} items, measured on the other {len(measured)}", *own]
-    return score(tier, judged, budget=budget, pricing=pricing, refusal=refusal, notes=notes)
+    notes = [f"learnt from {len(learnt)} items, measured on the other {len(measured)}", *own, *verdicts.notes()]
+    return score(tier, verdicts.judged, budget=budget, pricing=pricing, refusal=refusal, notes=notes)
 
 
 def _own_replays(tier: str, judged: Sequence[Judged]) -> list[str]:
