@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import re
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -52,7 +51,8 @@ def _orders(body: Body) -> str:
 class Gateway:
     """Answers afresh, or replays what lies under the same key. ``cosine``: by the likeness of the last message instead.
     ``says``: what stands on a replay; without, it has the body of then, and only that tells. ``constant``: all fresh
-    answers have the same text and id. ``always``: what stands on all answers.
+    answers have the same text and id. ``always``: what stands on all answers. ``limited_every``: each such
+    request is one too many. ``drops_seed``: a request with it loses its connection.
     """
 
     key: Key = right
@@ -62,6 +62,8 @@ class Gateway:
     always: Mapping[str, str] = field(default_factory=dict)
     kept: dict[str, Body] = field(default_factory=dict)
     texts: list[tuple[str, Body]] = field(default_factory=list)
+    limited_every: int = 1_000_000
+    drops_seed: int | None = -1
     requests: int = 0
     seen: list[tuple[Mapping[str, str], Body]] = field(default_factory=list)
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
@@ -74,6 +76,11 @@ class Gateway:
         tenant = request.headers.get("Authorization", "")
         if body.get("logit_bias"):
             return web.json_response({"error": {"message": "logit_bias is not supported"}}, status=400)
+        if self.requests % self.limited_every == 0:
+            return web.json_response({"error": {"message": "slowly"}}, status=429, headers={"Retry-After": "0"})
+        if body.get("seed") == self.drops_seed:
+            assert request.transport is not None
+            request.transport.abort()
         readable, storable = self._may(request, body)
         found = self._find(tenant, body) if readable else None
         if found is not None:
@@ -108,7 +115,7 @@ class Gateway:
         return {
             "id": f"chatcmpl-{number}",
             "object": "chat.completion",
-            "created": int(time.time()) - 60,
+            "created": 1_700_000_000 + number,
             "model": "m",
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},

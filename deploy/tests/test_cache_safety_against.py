@@ -94,13 +94,27 @@ async def test_what_the_endpoint_refuses_is_left_out_and_said() -> None:
     assert "logit_bias is not supported" in note
 
 
+async def test_a_lost_connection_costs_its_item_only() -> None:
+    few = [item for item in ITEMS if item.category in ("seed", "repeat")][:40]
+    lost = [item for item in few if b'"seed":3' in item.old.body or b'"seed":3' in item.new.body]
+    score = await judged(Gateway(drops_seed=3), few)
+    assert (score.n, score.bad) == (len(few) - len(lost), 0)
+    assert lost
+    assert "Error" in score.notes[0]
+
+
+async def test_a_rate_limit_is_waited_for() -> None:
+    few = [item for item in SOME if item.category in ("repeat", "seed", "number")]
+    limited, free = await judged(Gateway(limited_every=3), few), await judged(Gateway(), few)
+    assert (limited.n, limited.safe, limited.bad, limited.notes) == (free.n, free.safe, free.bad, ())
+
+
 async def test_signs_that_stand_on_fresh_answers_are_no_signs() -> None:
     gateway = Gateway(constant=True, always={"Age": "3"})
     score = await judged(gateway, SOME)
     assert (score.bad, score.safe) == (0, 0)
-    assert {sign for sign in ("age", "same id", "same content") if any(sign in note for note in score.notes)} == {
-        "age", "same id", "same content",
-    }  # fmt: skip
+    for sign in ("age", "same id", "same created and content", "same content"):
+        assert f"{sign!r} is no sign here: it stands on answers that can't be replays" in score.notes
 
 
 async def test_an_endpoint_that_was_asked_before_does_not_answer_for_this_run() -> None:
@@ -158,6 +172,14 @@ def test_headers_that_tell_a_replay(headers: dict[str, str], sign: str | None) -
         ({}, {"id": "b", "sent_at_s": 101.0}, False, []),  # sent in the second in which the old one was made
         ({"content": "42"}, {"id": "b", "content": "42", "created_s": 150}, True, []),  # short answers recur
         ({"id": ""}, {"id": "", "created_s": 0}, False, []),
+        (
+            {},
+            {"headers": {"x-served-mode": "fresh"}},
+            True,
+            ["same id"],
+        ),  # and nothing else, where a cache says "fresh"
+        ({}, {"headers": {"cache-status": "T; fwd=miss"}, "id": "b"}, True, []),
+        ({}, {"headers": {"x-cache": "MISS"}, "id": "b"}, True, []),
     ],
 )
 def test_bodies_that_tell_a_replay(old: dict, new: dict, content_differs: bool, signs: list[str]) -> None:  # type: ignore[type-arg]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner
 
+from cache_svc.settings import CacheSettings
+from cache_svc.wiring import SemanticMissing
 from tallygate_deploy.cache_safety import published, runs, tiers
 from tallygate_deploy.cache_safety.generate import generated_items
 from tallygate_deploy.cache_safety.items import TRAP_CATEGORIES, Asked, Item
@@ -19,24 +23,46 @@ REPEATS = ("repeat", "serialisation", "routing")
 
 
 @pytest.fixture(scope="module")
-def some() -> list[Item]:
-    return runs.evenly([*generated_items(fillings=1), *published.published_items()], 400)
+def many() -> list[Item]:
+    return [*generated_items(fillings=1), *published.published_items()]
+
+
+@pytest.fixture(scope="module")
+def some(many: list[Item]) -> list[Item]:
+    return runs.evenly(many, 300)
 
 
 def by_category(score: Score) -> dict[str, tuple[int, int, int]]:
     return {tally.category: (tally.safe, tally.bad, tally.n) for tally in score.tallies}
 
 
-async def test_the_exact_tier_falls_into_no_trap_and_replays_what_is_the_same(some: list[Item]) -> None:
-    score = await runs._judge_tier("exact", some, Options(0.01, 2_000_000))
-    found = by_category(score)
-    assert (score.n, score.bad, score.trap_failures) == (len(some), 0, 0)
+@pytest.fixture(scope="module")
+def exact(many: list[Item]) -> Score:
+    return asyncio.run(runs._judge_tier("exact", many, Options(0.01, 2_000_000)))
+
+
+def test_the_exact_tier_falls_into_none_of_3000_traps_and_replays_what_is_the_same(exact: Score) -> None:
+    found = by_category(exact)
+    assert exact.traps >= 3_000
+    assert (exact.bad, exact.trap_failures) == (0, 0)
     assert found.keys() >= TRAP_CATEGORIES
     for category in REPEATS:
         safe, _, n = found[category]
         assert safe == n > 0, category
-    assert score.evidence == (("exact tier", score.safe),)
-    assert score.safe == sum(found[category][0] for category in REPEATS)
+    assert exact.evidence == (("exact tier", exact.safe),)
+    assert exact.safe == sum(found[category][0] for category in REPEATS)
+
+
+def test_the_canonical_tier_replays_more_within_half_a_percent(many: list[Item], exact: Score) -> None:
+    score = asyncio.run(runs._judge_tier("canonical", many, Options(0.005, 2_000_000)))
+    assert score.recall > 2 * exact.recall
+    assert score.bad_hits.high <= 0.005
+    assert score.within_budget
+    assert score.saved_per_1k_nano_usd > 0
+    signs = dict(score.evidence)
+    assert signs["exact tier"] == exact.safe
+    assert signs["canonical tier"] == score.safe + score.bad - exact.safe > 0
+    assert f"of {signs['canonical tier']} were wrong" in score.notes[0]
 
 
 class Mistaken(tiers.TierCache):
@@ -77,6 +103,17 @@ async def test_the_semantic_tier_is_measured_on_what_it_has_not_learnt_from_or_r
     assert f"measured on the other {score.n}" in score.notes[0]
     by_meaning = dict(score.evidence).get("semantic tier", 0)
     assert bool(score.refusal) == (by_meaning == 0)
+
+
+async def test_a_tier_that_is_not_installed_says_so(some: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(settings: CacheSettings) -> NoReturn:
+        raise SemanticMissing("wordllama is not installed")
+
+    monkeypatch.setattr(runs, "cache_service", missing)
+    score = await runs._judge_tier("semantic", some, Options(0.01, 2_000_000))
+    assert (score.n, score.refusal) == (0, "wordllama is not installed")
+    assert score.line()["refused"] == "wordllama is not installed"
+    assert score.saved_per_1k_nano_usd == 0
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:
@@ -131,6 +168,26 @@ def test_a_broken_line_of_a_file_ends_with_2_and_its_place(tmp_path: Path) -> No
     code, output = run(data)
     assert code == 2
     assert f"{data}:2: category and label" in output
+
+
+def test_a_report_that_can_not_be_written_loses_no_result(tmp_path: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    data.write_text(json.dumps(ITEM))
+    code, output = run(data, "--tier", "exact", "--report", tmp_path / "no" / "out.html")
+    assert code == 2
+    assert '{"tier": "exact", "n": 1' in output
+    assert "No such file" in output
+
+
+def test_what_the_cache_takes_for_no_request_is_left_out_and_said(tmp_path: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    beyond = {"messages": [{"role": "user", "content": "b"}], "seed": 2**53 + 1}
+    data.write_text(f"{json.dumps(ITEM)}\n{json.dumps({**ITEM, 'new_request': beyond})}\n")
+    code, output = run(data)
+    assert code == 0, output
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert [line["n"] for line in lines][:2] == [1, 1]
+    assert "exact: 1 items not judged: the cache refuses their request: " in output
 
 
 def test_a_tier_that_replays_wrong_answers_ends_with_1(tmp_path: Path) -> None:

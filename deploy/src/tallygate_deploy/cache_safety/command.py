@@ -112,13 +112,12 @@ def command(
         target = against and Target(against, api_key, model, other_api_key, other_model, read_headers(header), at_once)
         options = Options(budget, read_cost(cost_usd), data, tuple(tier or ()), limit, target or None)
         result = asyncio.run(runs.run(options))
+        result.tell()
         if report:
             report.write_text(result.html(), encoding="utf-8")
+            typer.echo(f"the report is {report}", err=True)
     except (DataError, runs.EndpointError, MeshError, OSError) as error:
         _fail(str(error))
-    result.tell()
-    if report:
-        typer.echo(f"the report is {report}", err=True)
     if not any(score.n for score in result.scores):
         _fail("nothing could be judged; the notes above say why")
     if any(score.over_budget for score in result.scores):

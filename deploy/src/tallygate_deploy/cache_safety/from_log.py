@@ -20,7 +20,7 @@ from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc
 from tallygate.common.v1 import principal_pb2
 from tallygate_deploy.cache_safety.log_reader import Recorded
 from tallygate_deploy.cache_safety.metrics import Interval, clopper_pearson
-from tallygate_deploy.cache_safety.tiers import TIERS, cache_service
+from tallygate_deploy.cache_safety.tiers import TIERS, cache_service, settings_of
 
 __all__ = ["TIERS", "Difference", "LogClock", "TierReport", "is_sampled", "live_through", "said"]
 
@@ -123,9 +123,10 @@ async def live_through(log: Callable[[], Iterable[Recorded]], tier: str, *, max_
     Raises:
         LogError: of the log.
         MeshError: a record is not one that the cache takes for a request.
+        SemanticMissing: the packages of that tier are not installed.
     """
     clock = LogClock()
-    async with cache_service(clock=clock) as channel:
+    async with cache_service(settings_of(tier), clock) as channel:
         life = _Life(cache_pb2_grpc.CacheServiceStub(channel), TierReport(tier), max_error)
         for recorded in log():
             clock.go_to(recorded.asked_at_ms)

@@ -12,6 +12,7 @@ from tallygate_deploy.cache_safety.items import Group, Item, Label
 from tallygate_deploy.cache_safety.metrics import Judged, Outcome
 
 T = TypeVar("T")
+_REASONS_TOLD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,11 @@ class Verdicts:
         self.left_out[why] = self.left_out.get(why, 0) + count
 
     def notes(self) -> list[str]:
-        """The same in words."""
-        return [f"{count} items not judged: {why}" for why, count in sorted(self.left_out.items())]
+        """The same in words, the most frequent first."""
+        by_count = sorted(self.left_out.items(), key=lambda why: (-why[1], why[0]))
+        told = [f"{count} items not judged: {why}" for why, count in by_count[:_REASONS_TOLD]]
+        rest = sum(count for _, count in by_count[_REASONS_TOLD:])
+        return [*told, *([f"{rest} items not judged for other reasons"] if rest else [])]
 
 
 async def judge(

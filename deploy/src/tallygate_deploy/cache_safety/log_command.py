@@ -85,6 +85,7 @@ def run(source: LogSource, tiers: Sequence[str], *, max_error: float, show: int)
         MeshError: a record is not one that the cache takes for a request.
     """
     # Imported here: other commands need not wait for scipy and the cache, nor have them.
+    from cache_svc.wiring import SemanticMissing  # noqa: PLC0415
     from tallygate_deploy.cache_safety.from_log import TIERS, live_through  # noqa: PLC0415
 
     unknown = [name for name in tiers if name not in TIERS]
@@ -98,7 +99,10 @@ def run(source: LogSource, tiers: Sequence[str], *, max_error: float, show: int)
                 "no requests are recorded. An organisation records them once its cache policy has `record_requests`: "
                 "deploy/docs/cache-recording.md"
             )
-        reports = [asyncio.run(live_through(log, tier, max_error=max_error)) for tier in tiers or TIERS]
+        try:
+            reports = [asyncio.run(live_through(log, tier, max_error=max_error)) for tier in tiers or TIERS]
+        except SemanticMissing as error:
+            raise LogError(f"{error}; or name other tiers with --tier") from error
     _tell(reports, show)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
@@ -64,8 +64,8 @@ def parse_item(line: str, *, default_id: str) -> Item:
         NotAnItemError: it is not one.
     """
     try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
+        fields = json.loads(line, object_pairs_hook=_without_repetition, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise NotAnItemError(f"not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise NotAnItemError("not a JSON object")
@@ -119,6 +119,19 @@ def chat_body(request: str | list[Any] | dict[str, Any]) -> bytes:
     return orjson.dumps({"model": DEFAULT_MODEL, **request})
 
 
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Of two values of one name, readers take the one or the other, so nobody knows what was meant.
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def _check_names(fields: dict[str, Any]) -> None:
     missing = [name for name in _REQUIRED if name not in fields]
     if missing:
@@ -146,7 +159,10 @@ def _body(fields: dict[str, Any], name: str) -> bytes:
         raise NotAnItemError(f"{name}: a message is an object with a role and a content")
     if isinstance(request, dict) and not isinstance(request.get("model", ""), str):
         raise NotAnItemError(f"{name}: the model is not a text")
-    return chat_body(request)
+    try:
+        return chat_body(request)
+    except orjson.JSONEncodeError as error:
+        raise NotAnItemError(f"{name}: {error}") from error
 
 
 def _text(fields: dict[str, Any], name: str, *, default: str | None = None) -> str:

@@ -9,17 +9,18 @@ from secrets import token_hex
 
 import httpx
 
+from cache_svc.wiring import SemanticMissing
 from meshkit.clock import SystemClock
 from tallygate_deploy.cache_safety import published, report, telling
 from tallygate_deploy.cache_safety.against.cache import EndpointCache
 from tallygate_deploy.cache_safety.against.endpoint import Endpoint, EndpointError
-from tallygate_deploy.cache_safety.generate import generated_items
+from tallygate_deploy.cache_safety.generate import frequent_items, generated_items
 from tallygate_deploy.cache_safety.items import Item, grouped, halves
 from tallygate_deploy.cache_safety.judging import judge
-from tallygate_deploy.cache_safety.metrics import Pricing, Score, score
+from tallygate_deploy.cache_safety.metrics import Judged, Outcome, Pricing, Score, clopper_pearson, score
 from tallygate_deploy.cache_safety.options import TIER_NAMES, Options, Target
 from tallygate_deploy.cache_safety.reading import read_items
-from tallygate_deploy.cache_safety.tiers import TierCache, cache_service
+from tallygate_deploy.cache_safety.tiers import TierCache, cache_service, settings_of, sign_of
 
 __all__ = ["EndpointError", "Result", "run"]
 
@@ -69,7 +70,8 @@ def collect(path: Path | None) -> tuple[list[Item], str]:
     """
     if path is not None:
         return read_items(path), ""
-    return [*generated_items(), *published.published_items()], published.ATTRIBUTION
+    items = [*generated_items(), *frequent_items(), *published.published_items()]
+    return items, published.ATTRIBUTION
 
 
 def evenly(items: Sequence[Item], limit: int) -> list[Item]:
@@ -97,19 +99,39 @@ async def _judge_endpoint(target: Target, items: Sequence[Item], options: Option
 
 async def _judge_tier(tier: str, items: Sequence[Item], options: Options) -> Score:
     """A tier of a cache service of its own, which is empty at first."""
+    if tier == "semantic":
+        return await _judge_learning_tier(tier, items, options)
+    async with cache_service(settings_of(tier)) as channel:
+        verdicts = await judge(TierCache(channel, tier, max_error=options.budget), grouped(items))
+    notes = [*_own_replays(tier, verdicts.judged), *verdicts.notes()]
+    return score(tier, verdicts.judged, budget=options.budget, pricing=_pricing(options), notes=notes)
+
+
+async def _judge_learning_tier(tier: str, items: Sequence[Item], options: Options) -> Score:
+    """The same of one that learns: from half of the items, and is measured on the other."""
     groups, budget, pricing = grouped(items), options.budget, _pricing(options)
-    async with cache_service() as channel:
-        cache = TierCache(channel, tier, max_error=budget)
-        if tier != "semantic":
-            verdicts = await judge(cache, groups)
-            return score(tier, verdicts.judged, budget=budget, pricing=pricing)
-        learnt, measured = halves(groups)
-        await cache.teach(groups, learnt)
-        verdicts = await judge(cache, groups, measured)
-    notes = [f"learnt from {len(learnt)} items, measured on the other {len(measured)}"]
-    by_itself = sum(one.evidence == "semantic tier" for one in verdicts.judged)
-    refusal = "" if by_itself else f"it trusted no answer enough to replay it at a bound of {budget:.2%}"
+    learnt, measured = halves(groups)
+    try:
+        async with cache_service(settings_of(tier)) as channel:
+            cache = TierCache(channel, tier, max_error=budget)
+            await cache.teach(groups, learnt)
+            verdicts = await judge(cache, groups, measured)
+    except SemanticMissing as error:
+        return score(tier, [], budget=budget, pricing=pricing, refusal=str(error))
+    own = _own_replays(tier, verdicts.judged)
+    refusal = "" if own else f"it trusted no answer enough to replay it at a bound of {budget:.2%}"
+    notes = [f"learnt from {len(learnt)} items, measured on the other {len(measured)}", *own, *verdicts.notes()]
     return score(tier, verdicts.judged, budget=budget, pricing=pricing, refusal=refusal, notes=notes)
+
+
+def _own_replays(tier: str, judged: Sequence[Judged]) -> list[str]:
+    """What became of those that the tier gave itself, not one before it; none: it gave none."""
+    own = [one for one in judged if one.evidence == sign_of(tier)]
+    wrong = clopper_pearson(sum(one.outcome is Outcome.BAD for one in own), len(own))
+    said = (
+        f"of the replays that the tier gave itself, {wrong.count} of {wrong.total} were wrong, up to {wrong.high:.2%}"
+    )
+    return [f"{said} may be (95%)"] if own else []
 
 
 def _pricing(options: Options) -> Pricing:

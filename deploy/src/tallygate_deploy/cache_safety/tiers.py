@@ -16,13 +16,14 @@ from meshkit.answers.fold import fold
 from meshkit.channels import Dialer
 from meshkit.clock import Clock
 from meshkit.codec import price_to_proto, principal_to_proto, usage_to_proto
-from meshkit.errors import mesh_errors
+from meshkit.errors import MeshError, mesh_errors
 from meshkit.local import LocalNetwork
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 from meshkit.principal import Principal
 from meshkit.serve import running
 from meshkit.telemetry import Telemetry
 from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc
+from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate_deploy.cache_safety.items import Asked, Group, Item
 from tallygate_deploy.cache_safety.judging import Fresh, NotJudged, Replay
 from tallygate_deploy.cache_safety.options import TIER_NAMES
@@ -59,6 +60,18 @@ async def cache_service(
         yield dial(_ADDRESS)
 
 
+def settings_of(tier: str) -> CacheSettings:
+    """Of a service that can be asked up to the tier. With the semantic one, it starts with its packages only, and else
+    raises ``SemanticMissing``.
+    """
+    return CacheSettings(url="memory://", semantic=tier == "semantic")
+
+
+def sign_of(tier: str) -> str:
+    """What tells a replay by the tier."""
+    return f"{tier} tier"
+
+
 class TierCache:
     """The cache service, asked up to one tier. ``max_error``: of the semantic tier, the share that may be wrong."""
 
@@ -71,17 +84,23 @@ class TierCache:
         """Looked up, missed, answered, stored. What the service does not keep is no reason to leave items out: that
         nothing is replayed then is what they ask about.
         """
-        found = await self._lookup(group, group.old)
+        try:
+            found = await self._lookup(group, group.old)
+        except MeshError as refused:
+            return _refusal(refused)
         if found.HasField("miss") and found.miss.HasField("ticket"):
             await self._store(group, group.old, found.miss.ticket, group.old_answer)
         return ""
 
     async def ask(self, group: Group, item: Item) -> Fresh | Replay | NotJudged:
         """A lookup; what is missed is not stored, so that every item finds the same."""
-        found = await self._lookup(group, item.new)
+        try:
+            found = await self._lookup(group, item.new)
+        except MeshError as refused:
+            return NotJudged(_refusal(refused))
         if not found.HasField("hit"):
             return Fresh()
-        return Replay(item.is_right(_content(found.hit)), f"{_TIER_NAMES[found.hit.tier]} tier")
+        return Replay(item.is_right(_content(found.hit)), sign_of(_TIER_NAMES[found.hit.tier]))
 
     async def teach(self, groups: Sequence[Group], learnt: Sequence[Item]) -> None:
         """Lives through ``learnt`` as a gateway would: what is missed is answered afresh and stored."""
@@ -92,7 +111,11 @@ class TierCache:
             for item in group.items:
                 if item.id not in wanted:
                     continue
-                found = await self._lookup(group, item.new)
+                try:
+                    found = await self._lookup(group, item.new)
+                except MeshError as refused:
+                    _refusal(refused)
+                    continue  # it is left out when it is asked, too
                 if found.HasField("miss") and found.miss.HasField("ticket"):
                     await self._store(group, item.new, found.miss.ticket, item.fresh_answer)
 
@@ -132,6 +155,13 @@ class TierCache:
         )
         with mesh_errors():
             await self._stub.Store(request, timeout=_TIMEOUT_S)
+
+
+def _refusal(refused: MeshError) -> str:
+    """That the cache takes something for no request. Any other error is the cache's own, and ends the run."""
+    if refused.reason != ErrorReason.ERROR_REASON_INVALID_REQUEST:
+        raise refused
+    return f"the cache refuses their request: {refused}"
 
 
 def _no_dial(address: str) -> NoReturn:

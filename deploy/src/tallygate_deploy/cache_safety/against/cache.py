@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tallygate_deploy.cache_safety.against.endpoint import Endpoint, EndpointError, NoAnswer
-from tallygate_deploy.cache_safety.against.evidence import Reply, replay_signs
+from tallygate_deploy.cache_safety.against.evidence import CREATED_APART_S, Reply, replay_signs
 from tallygate_deploy.cache_safety.generate.requests import asked, body_of
 from tallygate_deploy.cache_safety.items import Family, Group, Item, Label
 from tallygate_deploy.cache_safety.judging import Fresh, NotJudged, Replay
@@ -56,6 +56,8 @@ class EndpointCache:
         self._misleading = set(replay_signs(None, first, content_differs=True))
         if first.id and first.id == second.id:
             self._misleading.add("same id")
+        if 0 < first.created_s == second.created_s < second.sent_at_s - CREATED_APART_S:
+            self._misleading.add("same created and content")  # its clock stands still
         if first.content == second.content:
             self._misleading |= {"same content", "same created and content"}
         return [f"{sign!r} is no sign here: it stands on answers that can't be replays" for sign in self._misleading]

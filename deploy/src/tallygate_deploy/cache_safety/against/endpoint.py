@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from tallygate_deploy.cache_safety.options import Target
 from tallygate_deploy.cache_safety.reading import DEFAULT_MODEL
 
 _SHOWN = 200
+_TRIES = 5
+_MOST_WAIT_S, _USUAL_WAIT_S = 60.0, 5.0
 
 
 class EndpointError(Exception):
@@ -47,21 +50,25 @@ class Endpoint:
         """The answer to a request, among those of one ``world``. ``as_other``: another tenant asks.
 
         Raises:
-            NoAnswer: it was refused, or the answer is not a chat completion.
-            EndpointError: nobody is there.
+            NoAnswer: nobody is there, it was refused, or the answer is not a chat completion.
         """
-        sent_at_s = self._clock.now_ms() / 1_000
-        try:
-            response = await self._http.post(
-                f"{self._target.base_url.rstrip('/')}/chat/completions",
-                content=self._body(asked, world),
-                headers=self._headers(asked, as_other=as_other),
-            )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise EndpointError(f"{self._target.base_url}: {type(error).__name__}: {error}") from error
+        body, headers = self._body(asked, world), self._headers(asked, as_other=as_other)
+        for _ in range(_TRIES):
+            sent_at_s = self._clock.now_ms() / 1_000
+            response = await self._post(body, headers)
+            if response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+                break
+            await asyncio.sleep(_wait_s(response))
         if response.status_code != httpx.codes.OK:
             raise NoAnswer(f"HTTP {response.status_code}: {response.text[:_SHOWN]}")
         return _reply(response, sent_at_s)
+
+    async def _post(self, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        url = f"{self._target.base_url.rstrip('/')}/chat/completions"
+        try:
+            return await self._http.post(url, content=body, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise NoAnswer(f"{self._target.base_url}: {type(error).__name__}: {error}") from error
 
     def _body(self, asked: Asked, world: str) -> bytes:
         body = orjson.loads(asked.body)
@@ -88,6 +95,12 @@ class Endpoint:
 def _messages(body: Mapping[str, Any]) -> Sequence[Any]:
     messages = body["messages"]
     return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+
+
+def _wait_s(response: httpx.Response) -> float:
+    """For how long a rate limit asks to wait, in seconds; a date, or nothing, is taken for a few."""
+    asked = response.headers.get("retry-after", "")
+    return min(float(asked), _MOST_WAIT_S) if asked.isdecimal() else _USUAL_WAIT_S
 
 
 def _model(asked: Asked) -> str:

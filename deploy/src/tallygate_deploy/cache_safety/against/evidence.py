@@ -19,7 +19,8 @@ _HIT_HEADERS = (
 _PRESENT_HEADERS = ("x-litellm-cache-key", "age")
 """Headers that stand on replays only. For `Age`: RFC 9111, section 5.1."""
 _REPLAY_MODES = frozenset({"exact", "canonical", "semantic"})
-_CREATED_APART_S = 2
+CREATED_APART_S = 2
+"""An answer that is by so many seconds older than its request was not made for it."""
 _TELLING_CHARS = 80
 _HIT_WORD = re.compile(r"\b(?:hit|true)\b", re.IGNORECASE)
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
@@ -39,15 +40,18 @@ class Reply:
 def replay_signs(old: Reply | None, new: Reply, *, content_differs: bool) -> Iterator[str]:
     """What says that ``new`` is a replay, the most certain first; where it may be one of ``old``, also by its body.
 
-    ``content_differs``: a fresh answer to the new request would not be, word for word, the old one.
+    ``content_differs``: a fresh answer to the new request would not be, word for word, the old one. Where a cache says
+    that the answer is fresh, only an id that was given before says otherwise: sources may well repeat themselves.
     """
     yield from _header_signs(new.headers)
     if old is None:
         return
     if new.id and new.id == old.id:
         yield "same id"
+    if _says_fresh(new.headers):
+        return
     same_content = bool(new.content) and new.content == old.content
-    if same_content and 0 < new.created_s == old.created_s <= new.sent_at_s - _CREATED_APART_S:
+    if same_content and 0 < new.created_s == old.created_s <= new.sent_at_s - CREATED_APART_S:
         yield "same created and content"
     if same_content and content_differs and len(new.content) >= _TELLING_CHARS:
         yield "same content"
@@ -64,6 +68,13 @@ def _header_signs(headers: Mapping[str, str]) -> Iterator[str]:
     for name in _PRESENT_HEADERS:
         if headers.get(name):
             yield name
+
+
+def _says_fresh(headers: Mapping[str, str]) -> bool:
+    served, status = headers.get("x-served-mode", ""), headers.get("cache-status", "")
+    return (
+        served.lower() == "fresh" or "fwd=" in status or any("miss" in headers.get(n, "").lower() for n in _HIT_HEADERS)
+    )
 
 
 def _is_hit(member: str) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tallygate_deploy.cache_safety.generate import meaning, requests
+from tallygate_deploy.cache_safety.generate import frequent, meaning, requests
 from tallygate_deploy.cache_safety.generate.prompts import FILLINGS, Prompt, prompts
 from tallygate_deploy.cache_safety.generate.rephrasing import REPHRASINGS
 from tallygate_deploy.cache_safety.items import Asked, Item, Label, made_up_answer
+
+_MUTATED_ONE_IN = 600
 
 
 def generated_items(fillings: int = FILLINGS) -> list[Item]:
@@ -21,6 +23,23 @@ def generated_items(fillings: int = FILLINGS) -> list[Item]:
             if pair not in seen:
                 seen.add(pair)
                 items.append(item)
+    return items
+
+
+def frequent_items() -> list[Item]:
+    """Those of the questions that are asked again and again."""
+    items: list[Item] = []
+    for question in frequent.QUESTIONS:
+        old = requests.asked(requests.body_of(question.text))
+        rephrasings = list(question.rephrasings())
+        # A few of them with what a rule on words can see, too.
+        made = [("paraphrase", Label.REUSABLE, text) for text in rephrasings]
+        made += [("entity", Label.TRAP, text) for text in question.traps()]
+        for text in rephrasings[::_MUTATED_ONE_IN]:
+            made += [(category, Label.TRAP, new) for category, (old_text, new) in mutated(text) if old_text == text]
+        for number, (category, label, text) in enumerate(made):
+            name = f"{question.name}/{category}-{number}"
+            items.append(_item(name, category, label, old, requests.asked(requests.body_of(text))))
     return items
 
 

@@ -28,6 +28,13 @@ _SIGNED = re.compile(r"(?:is|than|at|default|reached|above|Convert) $")
 _FROM_TO = re.compile(r"\bfrom (\S+) to ([^\s?.,]+)")
 _IDENTIFIER = re.compile(r"\b(?:[a-z]+[A-Z]\w*|[a-z]+_[a-z_]+)\b")
 _TIME = re.compile(r"\b(\d{1,2}) (am|pm)\b")
+_VERBATIM = (
+    "Translate into French, word for word: ",
+    "How many characters has this text: ",
+    "Correct the spelling and punctuation of: ",
+    "Repeat exactly: ",
+)
+"""Of what follows, everything counts."""
 _NAMES = [name for kind in ENTITY_KINDS for name in KINDS[kind]]
 _ANY_NAME = re.compile(r"\b(" + "|".join(map(re.escape, _NAMES)) + r")\b")
 
@@ -79,11 +86,11 @@ def entity(text: str) -> Iterator[Pair]:
     for kind in ENTITY_KINDS:
         words = KINDS[kind]
         for found in re.finditer(r"\b(" + "|".join(map(re.escape, words)) + r")\b", text):
-            other = next(
-                word for step in range(1, len(words))
-                if (word := words[(words.index(found[0]) + step) % len(words)]) not in text
-            )  # fmt: skip
-            yield text, _replaced(text, found, other)
+            at = words.index(found[0])
+            # Not one that stands there already: "from Oslo to Oslo" asks for nothing.
+            others = [word for word in (*words[at + 1 :], *words[:at]) if word not in text]
+            if others:
+                yield text, _replaced(text, found, others[0])
 
 
 def scope(text: str) -> Iterator[Pair]:
@@ -121,8 +128,9 @@ def identifier(text: str) -> Iterator[Pair]:
 
 
 def collision(text: str) -> Iterator[Pair]:
-    """The same words in another order; the text with something smuggled in, and the other way round, so that an answer
-    is kept for a victim; marks that some normal forms drop.
+    """What some normal form makes the same: the same words in another order; the text with something smuggled in, and
+    the other way round, so that an answer is kept for a victim; words and marks that say nothing, where they are what
+    the question is about.
     """
     names = list(_ANY_NAME.finditer(text))
     if len(names) > 1 and names[0][0] != names[1][0]:
@@ -136,6 +144,9 @@ def collision(text: str) -> Iterator[Pair]:
     if figures and len(figures[0]) > 1:
         raised = figures[0][:-1] + "⁰¹²³⁴⁵⁶⁷⁸⁹"[int(figures[0][-1])]
         yield text, _replaced(text, figures, raised)  # 25 and 2⁵ have one compatibility form
+    task = _VERBATIM[_position(text) % len(_VERBATIM)]
+    for other in (f"{text} Thanks!", f"Please {text[0].lower()}{text[1:]}", text.replace(" ", "  ", 1), text[:-1]):
+        yield task + text, task + other
 
 
 MUTATORS: dict[str, Callable[[str], Iterator[Pair]]] = {

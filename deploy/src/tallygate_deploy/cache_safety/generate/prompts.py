@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tallygate_deploy.cache_safety.generate.vocabulary import KINDS
 
-FILLINGS = 3
+FILLINGS = 2
 """How often each template is filled."""
 
 TEMPLATES = (
