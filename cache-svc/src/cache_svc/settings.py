@@ -49,10 +49,15 @@ class CacheSettings(BaseSettings):
     under it."""
 
     flight_max_wait_s: float = Field(default=30.0, gt=0)
-    """The longest that one call waits for a request under way, in seconds; the caller asks again."""
+    """The longest that one call waits for a request under way, or for one that follows it, in seconds; the caller asks
+    again."""
 
     flight_max_lease_s: float = Field(default=60.0, gt=0)
     """The longest lease of a leader, in seconds: as long others wait where it has died."""
+
+    fill_alone_s: float = Field(default=60.0, ge=0)
+    """Seconds during which identical requests are not made to wait for each other, after one of them had an answer that
+    could not be stored."""
 
     redis_timeout_s: float = Field(default=0.2, gt=0)
     """Seconds that one Redis command, connecting, or waiting for a connection may take. Past it the lookup is a

@@ -1,6 +1,7 @@
 """The cache's use cases, and the Protocols of what they need."""
 
 from cache_svc.service.answers import CacheService, Counters, EntryStore, Found, Limits, NewEpoch, StoreUsage
+from cache_svc.service.fills import FillLimits, FillService, FillStore
 from cache_svc.service.flights import FlightLimits, FlightService, FlightStore, Kept
 from cache_svc.service.refusals import BadRequest, StoreFull, StoreUnavailable
 
@@ -9,6 +10,9 @@ __all__ = [
     "CacheService",
     "Counters",
     "EntryStore",
+    "FillLimits",
+    "FillService",
+    "FillStore",
     "FlightLimits",
     "FlightService",
     "FlightStore",

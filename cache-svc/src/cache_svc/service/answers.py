@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import orjson
@@ -12,8 +12,10 @@ import structlog
 from cache_svc.domain import answer as answers
 from cache_svc.domain.eligibility import why_never_stored
 from cache_svc.domain.entry import Entry, Poisoned, open_sealed, seal
-from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject
+from cache_svc.domain.fill import ALONE, Claim, Lead, fill_name
+from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject, Tier
 from cache_svc.domain.request import CacheRequest, epoch_name, read_request
+from cache_svc.service.fills import FillStore
 from cache_svc.service.refusals import BadRequest, StoreFull, StoreUnavailable
 from meshkit.clock import Clock
 from meshkit.money import Provenance
@@ -23,10 +25,13 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a store holds: the epochs in force, in the order asked for, and the bytes at the address."""
+    """What a store holds: the epochs in force, in the order asked for, and the bytes at the address. ``leader``: of the
+    flight, where the claim was made with it; see ``FillStore.board``.
+    """
 
     epochs: tuple[int, ...]
     blob: bytes | None
+    leader: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,10 @@ class EntryStore(Protocol):
     the purge is made anew. It holds then, for what was stored or begun before it, whatever the backend went back to.
     """
 
-    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
-        """The bytes at ``address`` and the epochs, in one round trip."""
+    async def find(self, address: bytes, epoch_names: Sequence[str], claim: Claim | None = None) -> Found:
+        """The bytes at ``address`` and the epochs, in one round trip. Where nothing lies there, ``claim`` may be made
+        in the same; a backend that makes it says who leads.
+        """
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """The epochs in force."""
@@ -93,30 +100,37 @@ class Counters:
 class CacheService:
     """The exact tier."""
 
-    def __init__(self, store: EntryStore, clock: Clock, limits: Limits) -> None:
+    def __init__(self, store: EntryStore, clock: Clock, limits: Limits, fills: FillStore | None = None) -> None:
+        """``fills``: where misses board flights; None: each calls for itself."""
+        self._fills = fills
         self._store = store
         self._clock = clock
         self._limits = limits
         self.counters = Counters()
 
-    async def lookup(self, subject: Subject, controls: Controls, completion_id: str) -> Hit | Miss:
-        """The answer to exactly this request, under ``completion_id``; or why there is none.
+    async def lookup(
+        self, subject: Subject, controls: Controls, completion_id: str, claim: Claim | None = None
+    ) -> Hit | Miss:
+        """The answer to exactly this request, under ``completion_id``; or why there is none, and with ``claim``, who
+        leads the flight of such requests.
 
         Raises:
             NotCanonical: the body has no canonical form.
         """
         request = _read(subject)
         try:
-            outcome = await self._find(request, controls, completion_id)
+            outcome = await self._find(request, controls, completion_id, claim if self._fills else None)
         except StoreUnavailable:
             outcome = Miss(MissReason.UNAVAILABLE)
         if isinstance(outcome, Hit):
             self.counters.hits += 1
-        else:
+        elif outcome.underway is None:  # whoever follows looks up again
             self.counters.misses += 1
         return outcome
 
-    async def _find(self, request: CacheRequest, controls: Controls, completion_id: str) -> Hit | Miss:
+    async def _find(
+        self, request: CacheRequest, controls: Controls, completion_id: str, claim: Claim | None
+    ) -> Hit | Miss:
         if controls.mode is Mode.OFF:
             return Miss(MissReason.BYPASSED)
         ineligible = why_never_stored(request.endpoint, request.body, allow_sampled=controls.allow_sampled)
@@ -124,16 +138,35 @@ class CacheService:
             return Miss(MissReason.NOT_ELIGIBLE, detail=ineligible)
         if controls.mode is Mode.REFRESH:
             return Miss(MissReason.BYPASSED, request.key(await self._store.epochs(request.epoch_names)))
-        found = await self._store.find(request.address, request.epoch_names)
+        if controls.mode is Mode.ONLY or (controls.max_age_s is not None and controls.max_age_s <= 0):
+            claim = None  # it takes no answer that is not there yet; or none but its own
+        # Where a later tier may have an answer, nobody is to lead before it was asked.
+        at_once = claim if controls.up_to is Tier.EXACT else None
+        found = await self._store.find(request.address, request.epoch_names, at_once)
         key = request.key(found.epochs)
         leave = b"" if controls.mode is Mode.ONLY else key
         entry = await self._verified(request, found)
         if entry is None:
-            return Miss(MissReason.NOT_STORED, leave)
+            return await self._boarded(Miss(MissReason.NOT_STORED, leave), request, found, claim)
         age_ms = max(0, self._clock.now_ms() - entry.stored_at_ms)
         if controls.max_age_s is not None and (controls.max_age_s <= 0 or age_ms > controls.max_age_s * 1000):
-            return Miss(MissReason.STALE, leave)
+            return await self._boarded(Miss(MissReason.STALE, leave), request, found, claim)
         return self._render(request, entry, key, age_ms, completion_id)
+
+    async def _boarded(self, miss: Miss, request: CacheRequest, found: Found, claim: Claim | None) -> Miss:
+        """The miss, with who leads the flight of such requests. Without flights, the request goes on by itself."""
+        if claim is None or self._fills is None:
+            return miss
+        name = fill_name(request.address, found.epochs)
+        try:
+            leader = found.leader or await self._fills.board(name, claim)
+        except StoreUnavailable as error:
+            _log.warning("fill_not_boarded", why=str(error))
+            return miss
+        if leader == ALONE:
+            return miss
+        standing = Lead(name, leader)
+        return replace(miss, lead=standing) if leader == claim.token else replace(miss, underway=standing)
 
     async def _verified(self, request: CacheRequest, found: Found) -> Entry | None:
         if found.blob is None:

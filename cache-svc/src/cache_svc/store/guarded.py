@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import structlog
 
+from cache_svc.domain.fill import Claim
 from cache_svc.service import EntryStore, Found, StoreUnavailable, StoreUsage
 from meshkit.clock import Clock
 
@@ -26,10 +27,10 @@ class GuardedStore:
         self._away_since_s: float | None = None
         self._retry_at_s = 0.0
 
-    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
+    async def find(self, address: bytes, epoch_names: Sequence[str], claim: Claim | None = None) -> Found:
         """See ``EntryStore``."""
         self._admit()
-        return await self._watched(self._store.find(address, epoch_names))
+        return await self._watched(self._store.find(address, epoch_names, claim))
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """See ``EntryStore``."""

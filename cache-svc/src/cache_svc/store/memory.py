@@ -6,6 +6,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from cache_svc.domain.fill import Claim
 from cache_svc.service import Found, NewEpoch, StoreFull, StoreUsage
 from meshkit.clock import Clock
 
@@ -29,8 +30,9 @@ class MemoryStore:
         self._held_bytes = 0
         self._evictions = 0
 
-    async def find(self, address: bytes, epoch_names: Sequence[str]) -> Found:
-        """The bytes at ``address`` and the epochs in force."""
+    async def find(self, address: bytes, epoch_names: Sequence[str], claim: Claim | None = None) -> Found:
+        """The bytes at ``address`` and the epochs in force. A claim is made elsewhere, at no cost in one process."""
+        del claim
         epochs = await self.epochs(epoch_names)
         kept = self._entries.get(address)
         if kept is None:

@@ -26,43 +26,47 @@ from tallygate.common.v1 import money_pb2 as tallygate_dot_common_dot_v1_dot_mon
 from tallygate.common.v1 import principal_pb2 as tallygate_dot_common_dot_v1_dot_principal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etallygate/cache/v1/cache.proto\x12\x12tallygate.cache.v1\x1a\x1ftallygate/common/v1/money.proto\x1a#tallygate/common/v1/principal.proto\"\xf3\x02\n\rCacheControls\x12\x34\n\x04mode\x18\x01 \x01(\x0e\x32&.tallygate.cache.v1.CacheControls.Mode\x12\x16\n\tmax_age_s\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rallow_sampled\x18\x03 \x01(\x08\x12-\n\x05up_to\x18\x04 \x01(\x0e\x32\x1e.tallygate.cache.v1.ReplayTier\x12\x1a\n\rmax_error_ppm\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\r\n\x05ttl_s\x18\x06 \x01(\x03\x12\x14\n\x0cshare_in_org\x18\x07 \x01(\x08\x12\x0e\n\x06record\x18\x08 \x01(\x08\"]\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODE_DEFAULT\x10\x01\x12\x0c\n\x08MODE_OFF\x10\x02\x12\x10\n\x0cMODE_REFRESH\x10\x03\x12\r\n\tMODE_ONLY\x10\x04\x42\x0c\n\n_max_age_sB\x10\n\x0e_max_error_ppm\"\xda\x01\n\rLookupRequest\x12\x31\n\tprincipal\x18\x01 \x01(\x0b\x32\x1e.tallygate.common.v1.Principal\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cpolicy_epoch\x18\x04 \x01(\t\x12\x13\n\x0bopenai_body\x18\x05 \x01(\x0c\x12\x33\n\x08\x63ontrols\x18\x06 \x01(\x0b\x32!.tallygate.cache.v1.CacheControls\x12\x15\n\rcompletion_id\x18\x07 \x01(\t\"m\n\x0eLookupResponse\x12&\n\x03hit\x18\x01 \x01(\x0b\x32\x17.tallygate.cache.v1.HitH\x00\x12(\n\x04miss\x18\x02 \x01(\x0b\x32\x18.tallygate.cache.v1.MissH\x00\x42\t\n\x07outcome\"\xb5\x02\n\x03Hit\x12,\n\x04tier\x18\x01 \x01(\x0e\x32\x1e.tallygate.cache.v1.ReplayTier\x12\x13\n\x0bopenai_body\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63hunks\x18\x03 \x03(\x0c\x12\x13\n\x0busage_chunk\x18\x04 \x01(\x0c\x12)\n\x05usage\x18\x05 \x01(\x0b\x32\x1a.tallygate.common.v1.Usage\x12\x31\n\x05price\x18\x06 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\x12\x19\n\x11origin_receipt_id\x18\x07 \x01(\t\x12\x11\n\tsource_id\x18\x08 \x01(\t\x12\x0e\n\x06\x61ge_ms\x18\t \x01(\x03\x12\x12\n\nkey_digest\x18\n \x01(\t\x12\x16\n\x0eupstream_model\x18\x0b \x01(\t\"\x85\x02\n\x04Miss\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.tallygate.cache.v1.Miss.Reason\x12*\n\x06ticket\x18\x02 \x01(\x0b\x32\x1a.tallygate.cache.v1.Ticket\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x8f\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11REASON_NOT_STORED\x10\x01\x12\x10\n\x0cREASON_STALE\x10\x02\x12\x17\n\x13REASON_NOT_ELIGIBLE\x10\x03\x12\x13\n\x0fREASON_BYPASSED\x10\x04\x12\x16\n\x12REASON_UNAVAILABLE\x10\x05\"\x81\x01\n\x06Ticket\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cpolicy_epoch\x18\x04 \x01(\t\x12\r\n\x05ttl_s\x18\x05 \x01(\x03\x12\x14\n\x0cshare_in_org\x18\x06 \x01(\x08\x12\x0e\n\x06record\x18\x07 \x01(\x08\"\xcb\x02\n\x0cStoreRequest\x12\x31\n\tprincipal\x18\x01 \x01(\x0b\x32\x1e.tallygate.common.v1.Principal\x12*\n\x06ticket\x18\x02 \x01(\x0b\x32\x1a.tallygate.cache.v1.Ticket\x12\x13\n\x0bopenai_body\x18\x03 \x01(\x0c\x12\x13\n\x0b\x61nswer_body\x18\x04 \x01(\x0c\x12\x15\n\ranswer_chunks\x18\x05 \x03(\x0c\x12)\n\x05usage\x18\x06 \x01(\x0b\x32\x1a.tallygate.common.v1.Usage\x12\x31\n\x05price\x18\x07 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\x12\x12\n\nreceipt_id\x18\x08 \x01(\t\x12\x11\n\tsource_id\x18\t \x01(\t\x12\x16\n\x0eupstream_model\x18\n \x01(\t\"/\n\rStoreResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"A\n\x0cPurgeRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\x1e\n\rPurgeResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\"\x11\n\x0fGetStatsRequest\"\x8c\x01\n\x10GetStatsResponse\x12\x0c\n\x04hits\x18\x01 \x01(\x03\x12\x0e\n\x06misses\x18\x02 \x01(\x03\x12\x0e\n\x06stores\x18\x03 \x01(\x03\x12\x16\n\x0estore_refusals\x18\x04 \x01(\x03\x12\x11\n\tevictions\x18\x05 \x01(\x03\x12\r\n\x05\x62ytes\x18\x06 \x01(\x03\x12\x10\n\x08poisoned\x18\x07 \x01(\x03*u\n\nReplayTier\x12\x1b\n\x17REPLAY_TIER_UNSPECIFIED\x10\x00\x12\x15\n\x11REPLAY_TIER_EXACT\x10\x01\x12\x19\n\x15REPLAY_TIER_CANONICAL\x10\x02\x12\x18\n\x14REPLAY_TIER_SEMANTIC\x10\x03\x32\xd2\x02\n\x0c\x43\x61\x63heService\x12O\n\x06Lookup\x12!.tallygate.cache.v1.LookupRequest\x1a\".tallygate.cache.v1.LookupResponse\x12L\n\x05Store\x12 .tallygate.cache.v1.StoreRequest\x1a!.tallygate.cache.v1.StoreResponse\x12L\n\x05Purge\x12 .tallygate.cache.v1.PurgeRequest\x1a!.tallygate.cache.v1.PurgeResponse\x12U\n\x08GetStats\x12#.tallygate.cache.v1.GetStatsRequest\x1a$.tallygate.cache.v1.GetStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etallygate/cache/v1/cache.proto\x12\x12tallygate.cache.v1\x1a\x1ftallygate/common/v1/money.proto\x1a#tallygate/common/v1/principal.proto\"\xf3\x02\n\rCacheControls\x12\x34\n\x04mode\x18\x01 \x01(\x0e\x32&.tallygate.cache.v1.CacheControls.Mode\x12\x16\n\tmax_age_s\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rallow_sampled\x18\x03 \x01(\x08\x12-\n\x05up_to\x18\x04 \x01(\x0e\x32\x1e.tallygate.cache.v1.ReplayTier\x12\x1a\n\rmax_error_ppm\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\r\n\x05ttl_s\x18\x06 \x01(\x03\x12\x14\n\x0cshare_in_org\x18\x07 \x01(\x08\x12\x0e\n\x06record\x18\x08 \x01(\x08\"]\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODE_DEFAULT\x10\x01\x12\x0c\n\x08MODE_OFF\x10\x02\x12\x10\n\x0cMODE_REFRESH\x10\x03\x12\r\n\tMODE_ONLY\x10\x04\x42\x0c\n\n_max_age_sB\x10\n\x0e_max_error_ppm\"\x88\x02\n\rLookupRequest\x12\x31\n\tprincipal\x18\x01 \x01(\x0b\x32\x1e.tallygate.common.v1.Principal\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cpolicy_epoch\x18\x04 \x01(\t\x12\x13\n\x0bopenai_body\x18\x05 \x01(\x0c\x12\x33\n\x08\x63ontrols\x18\x06 \x01(\x0b\x32!.tallygate.cache.v1.CacheControls\x12\x15\n\rcompletion_id\x18\x07 \x01(\t\x12,\n\x05\x63laim\x18\x08 \x01(\x0b\x32\x1d.tallygate.cache.v1.FillClaim\",\n\tFillClaim\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08lease_ms\x18\x02 \x01(\x03\"9\n\x08\x46illLead\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\t\x12\x10\n\x08lease_ms\x18\x03 \x01(\x03\"m\n\x0eLookupResponse\x12&\n\x03hit\x18\x01 \x01(\x0b\x32\x17.tallygate.cache.v1.HitH\x00\x12(\n\x04miss\x18\x02 \x01(\x0b\x32\x18.tallygate.cache.v1.MissH\x00\x42\t\n\x07outcome\"\xb5\x02\n\x03Hit\x12,\n\x04tier\x18\x01 \x01(\x0e\x32\x1e.tallygate.cache.v1.ReplayTier\x12\x13\n\x0bopenai_body\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63hunks\x18\x03 \x03(\x0c\x12\x13\n\x0busage_chunk\x18\x04 \x01(\x0c\x12)\n\x05usage\x18\x05 \x01(\x0b\x32\x1a.tallygate.common.v1.Usage\x12\x31\n\x05price\x18\x06 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\x12\x19\n\x11origin_receipt_id\x18\x07 \x01(\t\x12\x11\n\tsource_id\x18\x08 \x01(\t\x12\x0e\n\x06\x61ge_ms\x18\t \x01(\x03\x12\x12\n\nkey_digest\x18\n \x01(\t\x12\x16\n\x0eupstream_model\x18\x0b \x01(\t\"\xe1\x02\n\x04Miss\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.tallygate.cache.v1.Miss.Reason\x12*\n\x06ticket\x18\x02 \x01(\x0b\x32\x1a.tallygate.cache.v1.Ticket\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12*\n\x04lead\x18\x04 \x01(\x0b\x32\x1c.tallygate.cache.v1.FillLead\x12.\n\x08underway\x18\x05 \x01(\x0b\x32\x1c.tallygate.cache.v1.FillLead\"\x8f\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11REASON_NOT_STORED\x10\x01\x12\x10\n\x0cREASON_STALE\x10\x02\x12\x17\n\x13REASON_NOT_ELIGIBLE\x10\x03\x12\x13\n\x0fREASON_BYPASSED\x10\x04\x12\x16\n\x12REASON_UNAVAILABLE\x10\x05\"\x81\x01\n\x06Ticket\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cpolicy_epoch\x18\x04 \x01(\t\x12\r\n\x05ttl_s\x18\x05 \x01(\x03\x12\x14\n\x0cshare_in_org\x18\x06 \x01(\x08\x12\x0e\n\x06record\x18\x07 \x01(\x08\"\x89\x03\n\x0cStoreRequest\x12\x31\n\tprincipal\x18\x01 \x01(\x0b\x32\x1e.tallygate.common.v1.Principal\x12*\n\x06ticket\x18\x02 \x01(\x0b\x32\x1a.tallygate.cache.v1.Ticket\x12\x13\n\x0bopenai_body\x18\x03 \x01(\x0c\x12\x13\n\x0b\x61nswer_body\x18\x04 \x01(\x0c\x12\x15\n\ranswer_chunks\x18\x05 \x03(\x0c\x12)\n\x05usage\x18\x06 \x01(\x0b\x32\x1a.tallygate.common.v1.Usage\x12\x31\n\x05price\x18\x07 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\x12\x12\n\nreceipt_id\x18\x08 \x01(\t\x12\x11\n\tsource_id\x18\t \x01(\t\x12\x16\n\x0eupstream_model\x18\n \x01(\t\x12*\n\x04lead\x18\x10 \x01(\x0b\x32\x1c.tallygate.cache.v1.FillLead\x12\x10\n\x08payloads\x18\x11 \x01(\x05\"/\n\rStoreResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"A\n\x0cPurgeRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\x1e\n\rPurgeResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\"\x11\n\x0fGetStatsRequest\"\x8c\x01\n\x10GetStatsResponse\x12\x0c\n\x04hits\x18\x01 \x01(\x03\x12\x0e\n\x06misses\x18\x02 \x01(\x03\x12\x0e\n\x06stores\x18\x03 \x01(\x03\x12\x16\n\x0estore_refusals\x18\x04 \x01(\x03\x12\x11\n\tevictions\x18\x05 \x01(\x03\x12\r\n\x05\x62ytes\x18\x06 \x01(\x03\x12\x10\n\x08poisoned\x18\x07 \x01(\x03*u\n\nReplayTier\x12\x1b\n\x17REPLAY_TIER_UNSPECIFIED\x10\x00\x12\x15\n\x11REPLAY_TIER_EXACT\x10\x01\x12\x19\n\x15REPLAY_TIER_CANONICAL\x10\x02\x12\x18\n\x14REPLAY_TIER_SEMANTIC\x10\x03\x32\xd2\x02\n\x0c\x43\x61\x63heService\x12O\n\x06Lookup\x12!.tallygate.cache.v1.LookupRequest\x1a\".tallygate.cache.v1.LookupResponse\x12L\n\x05Store\x12 .tallygate.cache.v1.StoreRequest\x1a!.tallygate.cache.v1.StoreResponse\x12L\n\x05Purge\x12 .tallygate.cache.v1.PurgeRequest\x1a!.tallygate.cache.v1.PurgeResponse\x12U\n\x08GetStats\x12#.tallygate.cache.v1.GetStatsRequest\x1a$.tallygate.cache.v1.GetStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tallygate.cache.v1.cache_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPLAYTIER']._serialized_start=2182
-  _globals['_REPLAYTIER']._serialized_end=2299
+  _globals['_REPLAYTIER']._serialized_start=2487
+  _globals['_REPLAYTIER']._serialized_end=2604
   _globals['_CACHECONTROLS']._serialized_start=125
   _globals['_CACHECONTROLS']._serialized_end=496
   _globals['_CACHECONTROLS_MODE']._serialized_start=371
   _globals['_CACHECONTROLS_MODE']._serialized_end=464
   _globals['_LOOKUPREQUEST']._serialized_start=499
-  _globals['_LOOKUPREQUEST']._serialized_end=717
-  _globals['_LOOKUPRESPONSE']._serialized_start=719
-  _globals['_LOOKUPRESPONSE']._serialized_end=828
-  _globals['_HIT']._serialized_start=831
-  _globals['_HIT']._serialized_end=1140
-  _globals['_MISS']._serialized_start=1143
-  _globals['_MISS']._serialized_end=1404
-  _globals['_MISS_REASON']._serialized_start=1261
-  _globals['_MISS_REASON']._serialized_end=1404
-  _globals['_TICKET']._serialized_start=1407
-  _globals['_TICKET']._serialized_end=1536
-  _globals['_STOREREQUEST']._serialized_start=1539
-  _globals['_STOREREQUEST']._serialized_end=1870
-  _globals['_STORERESPONSE']._serialized_start=1872
-  _globals['_STORERESPONSE']._serialized_end=1919
-  _globals['_PURGEREQUEST']._serialized_start=1921
-  _globals['_PURGEREQUEST']._serialized_end=1986
-  _globals['_PURGERESPONSE']._serialized_start=1988
-  _globals['_PURGERESPONSE']._serialized_end=2018
-  _globals['_GETSTATSREQUEST']._serialized_start=2020
-  _globals['_GETSTATSREQUEST']._serialized_end=2037
-  _globals['_GETSTATSRESPONSE']._serialized_start=2040
-  _globals['_GETSTATSRESPONSE']._serialized_end=2180
-  _globals['_CACHESERVICE']._serialized_start=2302
-  _globals['_CACHESERVICE']._serialized_end=2640
+  _globals['_LOOKUPREQUEST']._serialized_end=763
+  _globals['_FILLCLAIM']._serialized_start=765
+  _globals['_FILLCLAIM']._serialized_end=809
+  _globals['_FILLLEAD']._serialized_start=811
+  _globals['_FILLLEAD']._serialized_end=868
+  _globals['_LOOKUPRESPONSE']._serialized_start=870
+  _globals['_LOOKUPRESPONSE']._serialized_end=979
+  _globals['_HIT']._serialized_start=982
+  _globals['_HIT']._serialized_end=1291
+  _globals['_MISS']._serialized_start=1294
+  _globals['_MISS']._serialized_end=1647
+  _globals['_MISS_REASON']._serialized_start=1504
+  _globals['_MISS_REASON']._serialized_end=1647
+  _globals['_TICKET']._serialized_start=1650
+  _globals['_TICKET']._serialized_end=1779
+  _globals['_STOREREQUEST']._serialized_start=1782
+  _globals['_STOREREQUEST']._serialized_end=2175
+  _globals['_STORERESPONSE']._serialized_start=2177
+  _globals['_STORERESPONSE']._serialized_end=2224
+  _globals['_PURGEREQUEST']._serialized_start=2226
+  _globals['_PURGEREQUEST']._serialized_end=2291
+  _globals['_PURGERESPONSE']._serialized_start=2293
+  _globals['_PURGERESPONSE']._serialized_end=2323
+  _globals['_GETSTATSREQUEST']._serialized_start=2325
+  _globals['_GETSTATSREQUEST']._serialized_end=2342
+  _globals['_GETSTATSRESPONSE']._serialized_start=2345
+  _globals['_GETSTATSRESPONSE']._serialized_end=2485
+  _globals['_CACHESERVICE']._serialized_start=2607
+  _globals['_CACHESERVICE']._serialized_end=2945
 # @@protoc_insertion_point(module_scope)

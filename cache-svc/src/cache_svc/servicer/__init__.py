@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cache_svc.domain.canonical import NotCanonical
+from cache_svc.domain.fill import Claim
 from cache_svc.domain.flight import AnotherContent, Ending, Pass, flight_name
 from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject, Tier
-from cache_svc.service import BadRequest, CacheService, FlightService, StoreFull, StoreUnavailable
+from cache_svc.service import BadRequest, CacheService, FillService, FlightService, StoreFull, StoreUnavailable
 from cache_svc.service.flights import Landed, Lead, Remembered
+from cache_svc.servicer.wire import answered, lead_of, lead_to
 from meshkit.codec import (
     price_from_proto,
     price_to_proto,
@@ -73,8 +75,9 @@ _MILLION = 1_000_000
 class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
     """The cache over gRPC."""
 
-    def __init__(self, service: CacheService) -> None:
+    def __init__(self, service: CacheService, fills: FillService) -> None:
         self._service = service
+        self._fills = fills
 
     async def Lookup(
         self,
@@ -87,18 +90,20 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         )
         if not request.completion_id:
             raise BadRequest("completion_id is missing")
-        outcome = await self._service.lookup(subject, _controls(request.controls), request.completion_id)
+        claim = _claim(request.claim) if request.HasField("claim") else None
+        outcome = await self._service.lookup(subject, _controls(request.controls), request.completion_id, claim)
         if isinstance(outcome, Hit):
             return cache_pb2.LookupResponse(hit=_hit(outcome))
-        return cache_pb2.LookupResponse(miss=_miss(outcome, subject))
+        return cache_pb2.LookupResponse(miss=_miss(outcome, subject, request.claim.lease_ms))
 
     async def Store(
         self,
         request: cache_pb2.StoreRequest,
         context: ServicerContext[cache_pb2.StoreRequest, cache_pb2.StoreResponse],
     ) -> cache_pb2.StoreResponse:
-        """Keeps an answer, or says why not."""
+        """Keeps an answer, or says why not; and ends the flight of those who wait for it."""
         ticket = request.ticket
+        lead = lead_of(request.lead) if request.HasField("lead") else None
         subject = _subject(request.principal, ticket.endpoint, ticket.model, ticket.policy_epoch, request.openai_body)
         try:
             fresh = FreshAnswer(
@@ -113,6 +118,8 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         except ValueError as error:
             raise BadRequest(f"usage or price: {error}") from error
         refusal = await self._service.store(subject, ticket.key, fresh)
+        if lead is not None:
+            await self._fills.end(lead, answered(request, stored=not refusal), shared=not refusal)
         return cache_pb2.StoreResponse(stored=not refusal, reason=refusal)
 
     async def Purge(
@@ -215,6 +222,11 @@ def _lease_s(lease_ms: int) -> float:
     return lease_ms / 1_000
 
 
+def _claim(message: cache_pb2.FillClaim) -> Claim:
+    _require(len(message.token) > 1, "claim.token")
+    return Claim(message.token, _lease_s(message.lease_ms))
+
+
 def _name(request: flights_pb2.BoardRequest) -> bytes:
     """The scope of each kind. Without one of its parts, two callers would share a flight."""
     payer = request.principal
@@ -284,7 +296,7 @@ def _hit(hit: Hit) -> cache_pb2.Hit:
     )
 
 
-def _miss(miss: Miss, subject: Subject) -> cache_pb2.Miss:
+def _miss(miss: Miss, subject: Subject, lease_ms: int) -> cache_pb2.Miss:
     message = cache_pb2.Miss(reason=_REASONS[miss.reason], detail=miss.detail)
     if miss.key:
         message.ticket.CopyFrom(
@@ -292,4 +304,8 @@ def _miss(miss: Miss, subject: Subject) -> cache_pb2.Miss:
                 key=miss.key, endpoint=subject.endpoint, model=subject.model, policy_epoch=subject.policy_epoch
             )
         )
+    if miss.lead is not None:
+        message.lead.CopyFrom(lead_to(miss.lead, lease_ms))
+    if miss.underway is not None:
+        message.underway.CopyFrom(lead_to(miss.underway))
     return message
