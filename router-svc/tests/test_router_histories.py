@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from router_rig import FakeCache, FakeFlights, FakeLedger, FakeProviderKeys, call_of, catalog_of, chunk, usage_chunk
+from router_fills import FakeFills
+from router_rig import (
+    FakeCache,
+    FakeFlights,
+    FakeLedger,
+    FakeProviderKeys,
+    call_of,
+    catalog_of,
+    chunk,
+    usage_chunk,
+)
 
 from meshkit.clock import SystemClock
 from meshkit.digests import new_salt
@@ -154,6 +164,7 @@ def test_every_history_ends_once(
             provider_keys=FakeProviderKeys(),
             cache=cache,
             flights=FakeFlights(),
+            fills=FakeFills(),
             clients={WireFormat.OPENAI: client},
             has_secret=lambda _: True,
             count_tokens=lambda text, _: len(text.split()),
