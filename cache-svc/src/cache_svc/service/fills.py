@@ -147,10 +147,11 @@ class FillService:
             position = 0
             while True:
                 more = relay.more
-                for event in relay.events[position:]:
+                while position < len(relay.events):  # more may come while one is taken
+                    event = relay.events[position]
+                    position += 1
                     if live or event.startswith(_END):
                         yield event[1:]
-                position = len(relay.events)
                 if relay.over:
                     if relay.error is not None:
                         raise relay.error
