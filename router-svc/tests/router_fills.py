@@ -22,6 +22,7 @@ class FakeFills:
     asked: int = 0
     began: list[FillBegan] = field(default_factory=list)
     published: list[bytes] = field(default_factory=list)
+    messages: int = 0
     heard: asyncio.Event = field(default_factory=asyncio.Event)
     quits: list[RouterError] = field(default_factory=list)
     away: bool = False
@@ -38,6 +39,7 @@ class FakeFills:
         self._fail_if_away()
         self.began += [began] if began else []
         self.published += payloads
+        self.messages += 1
         self.heard.set()
         return self.attended.leads
 

@@ -142,6 +142,7 @@ class Completion:
             self._heard_out = True
         else:
             self._go()
+            await fill.quit(None)  # at once, so that nobody joins what ends before its time
 
     def _go(self) -> None:
         self._gone = True
@@ -169,7 +170,7 @@ class Completion:
     async def abandon_flight(self) -> None:
         """Say how the flights ended, unless they have landed. After ``run``; whoever waits may then begin anew."""
         if self._asking is not None:
-            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         if self._fill is not None:
             await self._fill.quit(self._error)
         if self._lead is not None:
@@ -379,4 +380,5 @@ class Completion:
         if self._lead is not None:
             await self._lead.land(landing_of(self._call, delivery, usage, charge, error))
         if error is None and delivery.is_complete(self._request.choices) and not delivery.came_to_nothing(usage):
-            await offer(self._tools.cache, self._call, delivery, usage, charge, self._fill)
+            fill = self._fill if self._fill is not None and not self._fill.ended else None
+            await offer(self._tools.cache, self._call, delivery, usage, charge, fill)

@@ -29,11 +29,11 @@ class Fill:
     def __init__(self, fills: Fills, lead: FillLead, *, lease_s: float, stream: bool) -> None:
         self.lead = lead
         self.followed = False
+        self.ended = False
         self._fills = fills
         self._lease_s = lease_s
         self._stream = stream
         self._live = False
-        self._ended = False
         self._began: FillBegan | None = None
         self._delivery: Delivery | None = None
         self._published = 0
@@ -46,8 +46,8 @@ class Fill:
     def begun(self, delivery: Delivery, began: FillBegan) -> None:
         """The first of a stream is there."""
         self._delivery, self._began = delivery, began
-        if not self._tasks and not self._ended:
-            self._timer.cancel()
+        self._stop()  # a keeper that sleeps would be late for those who want chunks
+        if not self.ended:
             self._timer = asyncio.get_running_loop().call_later(LIVE_AFTER_S, self._begin)
 
     def grown(self) -> None:
@@ -57,7 +57,7 @@ class Fill:
 
     async def is_followed(self) -> bool:
         """Ask whether somebody follows now. False where the cache is away: nobody will hear the answer."""
-        if not self.followed and not self._ended:
+        if not self.followed and not self.ended:
             try:
                 attended = await self._fills.attend(self.lead, self._lease_s, wait_s=0)
             except CacheUnavailable as error:
@@ -68,7 +68,7 @@ class Fill:
 
     async def flush(self) -> None:
         """Hand on what was not handed on yet, and nothing more. Before the answer is stored."""
-        self._ended = True
+        self.ended = True
         self._timer.cancel()
         if self._live:
             await self._push()  # after what is under way; cut off, nobody would know whether it arrived
@@ -77,9 +77,9 @@ class Fill:
     async def quit(self, error: Exception | None) -> None:
         """End the lead without an answer, unless it has ended. Never raises: else the lease lapses."""
         self._stop()
-        if self._ended:
+        if self.ended:
             return
-        self._ended = True
+        self.ended = True
         # Only what a source did wrong concerns the others: a refusal is the leader's own.
         reason: RouterError = UpstreamFailed("the answer broke off")
         if isinstance(error, (UpstreamFailed, DeadlineExceeded)):
@@ -91,7 +91,7 @@ class Fill:
 
     async def lost(self) -> None:
         """The answer could not be stored, and with it the end was lost."""
-        self._ended = False
+        self.ended = False
         await self.quit(None)
 
     def _begin(self) -> None:
