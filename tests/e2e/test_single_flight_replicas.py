@@ -113,7 +113,7 @@ async def _running(folder: Path, background: BackgroundLoop, upstream: ScriptedU
         wanted = Addresses(*(f"unix://{folder}/{name}" for name in ("catalog", "ledger", "cache", "router")))
         found = await composition.serve_four(settings, wanted)
         starting = [stack.enter_async_context(_edge(found, folder / f"edge{number}.log")) for number in range(EDGES)]
-        urls = [await start for start in starting]
+        urls = await asyncio.gather(*starting)
         tenants = Tenants(background, found.ledger)
         tenant = await asyncio.to_thread(tenants.make, CREDIT_NANO_USD)
         yield Edges(tuple(urls), tenants, tenant, upstream)

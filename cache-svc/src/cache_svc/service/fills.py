@@ -90,6 +90,10 @@ class FillService:
         self._limits = limits
         self._relays: dict[Lead, _Relay] = {}
 
+    def claim(self, token: str, lease_s: float) -> Claim:
+        """The wish to lead, for no longer than is allowed."""
+        return Claim(token, min(lease_s, self._limits.max_lease_s))
+
     async def attend(self, lead: Lead, *, lease_s: float, wait_s: float) -> Attended:
         """Prolong the lease, and wait for somebody who wants to hear what is said.
 

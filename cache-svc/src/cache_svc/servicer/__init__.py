@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cache_svc.domain.canonical import NotCanonical
-from cache_svc.domain.fill import Claim
 from cache_svc.domain.flight import AnotherContent, Ending, Pass, flight_name
 from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject, Tier
 from cache_svc.service import BadRequest, CacheService, FillService, FlightService, StoreFull, StoreUnavailable
@@ -90,11 +89,14 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         )
         if not request.completion_id:
             raise BadRequest("completion_id is missing")
-        claim = _claim(request.claim) if request.HasField("claim") else None
+        claim = None
+        if request.HasField("claim"):
+            _require(len(request.claim.token) > 1, "claim.token")
+            claim = self._fills.claim(request.claim.token, _lease_s(request.claim.lease_ms))
         outcome = await self._service.lookup(subject, _controls(request.controls), request.completion_id, claim)
         if isinstance(outcome, Hit):
             return cache_pb2.LookupResponse(hit=_hit(outcome))
-        return cache_pb2.LookupResponse(miss=_miss(outcome, subject, request.claim.lease_ms))
+        return cache_pb2.LookupResponse(miss=_miss(outcome, subject, round(1_000 * claim.lease_s) if claim else 0))
 
     async def Store(
         self,
@@ -220,11 +222,6 @@ def _lease_s(lease_ms: int) -> float:
     if lease_ms <= 0:
         raise BadRequest("lease_ms must be above 0")
     return lease_ms / 1_000
-
-
-def _claim(message: cache_pb2.FillClaim) -> Claim:
-    _require(len(message.token) > 1, "claim.token")
-    return Claim(message.token, _lease_s(message.lease_ms))
 
 
 def _name(request: flights_pb2.BoardRequest) -> bytes:
