@@ -20,10 +20,12 @@ from typing import Any
 
 import orjson
 
+from cache_svc.domain.fill import Claim
 from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, Subject
 from cache_svc.domain.request import read_request
 from cache_svc.service import CacheService, Limits
 from cache_svc.store.memory import MemoryStore
+from cache_svc.store.memory_fills import MemoryFills
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
@@ -111,9 +113,33 @@ def lookup_us(raw: bytes, *, hit: bool) -> float:
     return asyncio.run(run())
 
 
+def led_us(raw: bytes) -> float:
+    """A lookup that finds nothing and leads, and the end of the flight, which nobody followed."""
+    clock = FakeClock()
+    store = MemoryStore(max_bytes=2**30, clock=clock, new_epoch=itertools.count(1).__next__)
+    fills = MemoryFills(clock)
+    service = CacheService(store, clock, Limits(max_entry_bytes=2**24, ttl_s=60), fills)
+    subject = Subject(PRINCIPAL, "chat/completions", "openai/gpt-4o", "p1", raw)
+
+    async def fly() -> None:
+        miss = await service.lookup(subject, Controls(), "gen_1", Claim("req_1", 5.0))
+        assert isinstance(miss, Miss)
+        assert miss.lead is not None
+        assert await fills.end(miss.lead, b"end", alone_s=0)
+
+    def once() -> None:
+        try:
+            fly().send(None)
+        except StopIteration:
+            return
+        raise AssertionError("the in-process stores wait for nothing")
+
+    return cpu_us(once)
+
+
 def main() -> None:
     """One line for each size."""
-    columns = ("bytes", "floor", "key", "spaced", "hooks", "hit", "miss")
+    columns = ("bytes", "floor", "key", "spaced", "hooks", "hit", "miss", "led")
     sys.stdout.write("".join(f"{column:>9}" for column in columns) + "\n")
     for size in (1_000, 13_000, 117_000):
         body = body_of(size)
@@ -125,6 +151,7 @@ def main() -> None:
             cpu_us(partial(hooks, raw)),
             lookup_us(raw, hit=True),
             lookup_us(raw, hit=False),
+            led_us(raw),
         )
         sys.stdout.write(f"{len(raw):>9}" + "".join(f"{figure:>9.1f}" for figure in figures) + "\n")
 
