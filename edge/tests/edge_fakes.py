@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from meshkit.errors import MeshError, maps_errors
-from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc, flights_pb2, flights_pb2_grpc
+from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc, fills_pb2, fills_pb2_grpc, flights_pb2, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tallygate.common.v1 import money_pb2, principal_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
@@ -63,6 +63,11 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.charges: list[ledger_pb2.ChargeRequest] = []
         self.charge_errors: list[MeshError] = []
         self.charge_gate: asyncio.Event | None = None
+        self.holds: list[ledger_pb2.ReserveRequest] = []
+        self.reserve_error: MeshError | None = None
+        self.settlements: list[ledger_pb2.SettleRequest] = []
+        self.releases: list[ledger_pb2.ReleaseRequest] = []
+        self.hold_ended = asyncio.Event()
         self.receipts: dict[tuple[str, str], ledger_pb2.Receipt] = {}
         self.watchers: list[asyncio.Queue[ledger_pb2.WatchRevocationsResponse | None]] = []
         self.watching = asyncio.Event()
@@ -112,6 +117,24 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
             receipt=ledger_pb2.Receipt(receipt_id="rcpt_replay", charged_nano_usd=1_340, facts=request.facts)
         )
 
+    async def Reserve(self, request: Any, context: Any) -> ledger_pb2.ReserveResponse:
+        self.holds.append(request)
+        if self.reserve_error:
+            raise self.reserve_error
+        return ledger_pb2.ReserveResponse(hold_id="hold_1", amount_nano_usd=request.amount_nano_usd)
+
+    async def Settle(self, request: Any, context: Any) -> ledger_pb2.SettleResponse:
+        self.settlements.append(request)
+        self.hold_ended.set()
+        return ledger_pb2.SettleResponse(
+            receipt=ledger_pb2.Receipt(receipt_id="rcpt_live", charged_nano_usd=1_340, facts=request.facts)
+        )
+
+    async def Release(self, request: Any, context: Any) -> ledger_pb2.ReleaseResponse:
+        self.releases.append(request)
+        self.hold_ended.set()
+        return ledger_pb2.ReleaseResponse()
+
     async def GetReceipt(self, request: Any, context: Any) -> ledger_pb2.GetReceiptResponse:
         receipt = self.receipts.get((request.org_id, request.receipt_id))
         if receipt is None:
@@ -151,6 +174,8 @@ class FakeCache(cache_pb2_grpc.CacheServiceServicer):
         self.lookups: list[cache_pb2.LookupRequest] = []
         self.gate: asyncio.Event | None = None
         self.error: MeshError | None = None
+        self.script: list[cache_pb2.LookupResponse] = []
+        """Answered first, in order."""
         self.answer = cache_pb2.LookupResponse(
             miss=cache_pb2.Miss(
                 reason=cache_pb2.Miss.REASON_NOT_STORED,
@@ -188,7 +213,7 @@ class FakeCache(cache_pb2_grpc.CacheServiceServicer):
             await self.gate.wait()
         if self.error:
             raise self.error
-        return self.answer
+        return self.script.pop(0) if self.script else self.answer
 
 
 @maps_errors({})
@@ -232,6 +257,26 @@ class FakeFlights(flights_pb2_grpc.FlightServiceServicer):
         self.abandoned.append(request)
         self.ended.set()
         return flights_pb2.AbandonResponse(abandoned=True)
+
+
+@maps_errors({})
+class FakeFills(fills_pb2_grpc.FillServiceServicer):
+    """Who follows hears the next script, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.followed: list[fills_pb2.FollowRequest] = []
+        self.scripts: list[list[fills_pb2.FollowResponse | MeshError | asyncio.Event]] = []
+
+    async def Follow(self, request: Any, context: Any) -> AsyncIterator[fills_pb2.FollowResponse]:
+        number = len(self.followed)
+        self.followed.append(request)
+        for step in self.scripts[min(number, len(self.scripts) - 1)]:
+            if isinstance(step, asyncio.Event):
+                await step.wait()
+            elif isinstance(step, MeshError):
+                raise step
+            elif request.live or step.HasField("ended"):
+                yield step
 
 
 @maps_errors({})

@@ -12,6 +12,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 from pydantic import SecretStr
+from router_fills import FakeFills
 
 from meshkit.clock import SystemClock
 from meshkit.digests import new_salt
@@ -28,6 +29,7 @@ from router_svc.service.ports import (
     Charge,
     CompletionCall,
     Ending,
+    FillLead,
     FlightPass,
     FreshAnswer,
     Hold,
@@ -243,19 +245,29 @@ class FakeProviderKeys:
 
 @dataclass
 class FakeCache:
-    """Keeps what it is offered."""
+    """Keeps what it is offered; ``fills``: the flights that ended with it."""
 
     stored: list[tuple[CacheTicket, bytes, FreshAnswer]] = field(default_factory=list)
     failure: Exception | None = None
     storing: asyncio.Event | None = None
     """Storing waits until it is set."""
 
-    async def store(self, principal: Principal, ticket: CacheTicket, request_body: bytes, answer: FreshAnswer) -> None:
+    fills: list[FillLead | None] = field(default_factory=list)
+
+    async def store(
+        self,
+        principal: Principal,
+        ticket: CacheTicket,
+        request_body: bytes,
+        answer: FreshAnswer,
+        fill: FillLead | None = None,
+    ) -> None:
         if self.failure is not None:
             raise self.failure
         if self.storing is not None:
             await self.storing.wait()
         self.stored.append((ticket, request_body, answer))
+        self.fills.append(fill)
 
 
 @dataclass
@@ -324,6 +336,7 @@ class Rig:
     cache: FakeCache
     http: aiohttp.ClientSession
     flights: FakeFlights
+    fills: FakeFills
     provider_keys: FakeProviderKeys
 
     async def begin(
@@ -356,9 +369,8 @@ async def rig_over(
     seam: CallSeam | None = None,
 ) -> AsyncIterator[Rig]:
     limits = limits or Limits(settle_patience_s=5.0)
-    ledger, cache, flights = ledger or FakeLedger(), FakeCache(), FakeFlights()
-    provider_keys = FakeProviderKeys()
-    secrets = {"A_KEY": SecretStr(SECRET)}
+    ledger, cache, flights, fills = ledger or FakeLedger(), FakeCache(), FakeFlights(), FakeFills()
+    provider_keys, secrets = FakeProviderKeys(), {"A_KEY": SecretStr(SECRET)}
     async with open_http(max_connections=100) as http:
         client = OpenAISourceClient(
             http,
@@ -373,6 +385,7 @@ async def rig_over(
             provider_keys=provider_keys,
             cache=cache,
             flights=flights,
+            fills=fills,
             clients={WireFormat.OPENAI: client},
             has_secret=secrets.__contains__,
             count_tokens=lambda text, _: len(text.split()),
@@ -382,6 +395,6 @@ async def rig_over(
             seam=seam,
         )
         try:
-            yield Rig(service, ledger, cache, http, flights, provider_keys)
+            yield Rig(service, ledger, cache, http, flights, fills, provider_keys)
         finally:
             await service.aclose(5.0)

@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from router_rig import FakeCache, FakeFlights, FakeLedger, FakeProviderKeys, call_of, catalog_of, chunk, usage_chunk
+from router_fills import FakeFills
+from router_rig import (
+    FakeCache,
+    FakeFlights,
+    FakeLedger,
+    FakeProviderKeys,
+    call_of,
+    catalog_of,
+    chunk,
+    usage_chunk,
+)
 
 from meshkit.clock import SystemClock
 from meshkit.digests import new_salt
@@ -19,10 +29,11 @@ from router_svc.domain.catalog import Source, WireFormat
 from router_svc.domain.errors import RouterError
 from router_svc.domain.failure import FailureKind, SourceFailure
 from router_svc.service.pipe import ChunksEvent, Event, FinalEvent, RouteEvent
-from router_svc.service.ports import CacheTicket, SourceCall
+from router_svc.service.ports import Attended, CacheTicket, FillLead, SourceCall
 from router_svc.service.router import Limits, RouterService
 
 USED = Usage(input_tokens=10, output_tokens=2, calls=1, provenance=Provenance.PROVIDER)
+FILL = FillLead(b"n" * 40, "req_1", 5.0)
 TICKET = CacheTicket(b"a ticket of the cache")
 LIMITS = Limits(
     request_timeout_s=0.3, drain_max_s=0.05, client_stall_s=0.05, client_queue_bytes=300, settle_patience_s=5.0
@@ -110,10 +121,12 @@ class Reader:
 _readers = st.builds(Reader, events=st.integers(0, 6), then=st.sampled_from(["leave", "stall", "read", "read"]))
 
 
-async def read(reader: Reader, service: RouterService, *, stream: bool) -> tuple[list[Event], Exception | None]:
+async def read(
+    reader: Reader, service: RouterService, *, stream: bool, fill: FillLead | None
+) -> tuple[list[Event], Exception | None]:
     seen: list[Event] = []
     try:
-        handle = await service.complete(call_of(stream=stream, cache_ticket=TICKET))
+        handle = await service.complete(call_of(stream=stream, cache_ticket=TICKET, fill=fill))
         events = handle.events()
         while reader.then == "read" or len(seen) < reader.events:
             seen.append(await anext(events))
@@ -134,6 +147,7 @@ async def read(reader: Reader, service: RouterService, *, stream: bool) -> tuple
     cancels=st.booleans(),
     away=st.fixed_dictionaries({name: st.integers(0, 2) for name in ("reserve", "settle", "release")}),
     stop_early=st.booleans(),
+    followed=st.sampled_from([None, False, True]),
 )
 def test_every_history_ends_once(
     scripts: list[Script],
@@ -142,9 +156,13 @@ def test_every_history_ends_once(
     cancels: bool,
     away: dict[str, int],
     stop_early: bool,
+    followed: bool | None,
 ) -> None:
+    """``followed``: of a call that leads identical requests; None: it leads none."""
+
     async def history() -> None:
         ledger, cache, client = FakeLedger(away=away), FakeCache(), ScriptedClient(scripts)
+        fills = FakeFills(Attended(True, bool(followed)))
         catalog = catalog_of(
             Source("a", "http://a", cancel_stops_billing=cancels), Source("b", "http://b", cancel_stops_billing=cancels)
         )
@@ -154,6 +172,7 @@ def test_every_history_ends_once(
             provider_keys=FakeProviderKeys(),
             cache=cache,
             flights=FakeFlights(),
+            fills=fills,
             clients={WireFormat.OPENAI: client},
             has_secret=lambda _: True,
             count_tokens=lambda text, _: len(text.split()),
@@ -162,12 +181,16 @@ def test_every_history_ends_once(
             limits=LIMITS,
             sleep=lambda _: asyncio.sleep(0),
         )
-        reading = asyncio.create_task(read(reader, service, stream=stream))
+        reading = asyncio.create_task(read(reader, service, stream=stream, fill=None if followed is None else FILL))
         if not stop_early:
             await asyncio.wait([reading])
         await service.aclose(0.0 if stop_early else 5.0)
         seen, error = await reading
         check(ledger, cache, client, seen, error, reader)
+        ends = [*fills.quits, *(fill for fill in cache.fills if fill)]
+        assert len(ends) == (followed is not None), "a flight has one end"
+        if followed and ledger.settled:
+            assert ledger.settled["req_1"][0].outcome is not Outcome.CLIENT_GONE, "others wait for it"
 
     asyncio.run(history())
 
@@ -198,6 +221,6 @@ def check(
     for facts, attempts in ledger.settled.values():
         assert [attempt.won for attempt in attempts] == [False] * (len(attempts) - 1) + [True]
         if facts.usage.provenance is not Provenance.PROVIDER:
-            assert not cache.stored
+            assert all(cache.fills), "offered to who waits for it, not to be kept"
     if not ledger.settled:
         assert not cache.stored

@@ -30,8 +30,9 @@ def lookup(world: World, request_body: bytes) -> cache_pb2.LookupRequest:
     )
 
 
-async def stored(world: World, request_body: bytes) -> cache_pb2.StoreResponse:
-    miss = (await world.cache.Lookup(lookup(world, request_body), timeout=TIMEOUT_S)).miss
+async def stored(world: World, request_body: bytes, miss: cache_pb2.Miss | None = None) -> cache_pb2.StoreResponse:
+    """Stores an answer to ``request_body``; ``miss``: of its lookup, and ends the flight of it."""
+    miss = miss or (await world.cache.Lookup(lookup(world, request_body), timeout=TIMEOUT_S)).miss
     answer = {
         "id": "chatcmpl-origin",
         "object": "chat.completion",
@@ -50,6 +51,7 @@ async def stored(world: World, request_body: bytes) -> cache_pb2.StoreResponse:
         receipt_id="rcpt_origin",
         source_id="scripted",
         upstream_model="ok",
+        lead=miss.lead if miss.HasField("lead") else None,
     )
     return await world.cache.Store(request, timeout=TIMEOUT_S)
 

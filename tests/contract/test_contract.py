@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from meshkit.testing import TRANSPORTS
-from tallygate.cache.v1 import cache_pb2, flights_pb2, recordings_pb2
+from tallygate.cache.v1 import cache_pb2, fills_pb2, flights_pb2, recordings_pb2
 from tallygate.catalog.v1 import catalog_pb2
 from tallygate.ledger.v1 import (
     account_pb2,
@@ -26,6 +26,7 @@ from tests.contract import (  # noqa: F401 - they register
     billing_cases,
     cache_cases,
     catalog_cases,
+    fill_cases,
     flight_cases,
     ledger_cases,
     provider_key_cases,
@@ -42,6 +43,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODULES = (
     cache_pb2,
+    fills_pb2,
     flights_pb2,
     recordings_pb2,
     catalog_pb2,

@@ -19,7 +19,7 @@ from meshkit.money import NANO_PER_USD
 from meshkit.telemetry import Telemetry
 from meshkit.testing import address_on
 from router_svc.settings import RouterSettings
-from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc, recordings_pb2_grpc
+from tallygate.cache.v1 import cache_pb2_grpc, fills_pb2_grpc, flights_pb2_grpc, recordings_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2_grpc
 from tallygate.common.v1 import principal_pb2
 from tallygate.ledger.v1 import (
@@ -53,6 +53,7 @@ class World:
     cache: cache_pb2_grpc.CacheServiceAsyncStub
     flights: flights_pb2_grpc.FlightServiceAsyncStub
     recordings: recordings_pb2_grpc.RecordingServiceAsyncStub
+    fills: fills_pb2_grpc.FillServiceAsyncStub
     router: router_pb2_grpc.RouterServiceAsyncStub
     catalog: catalog_pb2_grpc.CatalogServiceAsyncStub
     upstream: ScriptedUpstream
@@ -106,6 +107,7 @@ async def world_over(transport: str) -> AsyncIterator[World]:
             cache=cache_pb2_grpc.CacheServiceStub(dial(found.cache)),
             flights=flights_pb2_grpc.FlightServiceStub(dial(found.cache)),
             recordings=recordings_pb2_grpc.RecordingServiceStub(dial(found.cache)),
+            fills=fills_pb2_grpc.FillServiceStub(dial(found.cache)),
             router=router_pb2_grpc.RouterServiceStub(dial(found.router)),
             catalog=catalog_pb2_grpc.CatalogServiceStub(dial(found.catalog)),
             upstream=upstream,

@@ -64,7 +64,8 @@ class CacheSettings(BaseSettings):
     under it."""
 
     flight_max_wait_s: float = Field(default=30.0, gt=0)
-    """The longest that one call waits for a request under way, in seconds; the caller asks again."""
+    """The longest that one call waits for a request under way, or for one that follows it, in seconds; the caller asks
+    again."""
 
     flight_max_lease_s: float = Field(default=60.0, gt=0)
     """The longest lease of a leader, in seconds: as long others wait where it has died."""
@@ -86,6 +87,10 @@ class CacheSettings(BaseSettings):
 
     recording_ttl_s: int = Field(default=7 * 24 * 3600, ge=60, le=90 * 24 * 3600)
     """Seconds that a record is kept."""
+
+    fill_alone_s: float = Field(default=60.0, ge=0)
+    """Seconds during which identical requests are not made to wait for each other, after one of them had an answer that
+    could not be stored."""
 
     redis_timeout_s: float = Field(default=0.2, gt=0)
     """Seconds that one Redis command or connecting may take. Past it the lookup is a miss."""

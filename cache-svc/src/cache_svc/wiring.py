@@ -16,6 +16,9 @@ from cache_svc.service import (
     CanonicalTier,
     Counters,
     EntryStore,
+    FillLimits,
+    FillService,
+    FillStore,
     FlightLimits,
     FlightService,
     FlightStore,
@@ -29,22 +32,26 @@ from cache_svc.service import (
     SemanticCounters,
     UpperTier,
 )
-from cache_svc.servicer import CacheServicer, FlightServicer
+from cache_svc.servicer import CacheServicer
+from cache_svc.servicer.fills import FillServicer
+from cache_svc.servicer.flights import FlightServicer
 from cache_svc.servicer.recordings import RecordingServicer
 from cache_svc.settings import CacheSettings
 from cache_svc.store.guarded import GuardedStore
 from cache_svc.store.memory import MemoryStore, sweeping
+from cache_svc.store.memory_fills import MemoryFills
 from cache_svc.store.memory_flights import MemoryFlights
 from cache_svc.store.memory_records import MemoryRecords
 from cache_svc.store.packed import PackedStore
 from cache_svc.store.redis import RedisStore, connect
+from cache_svc.store.redis_fills import RedisFills, subscriber
 from cache_svc.store.redis_flights import RedisFlights
 from cache_svc.store.redis_records import RedisRecords
 from meshkit.channels import Dial
 from meshkit.clock import Clock, SystemClock
 from meshkit.serve import Register
 from meshkit.telemetry import Telemetry
-from tallygate.cache.v1 import cache_pb2_grpc, flights_pb2_grpc, recordings_pb2_grpc
+from tallygate.cache.v1 import cache_pb2_grpc, fills_pb2_grpc, flights_pb2_grpc, recordings_pb2_grpc
 
 
 @asynccontextmanager
@@ -63,15 +70,18 @@ async def build(
         tiers: list[UpperTier] = [CanonicalTier(stores.entries)]
         if settings.semantic:
             tiers.append(semantic_tier(settings, clock, stores.client, counters.semantic))
-        answers = CacheService(stores.entries, clock, limits, tiers, counters)
+        answers = CacheService(stores.entries, clock, limits, tiers, counters, stores.fills)
         recordings = Recordings(stores.records, recorder, record_bounds(settings), waiting)
-        servicer = CacheServicer(answers, recorder, recordings)
+        filling = FillService(stores.fills, fill_limits(settings))
+        servicer = CacheServicer(answers, filling, recorder, recordings)
+        fills = FillServicer(filling, clock)
         flights = FlightServicer(FlightService(stores.flights, clock, flight_limits(settings)))
 
         def register(server: grpc.aio.Server) -> None:
             cache_pb2_grpc.add_CacheServiceServicer_to_server(servicer, server)
             flights_pb2_grpc.add_FlightServiceServicer_to_server(flights, server)
             recordings_pb2_grpc.add_RecordingServiceServicer_to_server(RecordingServicer(recordings), server)
+            fills_pb2_grpc.add_FillServiceServicer_to_server(fills, server)
 
         yield register
 
@@ -90,6 +100,7 @@ class Stores:
 
     entries: EntryStore
     flights: FlightStore
+    fills: FillStore
     records: RecordStore
     client: Redis | None = None
 
@@ -104,6 +115,7 @@ async def open_stores(settings: CacheSettings, clock: Clock) -> AsyncIterator[St
             yield Stores(
                 _packed(memory, settings),
                 MemoryFlights(max_bytes=settings.flight_max_bytes, clock=clock),
+                MemoryFills(clock),
                 MemoryRecords(record_bounds(settings), max_bytes=settings.recording_total_max_bytes, clock=clock),
             )
         finally:
@@ -117,11 +129,13 @@ async def open_stores(settings: CacheSettings, clock: Clock) -> AsyncIterator[St
         queue_s=settings.redis_queue_s,
     )
     redis_store = RedisStore(client, new_epoch=epochs_of(clock))
+    guarded = GuardedStore(redis_store, clock, retry_after_s=settings.redis_retry_after_s)
+    fills = RedisFills(client, subscriber(settings.url, timeout_s=settings.redis_timeout_s))
     try:
-        guarded = GuardedStore(redis_store, clock, retry_after_s=settings.redis_retry_after_s)
         records = RedisRecords(client, record_bounds(settings), clock=clock)
-        yield Stores(_packed(guarded, settings), RedisFlights(client), records, client)
+        yield Stores(_packed(guarded, settings), RedisFlights(client), fills, records, client)
     finally:
+        await fills.aclose()
         await redis_store.aclose()
 
 
@@ -179,6 +193,13 @@ def queue_limits(settings: CacheSettings) -> QueueLimits:
     return QueueLimits(
         max_record_bytes=settings.recording_max_record_bytes,
         max_waiting_bytes=settings.recording_max_waiting_bytes,
+    )
+
+
+def fill_limits(settings: CacheSettings) -> FillLimits:
+    """The bounds of flights of identical requests."""
+    return FillLimits(
+        max_lease_s=settings.flight_max_lease_s, max_wait_s=settings.flight_max_wait_s, alone_s=settings.fill_alone_s
     )
 
 

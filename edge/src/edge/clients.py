@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -16,7 +16,7 @@ from edge.settings import EdgeSettings
 from meshkit.channels import Dial
 from meshkit.deadlines import deadline, remaining_s
 from meshkit.errors import MeshError, mesh_errors
-from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc, flights_pb2, flights_pb2_grpc
+from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc, fills_pb2, fills_pb2_grpc, flights_pb2, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -51,26 +51,37 @@ class GrpcLedger:
         knows whether it arrived is sent again, and its request id makes all of them one, until the ledger has said what
         became of it; also where the client does not wait for that.
         """
-        task = asyncio.create_task(self._charge_patiently(request))
+        return await self._patiently(request.request_id, lambda: self._charge(request))
+
+    async def settle(self, request: ledger_pb2.SettleRequest) -> ledger_pb2.Receipt:
+        """Charges for a replay that was held for; as ``charge``."""
+        return await self._patiently(request.request_id, lambda: self._settle(request))
+
+    async def _patiently(
+        self, request_id: str, charge: Callable[[], Awaitable[ledger_pb2.Receipt]]
+    ) -> ledger_pb2.Receipt:
+        task = asyncio.create_task(self._until_known(request_id, charge))
         self._charges.add(task)  # the loop itself holds tasks weakly
         task.add_done_callback(self._charges.discard)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(lambda done: _log_unawaited(request.request_id, done))
+            task.add_done_callback(lambda done: _log_unawaited(request_id, done))
             raise
 
-    async def _charge_patiently(self, request: ledger_pb2.ChargeRequest) -> ledger_pb2.Receipt:
+    async def _until_known(
+        self, request_id: str, charge: Callable[[], Awaitable[ledger_pb2.Receipt]]
+    ) -> ledger_pb2.Receipt:
         pause_s = _FIRST_PAUSE_S
         with deadline(self._charge_patience_s, detached=True):
             while True:
                 try:
-                    return await self._charge(request)
+                    return await charge()
                 except MeshError as error:
                     if error.reason not in _UNCERTAIN:
                         raise
                     if (remaining_s() or 0.0) <= pause_s:
-                        _log.error("charge_fate_unknown", request_id=request.request_id, reason=error.message)
+                        _log.error("charge_fate_unknown", request_id=request_id, reason=error.message)
                         raise refusal(ErrorReason.ERROR_REASON_UNAVAILABLE, error.message) from error
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -86,6 +97,20 @@ class GrpcLedger:
                 raise refusal(ErrorReason.ERROR_REASON_INTERNAL, error.message) from error
             raise
         return answer.receipt
+
+    async def _settle(self, request: ledger_pb2.SettleRequest) -> ledger_pb2.Receipt:
+        with mesh_errors():
+            return (await self._stub.Settle(request, timeout=self._timeout_s)).receipt
+
+    async def reserve(self, request: ledger_pb2.ReserveRequest) -> None:
+        """Holds what a replay may cost that is not whole yet."""
+        with mesh_errors():
+            await self._stub.Reserve(request, timeout=self._timeout_s)
+
+    async def release(self, request: ledger_pb2.ReleaseRequest) -> None:
+        """Gives such a hold back, whoever has gone."""
+        with deadline(self._timeout_s, detached=True), mesh_errors():
+            await self._stub.Release(request, timeout=self._timeout_s)
 
     async def receipt(self, org_id: str, receipt_id: str) -> ledger_pb2.GetReceiptResponse:
         """One receipt of the organisation, and as signed."""
@@ -177,6 +202,24 @@ class GrpcFlights:
             await self._stub.Abandon(request, timeout=self._timeout_s)
 
 
+class GrpcFills:
+    """``edge.mesh.Fills``. ``timeout_s``: of a whole answer."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
+        self._stub = fills_pb2_grpc.FillServiceStub(channel)
+        self._timeout_s = timeout_s
+
+    async def follow(self, request: fills_pb2.FollowRequest) -> AsyncGenerator[fills_pb2.FollowResponse]:
+        """What the leader says; closing the generator cancels it."""
+        with mesh_errors():
+            call = self._stub.Follow(request, timeout=self._timeout_s)
+            try:
+                async for event in call:
+                    yield event
+            finally:
+                call.cancel()
+
+
 class GrpcRouter:
     """``edge.mesh.Router``."""
 
@@ -264,6 +307,7 @@ def dial_mesh(settings: EdgeSettings, dial: Dial) -> Mesh:
         ),
         cache=GrpcCache(channels["cache"], timeout_s=settings.lookup_timeout_s),
         flights=GrpcFlights(channels["cache"], timeout_s=settings.rpc_timeout_s),
+        fills=GrpcFills(channels["cache"], timeout_s=settings.request_timeout_s),
         router=GrpcRouter(channels["router"], timeout_s=settings.request_timeout_s),
         catalog=GrpcCatalog(channels["catalog"], watch_timeout_s=settings.watch_timeout_s),
         probes={name: GrpcProbe(channel, timeout_s=settings.probe_timeout_s) for name, channel in channels.items()},

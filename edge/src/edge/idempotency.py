@@ -146,6 +146,27 @@ class Idempotency:
                 self._begin(self._abandon(leg.ticket, _NOTHING_HELD))
             raise
 
+    @asynccontextmanager
+    async def kept(self, leg: Leg | None) -> AsyncIterator[None]:
+        """Inside, ``leg`` is kept though the request waits for another; None: there is none to keep."""
+        if leg is None:
+            yield
+            return
+        keeper = self._begin(self._keep(leg.ticket))
+        try:
+            yield
+        finally:
+            keeper.cancel()
+
+    async def _keep(self, ticket: flights_pb2.FlightPass) -> None:
+        lease_s = self._settings.flight_lease_s
+        while True:
+            await asyncio.sleep(lease_s / 3)
+            try:
+                await self._flights.renew(ticket, lease_s)
+            except MeshError as error:
+                _log.warning("flight_not_renewed", flight=ticket.name.hex(), reason=error.message)
+
     async def charge(
         self,
         leg: Leg,

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from tallygate.cache.v1 import cache_pb2, flights_pb2
+from tallygate.cache.v1 import cache_pb2, fills_pb2, flights_pb2
 from tallygate.catalog.v1 import catalog_pb2
 from tallygate.ledger.v1 import ledger_pb2
 from tallygate.router.v1 import router_pb2
@@ -20,6 +20,15 @@ class Ledger(Protocol):
 
     async def charge(self, request: ledger_pb2.ChargeRequest) -> ledger_pb2.Receipt:
         """Charges for a replay; sent again with the same request id it charges nothing more."""
+
+    async def reserve(self, request: ledger_pb2.ReserveRequest) -> None:
+        """Holds what a replay may cost that is not whole yet."""
+
+    async def settle(self, request: ledger_pb2.SettleRequest) -> ledger_pb2.Receipt:
+        """Charges for such a replay; sent again, it charges nothing more."""
+
+    async def release(self, request: ledger_pb2.ReleaseRequest) -> None:
+        """Gives such a hold back."""
 
     async def receipt(self, org_id: str, receipt_id: str) -> ledger_pb2.GetReceiptResponse:
         """One receipt of the organisation, and as signed."""
@@ -71,6 +80,17 @@ class Flights(Protocol):
         """End the lead without one."""
 
 
+class Fills(Protocol):
+    """Those who have the same answered."""
+
+    def follow(self, request: fills_pb2.FollowRequest) -> AsyncGenerator[fills_pb2.FollowResponse]:
+        """What the leader says. Closing the generator ends the call.
+
+        Raises:
+            MeshError.
+        """
+
+
 class Router(Protocol):
     """Fresh answers."""
 
@@ -103,6 +123,7 @@ class Mesh:
     ledger: Ledger
     cache: Cache
     flights: Flights
+    fills: Fills
     router: Router
     catalog: Catalog
     probes: Mapping[str, Probe]

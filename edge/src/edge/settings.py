@@ -62,8 +62,9 @@ class EdgeSettings(BaseSettings):
     """The cache answers within so many seconds, or the request goes on without it."""
 
     flight_lease_s: float = Field(default=5.0, gt=0)
-    """For how long a request with an Idempotency-Key has its key to itself until the router takes over, in seconds:
-    longer than a lookup may take. As long its retries wait where this edge has died in between."""
+    """For how long a request with an Idempotency-Key has its key to itself, and the first of identical requests their
+    lead, until the router takes over, in seconds: longer than a lookup may take. As long the others wait where this
+    edge has died in between."""
 
     flight_wait_s: float = Field(default=10.0, gt=0)
     """How long a request waits at a time, in seconds, for another with the same Idempotency-Key that is under way; over

@@ -85,8 +85,10 @@ class Settled:
     """Of the request that was charged."""
 
 
-def lookup_request(request: Admitted, mode: Mode | None = None) -> cache_pb2.LookupRequest:
-    """Asks for a stored answer; ``mode``: in place of the one that the request asks for."""
+def lookup_request(request: Admitted, mode: Mode | None = None, *, lease_s: float = 0.0) -> cache_pb2.LookupRequest:
+    """Asks for a stored answer; ``mode``: in place of the one that the request asks for. ``lease_s``: to lead identical
+    requests for so long where there is none; 0: not to.
+    """
     controls = request.controls
     return cache_pb2.LookupRequest(
         principal=request.principal,
@@ -105,13 +107,18 @@ def lookup_request(request: Admitted, mode: Mode | None = None) -> cache_pb2.Loo
             record=controls.record and mode is None,  # else it has been looked up, and recorded, before
         ),
         completion_id=request.exchange.generation_id,
+        claim=cache_pb2.FillClaim(token=request.exchange.request_id, lease_ms=round(1_000 * lease_s))
+        if lease_s
+        else None,
     )
 
 
 def complete_request(
-    request: Admitted, ticket: cache_pb2.Ticket | None, flight: flights_pb2.FlightPass | None
+    request: Admitted, miss: cache_pb2.Miss, flight: flights_pb2.FlightPass | None
 ) -> router_pb2.CompleteRequest:
-    """Asks for a fresh answer; without a ticket it is not stored. ``flight``: led, and handed over with it."""
+    """Asks for a fresh answer; without a ticket in the miss it is not stored. ``flight``: led, and handed over with it,
+    as is the lead of identical requests.
+    """
     return router_pb2.CompleteRequest(
         principal=request.principal,
         request_id=request.exchange.request_id,
@@ -119,7 +126,8 @@ def complete_request(
         model=request.model.id,
         openai_body=request.body,
         stream=request.call.stream,
-        cache_ticket=ticket,
+        cache_ticket=miss.ticket if miss.HasField("ticket") else None,
+        fill=miss.lead if miss.HasField("lead") else None,
         requested_model=request.call.model,
         flight=flight,
         region=_REGIONS[request.region],
@@ -139,22 +147,45 @@ def charge_request(request: Admitted, hit: cache_pb2.Hit, new_salt: NewSalt) -> 
     return ledger_pb2.ChargeRequest(
         principal=request.principal,
         request_id=request.exchange.request_id,
-        facts=ledger_pb2.ChargeFacts(
-            usage=hit.usage,
-            price=hit.price,
-            served_mode=_SERVED_BY_TIER[hit.tier],
-            outcome=ledger_pb2.OUTCOME_COMPLETE,
-            requested_model=request.call.model,
-            model=request.model.id,
-            source_id=hit.source_id,
-            upstream_model=hit.upstream_model,
-            origin_receipt_id=hit.origin_receipt_id,
-            trace_id=request.exchange.trace_id,
-            request_digest=salted(request.body, new_salt()),
-            answer_digest=salted(said, new_salt()),
-            tags=request.exchange.tags,
-            started_at_ms=request.exchange.started_at_ms,
-        ),
+        facts=_replay_facts(request, hit, new_salt, answer_digest=salted(said, new_salt())),
+    )
+
+
+def settle_request(
+    request: Admitted, hit: cache_pb2.Hit, new_salt: NewSalt, outcome: ledger_pb2.Outcome.ValueType
+) -> ledger_pb2.SettleRequest:
+    """Charges for a replay that was held for, as ``charge_request``. The stream that it replays may be an odd one, as
+    the router may have relayed it; then the receipt has no digest of it, as that of the router has none.
+    """
+    try:
+        digest = salted(statement.of_stream(hit.chunks), new_salt())
+    except statement.NoStatement:
+        digest = ""
+    facts = _replay_facts(request, hit, new_salt, answer_digest=digest)
+    facts.outcome = outcome
+    return ledger_pb2.SettleRequest(
+        org_id=request.principal.org_id, request_id=request.exchange.request_id, facts=facts
+    )
+
+
+def _replay_facts(
+    request: Admitted, hit: cache_pb2.Hit, new_salt: NewSalt, *, answer_digest: str
+) -> ledger_pb2.ChargeFacts:
+    return ledger_pb2.ChargeFacts(
+        usage=hit.usage,
+        price=hit.price,
+        served_mode=_SERVED_BY_TIER[hit.tier],
+        outcome=ledger_pb2.OUTCOME_COMPLETE,
+        requested_model=request.call.model,
+        model=request.model.id,
+        source_id=hit.source_id,
+        upstream_model=hit.upstream_model,
+        origin_receipt_id=hit.origin_receipt_id,
+        trace_id=request.exchange.trace_id,
+        request_digest=salted(request.body, new_salt()),
+        answer_digest=answer_digest,
+        tags=request.exchange.tags,
+        started_at_ms=request.exchange.started_at_ms,
     )
 
 

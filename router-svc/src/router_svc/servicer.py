@@ -14,7 +14,7 @@ from meshkit.telemetry import current_trace_id
 from router_svc.domain import errors
 from router_svc.domain.plan import Candidate, Rejection
 from router_svc.service.pipe import ChunksEvent, Event, RouteEvent
-from router_svc.service.ports import CacheTicket, CompletionCall, FlightPass
+from router_svc.service.ports import CacheTicket, CompletionCall, FillLead, FlightPass
 from router_svc.service.router import RouterService
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.router.v1 import router_pb2
@@ -96,7 +96,7 @@ def _check_endpoint(endpoint: str) -> None:
 
 
 def _call(request: router_pb2.CompleteRequest) -> CompletionCall:
-    ticket, flight = request.cache_ticket, request.flight
+    ticket, flight, fill = request.cache_ticket, request.flight, request.fill
     return CompletionCall(
         principal=principal_from_proto(request.principal),
         request_id=request.request_id,
@@ -114,6 +114,10 @@ def _call(request: router_pb2.CompleteRequest) -> CompletionCall:
         if request.HasField("flight")
         else None,
         region=_region(request.region),
+        # Without leave to store there is nothing that the others could be given.
+        fill=FillLead(fill.name, fill.token, max(0.001, fill.lease_ms / 1_000))
+        if request.HasField("fill") and request.HasField("cache_ticket")
+        else None,
     )
 
 

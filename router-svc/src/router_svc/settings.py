@@ -70,8 +70,8 @@ class RouterSettings(BaseSettings):
     store_wait_s: float = Field(0.25, ge=0)
     """The longest that the end of an answer waits until the cache has it, in seconds; it is stored all the same."""
     flight_lease_s: float = Field(15.0, gt=0)
-    """For how long the lead of a request with an Idempotency-Key is taken at a time, in seconds; renewed three times in
-    that. As long retries wait where this router has died."""
+    """For how long the lead of a request with an Idempotency-Key, or of identical requests, is taken at a time, in
+    seconds; renewed three times in that. As long the others wait where this router has died."""
     flight_patience_s: float = Field(10.0, ge=0)
     """How long the cache is told again what became of such a request while it is away, in seconds."""
     catalog_wait_s: float = Field(5.0, ge=0)

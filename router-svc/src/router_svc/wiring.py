@@ -15,6 +15,7 @@ from meshkit.serve import Register
 from meshkit.telemetry import Telemetry
 from router_svc.clients.cache import GrpcCache
 from router_svc.clients.catalog import WatchedCatalog
+from router_svc.clients.fills import GrpcFills
 from router_svc.clients.flights import GrpcFlights
 from router_svc.clients.ledger import GrpcLedger
 from router_svc.clients.provider_keys import WatchedProviderKeys
@@ -66,6 +67,7 @@ async def build(
             provider_keys=provider_keys,
             cache=GrpcCache(cache, timeout_s=settings.cache_timeout_s),
             flights=GrpcFlights(cache, timeout_s=settings.cache_timeout_s),
+            fills=GrpcFills(cache, timeout_s=settings.cache_timeout_s),
             clients={WireFormat.OPENAI: openai},
             has_secret=lambda env_name: source_secret(env_name) is not None,
             count_tokens=OfflineTokens(),

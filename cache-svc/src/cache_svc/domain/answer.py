@@ -90,6 +90,18 @@ def render_chunks(answer: bytes, *, completion_id: str, created_s: int) -> tuple
     return [orjson.dumps(chunk) for chunk in chunks], orjson.dumps(usage_chunk)
 
 
+def renew_payload(payload: bytes, *, completion_id: str, created_s: int) -> bytes:
+    """One payload of a stream under a new id and time, all else as it was said. What is no JSON object passes."""
+    try:
+        chunk = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return payload
+    if not isinstance(chunk, dict):
+        return payload
+    chunk["id"], chunk["created"] = completion_id, created_s
+    return orjson.dumps(chunk)
+
+
 def _renewed(answer: bytes, completion_id: str, created_s: int) -> Json:
     body: Json = orjson.loads(answer)
     body["id"] = completion_id

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from cache_svc.domain.entry import Entry
+from cache_svc.domain.fill import Lead
 from meshkit.money import PriceSnapshot, Usage
 from meshkit.principal import Principal
 
@@ -101,13 +102,16 @@ class Hit:
 @dataclass(frozen=True, slots=True)
 class Miss:
     """Nothing to replay. ``key``: leave to store the fresh answer under it; empty: it must not be stored. ``lesson``:
-    what an upper tier wants back with the fresh answer, to learn from it.
+    what an upper tier wants back with the fresh answer, to learn from it. ``lead``: the caller leads the flight of such
+    requests; ``underway``: another does; neither: it goes on by itself.
     """
 
     reason: MissReason
     key: bytes = b""
     detail: str = ""
     lesson: bytes = b""
+    lead: Lead | None = None
+    underway: Lead | None = None
 
 
 @dataclass(frozen=True, slots=True)

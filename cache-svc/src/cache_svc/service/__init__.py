@@ -2,6 +2,7 @@
 
 from cache_svc.service.answers import CacheService, Counters, Limits
 from cache_svc.service.canonical_tier import CanonicalTier
+from cache_svc.service.fills import FillLimits, FillService, FillStore
 from cache_svc.service.flights import FlightLimits, FlightService, FlightStore, Kept
 from cache_svc.service.ports import EntryStore, Found, NewEpoch, StoreUsage
 from cache_svc.service.recordings import (
@@ -26,6 +27,9 @@ __all__ = [
     "Counters",
     "Drop",
     "EntryStore",
+    "FillLimits",
+    "FillService",
+    "FillStore",
     "FlightLimits",
     "FlightService",
     "FlightStore",

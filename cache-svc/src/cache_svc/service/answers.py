@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,9 +15,11 @@ import structlog
 from cache_svc.domain import answer as answers
 from cache_svc.domain.eligibility import why_never_stored
 from cache_svc.domain.entry import Entry, Poisoned, open_sealed, organization_of, seal
+from cache_svc.domain.fill import ALONE, Claim, Lead, fill_name
 from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject, Tier
 from cache_svc.domain.request import CacheRequest, Group, epoch_name, read_request, shared_epoch_name
 from cache_svc.domain.statistics import Held, Tallies, Tally
+from cache_svc.service.fills import FillStore
 from cache_svc.service.ports import EntryStore, Found, StoreUsage
 from cache_svc.service.refusals import BadRequest, StoreFull, StoreUnavailable
 from cache_svc.service.tiers import Answered, SemanticCounters, UpperTier, UpperTiers
@@ -61,7 +63,10 @@ class CacheService:
         limits: Limits,
         tiers: Sequence[UpperTier] = (),
         counters: Counters | None = None,
+        fills: FillStore | None = None,
     ) -> None:
+        """``fills``: where misses board flights; None: each calls for itself."""
+        self._fills = fills
         self._store = store
         self._clock = clock
         self._limits = limits
@@ -69,16 +74,18 @@ class CacheService:
         self._tallies = Tallies()
         self.counters = counters or Counters()
 
-    async def lookup(self, subject: Subject, controls: Controls, completion_id: str) -> Hit | Miss:
+    async def lookup(
+        self, subject: Subject, controls: Controls, completion_id: str, claim: Claim | None = None
+    ) -> Hit | Miss:
         """The answer to this request, or to one that a tier up to ``controls.up_to`` takes for the same, under
-        ``completion_id``; or why there is none.
+        ``completion_id``; or why there is none, and with ``claim``, who leads the flight of such requests.
 
         Raises:
             NotCanonical: the body has no canonical form.
         """
         request = await _aside(len(subject.body), partial(_read, subject))
         try:
-            outcome = await self._find(request, controls, completion_id)
+            outcome = await self._find(request, controls, completion_id, claim if self._fills else None)
         except StoreUnavailable:
             outcome = Miss(MissReason.UNAVAILABLE)
         tally = self._tallies.of(_group(subject))
@@ -86,12 +93,14 @@ class CacheService:
             self.counters.hits += 1
             self.counters.hits_by_tier[outcome.tier] += 1
             tally.hits += 1
-        else:
+        elif outcome.underway is None:  # whoever follows looks up again
             self.counters.misses += 1
             tally.misses += 1
         return outcome
 
-    async def _find(self, request: CacheRequest, controls: Controls, completion_id: str) -> Hit | Miss:
+    async def _find(
+        self, request: CacheRequest, controls: Controls, completion_id: str, claim: Claim | None
+    ) -> Hit | Miss:
         if controls.mode is Mode.OFF:
             return Miss(MissReason.BYPASSED)
         ineligible = why_never_stored(request.endpoint, request.body, allow_sampled=controls.allow_sampled)
@@ -99,11 +108,17 @@ class CacheService:
             return Miss(MissReason.NOT_ELIGIBLE, detail=ineligible)
         if controls.mode is Mode.REFRESH:
             return Miss(MissReason.BYPASSED, request.key(await self._store.epochs(request.epoch_names)))
-        return await self._found(request, controls, completion_id)
+        if controls.mode is Mode.ONLY or (controls.max_age_s is not None and controls.max_age_s <= 0):
+            claim = None  # it takes no answer that is not there yet; or none but its own
+        return await self._found(request, controls, completion_id, claim)
 
-    async def _found(self, request: CacheRequest, controls: Controls, completion_id: str) -> Hit | Miss:
+    async def _found(
+        self, request: CacheRequest, controls: Controls, completion_id: str, claim: Claim | None
+    ) -> Hit | Miss:
         ask = self._upper.ask(request, controls.up_to)
-        found = await self._store.find(request.address, request.epoch_names, ask.clues if ask else ())
+        # Where a later tier may have an answer, nobody is to lead before it was asked.
+        at_once = claim if ask is None else None
+        found = await self._store.find(request.address, request.epoch_names, ask.clues if ask else (), at_once)
         key = request.key(found.epochs)
         leave = b"" if controls.mode is Mode.ONLY else key
         entry = await self._verified(request, found)
@@ -116,13 +131,30 @@ class CacheService:
                 return self._render(request, exact, completion_id)
             reason = MissReason.STALE
         if ask is None:
-            return Miss(reason, leave)
+            return await self._boarded(Miss(reason, leave), request, found, claim)
         search = await self._upper.search(request, ask, found.clues, controls)
         self.counters.poisoned += search.poisoned
         if search.answered is not None:
             return self._render(request, search.answered, completion_id)
         reason = MissReason.STALE if search.stale else reason
-        return Miss(reason, leave, search.detail, search.lesson if leave else b"")
+        miss = Miss(reason, leave, search.detail, search.lesson if leave else b"")
+        # Whoever is to learn from a fresh answer makes it, whoever else asks the same.
+        return miss if miss.lesson else await self._boarded(miss, request, found, claim)
+
+    async def _boarded(self, miss: Miss, request: CacheRequest, found: Found, claim: Claim | None) -> Miss:
+        """The miss, with who leads the flight of such requests. Without flights, the request goes on by itself."""
+        if claim is None or self._fills is None:
+            return miss
+        name = fill_name(request.address, found.epochs)
+        try:
+            leader = found.leader or await self._fills.board(name, claim)
+        except StoreUnavailable as error:
+            _log.warning("fill_not_boarded", why=str(error))
+            return miss
+        if leader == ALONE:
+            return miss
+        standing = Lead(name, leader)
+        return replace(miss, lead=standing) if leader == claim.token else replace(miss, underway=standing)
 
     async def _verified(self, request: CacheRequest, found: Found) -> Entry | None:
         if found.blob is None:

@@ -6,17 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cache_svc.domain.fill import Claim
 from cache_svc.domain.request import Group
 from cache_svc.domain.statistics import Held
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a store holds: the epochs in force and the bytes at the address and at the clues, in the order asked for."""
+    """What a store holds: the epochs in force and the bytes at the address and at the clues, in the order asked for.
+    ``leader``: of the flight, where the claim was made with it; see ``FillStore.board``.
+    """
 
     epochs: tuple[int, ...]
     blob: bytes | None
     clues: tuple[bytes | None, ...] = ()
+    leader: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,16 @@ class EntryStore(Protocol):
     the purge is made anew. It holds then, for what was stored or begun before it, whatever the backend went back to.
     """
 
-    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
-        """The bytes at ``address`` and at the addresses ``clues``, and the epochs, in one round trip."""
+    async def find(
+        self,
+        address: bytes,
+        epoch_names: Sequence[str],
+        clues: Sequence[bytes] = (),
+        claim: Claim | None = None,
+    ) -> Found:
+        """The bytes at ``address`` and at the addresses ``clues``, and the epochs, in one round trip. Where nothing is
+        at ``address``, ``claim`` may be made in the same; a backend that makes it says who leads.
+        """
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """The epochs in force."""

@@ -1,4 +1,4 @@
-"""``CacheService`` and ``FlightService`` of the contract: decode, call the service, encode."""
+"""``CacheService`` of the contract: decode, call the service, encode."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cache_svc.domain.canonical import NotCanonical
-from cache_svc.domain.flight import AnotherContent, Ending, Pass, flight_name
+from cache_svc.domain.flight import AnotherContent
 from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject, Tier
 from cache_svc.service import (
     BadRequest,
     CacheService,
-    FlightService,
+    FillService,
     Recorder,
     Recordings,
     StoreFull,
     StoreUnavailable,
 )
-from cache_svc.service.flights import Landed, Lead, Remembered
 from cache_svc.servicer.drafts import answered, leave_to_record, replayed
+from cache_svc.servicer.wire import ended_with, lead_of, lead_to, lease_s, require
 from meshkit.codec import (
     price_from_proto,
     price_to_proto,
@@ -28,7 +28,7 @@ from meshkit.codec import (
     usage_to_proto,
 )
 from meshkit.errors import ErrorTable, maps_errors
-from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc, flights_pb2, flights_pb2_grpc
+from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.common.v1.principal_pb2 import Principal as PrincipalMessage
 
@@ -64,17 +64,6 @@ _REASONS = {
     MissReason.BYPASSED: cache_pb2.Miss.REASON_BYPASSED,
     MissReason.UNAVAILABLE: cache_pb2.Miss.REASON_UNAVAILABLE,
 }
-_ENDINGS = {
-    flights_pb2.AbandonRequest.ENDING_NOTHING_HELD: Ending.NOTHING_HELD,
-    flights_pb2.AbandonRequest.ENDING_RELEASED: Ending.RELEASED,
-    flights_pb2.AbandonRequest.ENDING_UNKNOWN: Ending.UNKNOWN,
-}
-_KEPT = {
-    Remembered.WHOLE: flights_pb2.LandResponse.KEPT_WHOLE,
-    Remembered.WITHOUT_ANSWER: flights_pb2.LandResponse.KEPT_WITHOUT_ANSWER,
-    Remembered.NOTHING: flights_pb2.LandResponse.KEPT_NOTHING,
-}
-_FINGERPRINT_BYTES, _NAME_BYTES, _KEY_CHARS_MAX = 32, 32, 255
 _MILLION = 1_000_000
 
 
@@ -82,8 +71,9 @@ _MILLION = 1_000_000
 class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
     """The cache over gRPC."""
 
-    def __init__(self, service: CacheService, recorder: Recorder, recordings: Recordings) -> None:
+    def __init__(self, service: CacheService, fills: FillService, recorder: Recorder, recordings: Recordings) -> None:
         self._service = service
+        self._fills = fills
         self._recorder = recorder
         self._recordings = recordings
 
@@ -97,12 +87,16 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         subject = _subject(request.principal, request, request.openai_body, share_in_org=controls.share_in_org)
         if not request.completion_id:
             raise BadRequest("completion_id is missing")
-        outcome = await self._service.lookup(subject, _controls(controls), request.completion_id)
+        claim = None
+        if request.HasField("claim"):
+            require(len(request.claim.token) > 1, "claim.token")
+            claim = self._fills.claim(request.claim.token, lease_s(request.claim.lease_ms))
+        outcome = await self._service.lookup(subject, _controls(controls), request.completion_id, claim)
         if isinstance(outcome, Hit):
             if controls.record:
                 self._recorder.note(replayed(subject, controls, outcome, self._recorder.now_ms()))
             return cache_pb2.LookupResponse(hit=_hit(outcome))
-        miss = _miss(outcome, subject, controls)
+        miss = _miss(outcome, subject, controls, round(1_000 * claim.lease_s) if claim else 0)
         if controls.record:
             leave_to_record(miss, outcome, subject, controls, self._recorder.now_ms())
         return cache_pb2.LookupResponse(miss=miss)
@@ -112,8 +106,9 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         request: cache_pb2.StoreRequest,
         context: ServicerContext[cache_pb2.StoreRequest, cache_pb2.StoreResponse],
     ) -> cache_pb2.StoreResponse:
-        """Keeps an answer, or says why not."""
+        """Keeps an answer, or says why not; and ends the flight of those who wait for it."""
         ticket = request.ticket
+        lead = lead_of(request.lead) if request.HasField("lead") else None
         subject = _subject(request.principal, ticket, request.openai_body, share_in_org=ticket.share_in_org)
         try:
             fresh = FreshAnswer(
@@ -140,6 +135,8 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
             )
         if ticket.record:
             self._recorder.note(answered(subject, ticket.asked, fresh, refusal))
+        if lead is not None:
+            await self._fills.end(lead, ended_with(request, stored=not refusal), shared=not refusal)
         return cache_pb2.StoreResponse(stored=not refusal, reason=refusal)
 
     async def Purge(
@@ -208,101 +205,6 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
 _SUMMED = ("hits", "misses", "stores", "entries", "bytes", "evictions")
 
 
-@maps_errors(ERRORS)
-class FlightServicer(flights_pb2_grpc.FlightServiceServicer):
-    """Flights over gRPC. A landing is opaque to the service; only here is it known what of it may be left out."""
-
-    def __init__(self, service: FlightService) -> None:
-        self._service = service
-
-    async def Board(
-        self,
-        request: flights_pb2.BoardRequest,
-        context: ServicerContext[flights_pb2.BoardRequest, flights_pb2.BoardResponse],
-    ) -> flights_pb2.BoardResponse:
-        """Leads, gets the landing, or waits."""
-        _require(request.token, "token")
-        _require(len(request.fingerprint) == _FINGERPRINT_BYTES, "fingerprint, a SHA-256,")
-        outcome = await self._service.board(
-            _name(request),
-            token=request.token,
-            fingerprint=request.fingerprint,
-            lease_s=_lease_s(request.lease_ms),
-            wait_s=max(0, request.wait_ms) / 1_000,
-        )
-        if isinstance(outcome, Lead):
-            return flights_pb2.BoardResponse(lead=_pass(outcome.ticket))
-        if isinstance(outcome, Landed):
-            return flights_pb2.BoardResponse(landed=flights_pb2.Landing.FromString(outcome.landing))
-        return flights_pb2.BoardResponse(underway=flights_pb2.Underway())
-
-    async def Renew(
-        self,
-        request: flights_pb2.RenewRequest,
-        context: ServicerContext[flights_pb2.RenewRequest, flights_pb2.RenewResponse],
-    ) -> flights_pb2.RenewResponse:
-        """Prolongs the lease."""
-        ticket = _ticket(request.ticket)
-        return flights_pb2.RenewResponse(leads=await self._service.renew(ticket, _lease_s(request.lease_ms)))
-
-    async def Land(
-        self,
-        request: flights_pb2.LandRequest,
-        context: ServicerContext[flights_pb2.LandRequest, flights_pb2.LandResponse],
-    ) -> flights_pb2.LandResponse:
-        """Ends the flight with its answer."""
-        landing = request.landing
-        _require(landing.receipt_id, "landing.receipt_id")
-        _require(landing.request_id, "landing.request_id")
-        bare = flights_pb2.Landing(request_id=landing.request_id, receipt_id=landing.receipt_id, answer_gone=True)
-        kept = await self._service.land(_ticket(request.ticket), landing.SerializeToString(), bare.SerializeToString())
-        return flights_pb2.LandResponse(kept=_KEPT[kept])
-
-    async def Abandon(
-        self,
-        request: flights_pb2.AbandonRequest,
-        context: ServicerContext[flights_pb2.AbandonRequest, flights_pb2.AbandonResponse],
-    ) -> flights_pb2.AbandonResponse:
-        """Ends the lead without one."""
-        if request.ending not in _ENDINGS:
-            raise BadRequest(f"ending {request.ending} is not known")
-        ended = await self._service.abandon(_ticket(request.ticket), _ENDINGS[request.ending])
-        return flights_pb2.AbandonResponse(abandoned=ended)
-
-
-def _require(present: object, name: str) -> None:
-    if not present:
-        raise BadRequest(f"{name} is missing")
-
-
-def _lease_s(lease_ms: int) -> float:
-    if lease_ms <= 0:
-        raise BadRequest("lease_ms must be above 0")
-    return lease_ms / 1_000
-
-
-def _name(request: flights_pb2.BoardRequest) -> bytes:
-    """The scope of each kind. Without one of its parts, two callers would share a flight."""
-    payer = request.principal
-    if request.kind != flights_pb2.FLIGHT_KIND_IDEMPOTENT_REQUEST:
-        raise BadRequest(f"flight kind {request.kind} is not known")
-    _require(payer.org_id, "principal.org_id")
-    _require(payer.key_id, "principal.key_id")
-    if not 1 <= len(request.key) <= _KEY_CHARS_MAX:
-        raise BadRequest(f"key has 1 to {_KEY_CHARS_MAX} characters")
-    return flight_name("idempotent_request", payer.org_id, payer.key_id, request.key)
-
-
-def _ticket(message: flights_pb2.FlightPass) -> Pass:
-    if len(message.name) != _NAME_BYTES or not message.token or len(message.fingerprint) != _FINGERPRINT_BYTES:
-        raise BadRequest("ticket is not one that Board gave")
-    return Pass(message.name, message.token, message.run, message.fingerprint)
-
-
-def _pass(ticket: Pass) -> flights_pb2.FlightPass:
-    return flights_pb2.FlightPass(name=ticket.name, token=ticket.token, run=ticket.run, fingerprint=ticket.fingerprint)
-
-
 def _subject(
     principal: PrincipalMessage, named: cache_pb2.LookupRequest | cache_pb2.Ticket, body: bytes, *, share_in_org: bool
 ) -> Subject:
@@ -364,7 +266,7 @@ def _hit(hit: Hit) -> cache_pb2.Hit:
     )
 
 
-def _miss(miss: Miss, subject: Subject, controls: cache_pb2.CacheControls) -> cache_pb2.Miss:
+def _miss(miss: Miss, subject: Subject, controls: cache_pb2.CacheControls, lease_ms: int) -> cache_pb2.Miss:
     message = cache_pb2.Miss(reason=_REASONS[miss.reason], detail=miss.detail)
     if miss.key:
         message.ticket.CopyFrom(
@@ -380,4 +282,8 @@ def _miss(miss: Miss, subject: Subject, controls: cache_pb2.CacheControls) -> ca
                 record=controls.record,
             )
         )
+    if miss.lead is not None:
+        message.lead.CopyFrom(lead_to(miss.lead, lease_ms))
+    if miss.underway is not None:
+        message.underway.CopyFrom(lead_to(miss.underway))
     return message

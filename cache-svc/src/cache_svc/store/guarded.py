@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import structlog
 
+from cache_svc.domain.fill import Claim
 from cache_svc.domain.request import Group
 from cache_svc.domain.statistics import Held
 from cache_svc.service import EntryStore, Found, StoreFull, StoreUnavailable, StoreUsage
@@ -87,10 +88,16 @@ class GuardedStore:
         self._store = store
         self._breaker = Breaker(clock, retry_after_s=retry_after_s)
 
-    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
+    async def find(
+        self,
+        address: bytes,
+        epoch_names: Sequence[str],
+        clues: Sequence[bytes] = (),
+        claim: Claim | None = None,
+    ) -> Found:
         """See ``EntryStore``."""
         with self._breaker.call():
-            return await self._store.find(address, epoch_names, clues)
+            return await self._store.find(address, epoch_names, clues, claim)
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """See ``EntryStore``."""

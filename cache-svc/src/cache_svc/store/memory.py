@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cache_svc.domain.fill import Claim
 from cache_svc.domain.request import Group, group_of
 from cache_svc.domain.statistics import Held
 from cache_svc.service import Found, NewEpoch, StoreFull, StoreUsage
@@ -55,8 +56,17 @@ class MemoryStore:
         self._held_bytes = 0
         self._evictions = 0
 
-    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
-        """The bytes at ``address`` and at ``clues``, and the epochs in force."""
+    async def find(
+        self,
+        address: bytes,
+        epoch_names: Sequence[str],
+        clues: Sequence[bytes] = (),
+        claim: Claim | None = None,
+    ) -> Found:
+        """The bytes at ``address`` and at ``clues``, and the epochs in force. A claim is made elsewhere, at no cost in
+        one process.
+        """
+        del claim
         epochs = await self.epochs(epoch_names)
         return Found(epochs, self._read(address), tuple(self._read(clue) for clue in clues))
 

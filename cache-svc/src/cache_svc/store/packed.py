@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from cache_svc.domain.fill import Claim
 from cache_svc.domain.request import Group
 from cache_svc.domain.statistics import Held
 from cache_svc.service import EntryStore, Found, StoreUsage
@@ -40,9 +41,15 @@ class PackedStore:
         self._from_bytes = from_bytes
         self._max_bytes = max_bytes
 
-    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
+    async def find(
+        self,
+        address: bytes,
+        epoch_names: Sequence[str],
+        clues: Sequence[bytes] = (),
+        claim: Claim | None = None,
+    ) -> Found:
         """See ``EntryStore``."""
-        found = await self._store.find(address, epoch_names, clues)
+        found = await self._store.find(address, epoch_names, clues, claim)
         restored = [await self._restored(clue) for clue in found.clues] if found.clues else ()
         return replace(found, blob=await self._restored(found.blob), clues=tuple(restored))
 

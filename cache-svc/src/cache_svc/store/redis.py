@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
 
+from cache_svc.domain.fill import Claim
 from cache_svc.service import Found, NewEpoch, StoreFull, StoreUnavailable, StoreUsage
 
 _ENTRY = b"tallygate:cache:1:entry:"
@@ -28,6 +29,34 @@ _SCAN_KEYS = 1_000
 """Keys that the server looks at in one step, about: half a millisecond."""
 _GLOB = re.compile(rb"[*?\[\]\\^-]")
 """What means something in a pattern of SCAN."""
+
+LED = b"tallygate:cache:1:fill:"
+"""Before the name of a flight: the key that says who leads it."""
+BOARD = """
+local function board(key, token, lease_ms)
+    local leader = redis.call('GET', key)
+    if not leader then
+        redis.call('SET', key, token, 'PX', lease_ms)
+        leader = token
+    end
+    return leader
+end
+"""
+"""A function for scripts: who leads, the caller where nobody did."""
+_FIND_OR_LEAD = (
+    BOARD
+    + """
+local found = redis.call('MGET', unpack(KEYS))
+local name = ARGV[1]
+for i = 2, #KEYS do
+    if not found[i] then return {false, unpack(found, 1, #KEYS)} end
+    name = name .. '|' .. found[i]
+end
+if found[1] then return {false, unpack(found, 1, #KEYS)} end
+return {board(name, ARGV[2], ARGV[3]), unpack(found, 1, #KEYS)}
+"""
+)
+"""What MGET gives, after who leads the flight of a request without an entry. The name is that of domain.fill."""
 
 
 def connect(url: str, *, timeout_s: float, max_connections: int, queue_s: float = 1.5) -> Redis:
@@ -54,21 +83,34 @@ class RedisStore:
     def __init__(self, client: Redis, *, new_epoch: NewEpoch) -> None:
         self._client = client
         self._new_epoch = new_epoch
+        self._find_or_lead = client.register_script(_FIND_OR_LEAD)
 
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._client.aclose()
 
-    async def find(self, address: bytes, epoch_names: Sequence[str], clues: Sequence[bytes] = ()) -> Found:
-        """One MGET; a second round trip only where an epoch is not there yet."""
+    async def find(
+        self,
+        address: bytes,
+        epoch_names: Sequence[str],
+        clues: Sequence[bytes] = (),
+        claim: Claim | None = None,
+    ) -> Found:
+        """One MGET, or one script; a second round trip only where an epoch is not there yet."""
+        keys = [_ENTRY + address, *(_ENTRY + clue for clue in clues), *_epoch_keys(epoch_names)]
         with away():
-            keys = [_ENTRY + address, *(_ENTRY + clue for clue in clues), *_epoch_keys(epoch_names)]
-            blob, *rest = cast("list[bytes | None]", await self._client.mget(keys))  # the client decodes nothing
+            if claim is None or clues:
+                answers = [None, *await self._client.mget(keys)]
+            else:
+                lease_ms = round(1_000 * claim.lease_s)
+                answers = await self._find_or_lead(keys, [LED + address, claim.token, lease_ms])
+            # Bytes, because the client decodes nothing.
+            leader, blob, *rest = cast("list[bytes | None]", answers)
             read, epochs = tuple(rest[: len(clues)]), rest[len(clues) :]
             known = [int(epoch) for epoch in epochs if epoch is not None]
         if len(known) < len(epochs):
             return Found(await self.epochs(epoch_names), blob, read)
-        return Found(tuple(known), blob, read)
+        return Found(tuple(known), blob, read, leader.decode() if leader else "")
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """The epochs in force; those that are not there are begun."""

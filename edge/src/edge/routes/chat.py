@@ -14,6 +14,7 @@ from edge.auth import Authenticator
 from edge.catalog import CatalogView
 from edge.errors import code_of, error_body, refusal
 from edge.exchange import Exchange
+from edge.following import Following, LiveReplay, Verdict
 from edge.hangup import Hangup
 from edge.idempotency import Idempotency, Leg, idempotency_key, run_is_over
 from edge.inbound import read_body
@@ -39,7 +40,7 @@ from edge.translate import (
     usage_payload,
 )
 from edge.wire import sse
-from edge.wire.cache_control import Mode, lets_itself_be_recorded, parse_controls, status_hit
+from edge.wire.cache_control import Mode, lets_itself_be_recorded, parse_controls, status_collapsed, status_hit
 from edge.wire.checks import parse_chat
 from edge.wire.strict_json import refuse_ambiguous
 from edge.wire.tags import tags_of
@@ -55,6 +56,9 @@ from tallygate.router.v1 import router_pb2
 _JSON = "application/json"
 _MOST_RUNS = 16
 """Runs of one Idempotency-Key that are tried in turn where its record was lost; each ended uncharged before."""
+_MOST_LEADERS = 4
+"""Identical requests that are waited for in turn, each of which failed; then the request calls for itself, so that the
+last of many does not wait for the failure of all others."""
 _AWAY = {
     ErrorReason.ERROR_REASON_UNAVAILABLE,
     ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED,
@@ -84,6 +88,7 @@ class ChatCompletions:
         self._limits = limits
         self._catalog = catalog
         self._idempotency = idempotency
+        self._following = Following(mesh.fills, mesh.ledger, catalog, settings, new_salt=new_salt)
         self._settings = settings
         self._clock = clock
         self._new_salt = new_salt
@@ -121,9 +126,19 @@ class ChatCompletions:
         raise refusal(ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_IN_USE)
 
     async def _answer(self, request: Request, admitted: Admitted, leg: Leg | None = None) -> Response:
-        found = await self._look_up(admitted)
+        found, collapsed = await self._look_up(admitted), False
+        for _ in range(_MOST_LEADERS):
+            if not found.miss.HasField("underway"):
+                break
+            collapsed = True
+            followed = await self._follow(request, admitted, found.miss.underway, leg)
+            if isinstance(followed, LiveReplay):
+                return self._relay_live(admitted, followed)
+            if followed is Verdict.CALL_ALONE:
+                break
+            found = await self._look_up(admitted)
         if found.HasField("hit"):
-            replayed = await self._replay(admitted, found.hit, leg)
+            replayed = await self._replay(admitted, found.hit, leg, collapsed=collapsed)
             if replayed is not None:
                 return replayed
             found = _missed(cache_pb2.Miss.REASON_BYPASSED)
@@ -131,6 +146,31 @@ class ChatCompletions:
             away = found.miss.reason == cache_pb2.Miss.REASON_UNAVAILABLE
             raise refusal(ErrorReason.ERROR_REASON_UNAVAILABLE if away else ErrorReason.ERROR_REASON_CACHE_MISS)
         return await self._have_answered(request, admitted, found.miss, leg)
+
+    async def _follow(
+        self, request: Request, admitted: Admitted, lead: cache_pb2.FillLead, leg: Leg | None
+    ) -> LiveReplay | Verdict:
+        """Waits for an identical request. What is kept for an Idempotency-Key is whole, so it is waited for whole."""
+        async with Hangup(request.receive), self._idempotency.kept(leg):
+            return await self._following.follow(admitted, lead, live=admitted.call.stream and leg is None)
+
+    def _relay_live(self, admitted: Admitted, replay: LiveReplay) -> Response:
+        exchange = admitted.exchange
+        exchange.served_mode = mode_of(cache_pb2.REPLAY_TIER_EXACT)
+        admitted.tokens.used(0)
+
+        async def frames() -> AsyncGenerator[bytes]:
+            try:
+                async with aclosing(replay.payloads()) as arriving:
+                    async for payloads in arriving:
+                        yield sse.frames(payloads)
+                assert replay.settled is not None, "it is charged when it ends"
+                self._note(exchange, replay.settled)
+                yield self._end(admitted, replay.usage_chunk, replay.settled)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the client must not take the stream for whole
+                yield self._broken_off(exchange, error)
+
+        return EventStream(frames(), replay, begun_headers(exchange, status_collapsed(exchange.served_mode)))
 
     async def _admit(self, request: Request) -> Admitted:
         exchange = Exchange.of(request.scope)
@@ -164,7 +204,7 @@ class ChatCompletions:
             refuse_ambiguous(admitted.body)
             return _missed(cache_pb2.Miss.REASON_BYPASSED)
         try:
-            found = await self._mesh.cache.lookup(lookup_request(admitted))
+            found = await self._mesh.cache.lookup(lookup_request(admitted, lease_s=self._settings.flight_lease_s))
             if not found.HasField("hit") or admitted.region.admits(self._catalog.region_of(found.hit.source_id)):
                 return found
             # Another key of the project may have it from there. Asked for anew, it takes the place of that answer.
@@ -182,7 +222,9 @@ class ChatCompletions:
         refuse_ambiguous(admitted.body)
         return _missed(cache_pb2.Miss.REASON_UNAVAILABLE)
 
-    async def _replay(self, admitted: Admitted, hit: cache_pb2.Hit, leg: Leg | None) -> Response | None:
+    async def _replay(
+        self, admitted: Admitted, hit: cache_pb2.Hit, leg: Leg | None, *, collapsed: bool
+    ) -> Response | None:
         """None: not before the ledger has said what it has under this request id."""
         exchange = admitted.exchange
         exchange.served_mode = mode_of(hit.tier)
@@ -197,7 +239,10 @@ class ChatCompletions:
         settled = Settled(receipt.receipt_id, receipt.charged_nano_usd, hit.usage, exchange.trace_id)
         self._note(exchange, settled)
         admitted.tokens.used(0)
-        status = status_hit(exchange.served_mode, hit.key_digest, hit.similarity_ppm)
+        if collapsed:
+            status = status_collapsed(exchange.served_mode, hit.key_digest)
+        else:
+            status = status_hit(exchange.served_mode, hit.key_digest, hit.similarity_ppm)
         headers = begun_headers(exchange, status) | settled_headers(settled)
         headers["age"] = str(max(0, hit.age_ms) // 1_000)
         if not admitted.call.stream:
@@ -226,10 +271,9 @@ class ChatCompletions:
     ) -> Response:
         exchange = admitted.exchange
         exchange.served_mode = "fresh"
-        ticket = miss.ticket if miss.HasField("ticket") else None
         headers = begun_headers(exchange, miss_status(miss))
         flight = leg.hand_over() if leg else None
-        events = self._mesh.router.complete(complete_request(admitted, ticket, flight))
+        events = self._mesh.router.complete(complete_request(admitted, miss, flight))
         if not admitted.call.stream:
             async with Hangup(request.receive), aclosing(events):
                 final = await _final(events)

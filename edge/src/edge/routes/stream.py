@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing
+from typing import Any, Protocol
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from edge.hangup import Hangup
 from edge.wire import sse
+
+
+class Closable(Protocol):
+    """What ends with the answer."""
+
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        """Ends it."""
 
 
 class EventStream(StreamingResponse):
@@ -19,9 +27,7 @@ class EventStream(StreamingResponse):
     nothing of what it would have used. Starlette's own response starts a task group to watch the client; this a task.
     """
 
-    def __init__(
-        self, frames: AsyncGenerator[bytes], events: AsyncGenerator[object], headers: Mapping[str, str]
-    ) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes], events: Closable, headers: Mapping[str, str]) -> None:
         super().__init__(frames, headers={**headers, **sse.HEADERS}, media_type=sse.MEDIA_TYPE)
         self._frames = frames
         self._events = events

@@ -224,6 +224,12 @@ def status_hit(tier: str, key_digest: str, similarity_ppm: int = 0) -> str:
     return f'Tallygate; hit; key="{key_digest[:16]}"; detail={detail}'
 
 
+def status_collapsed(tier: str, key_digest: str = "") -> str:
+    """``Cache-Status`` of an answer that was called for by another, identical request (RFC 9211, 2.6)."""
+    key = f'; key="{key_digest[:16]}"' if key_digest else ""
+    return f"Tallygate; fwd=miss; collapsed{key}; detail={tier}"
+
+
 def status_forward(why: str, detail: str = "") -> str:
     """``Cache-Status`` of a fresh answer; ``why`` is one of RFC 9211's fwd values, or none of the cache's business."""
     return f'Tallygate; fwd={why}; detail="{_quotable(detail)}"' if detail else f"Tallygate; fwd={why}"

@@ -10,7 +10,7 @@ from meshkit.deadlines import deadline
 from meshkit.errors import MeshError, mesh_errors
 from meshkit.principal import Principal
 from router_svc.domain.errors import CacheUnavailable
-from router_svc.service.ports import CacheTicket, FreshAnswer
+from router_svc.service.ports import CacheTicket, FillLead, FreshAnswer
 from tallygate.cache.v1 import cache_pb2
 from tallygate.cache.v1.cache_pb2_grpc import CacheServiceStub
 
@@ -24,7 +24,14 @@ class GrpcCache:
         self._stub = CacheServiceStub(channel)
         self._timeout_s = timeout_s
 
-    async def store(self, principal: Principal, ticket: CacheTicket, request_body: bytes, answer: FreshAnswer) -> None:
+    async def store(
+        self,
+        principal: Principal,
+        ticket: CacheTicket,
+        request_body: bytes,
+        answer: FreshAnswer,
+        fill: FillLead | None = None,
+    ) -> None:
         """As Cache.store."""
         request = cache_pb2.StoreRequest(
             principal=principal_to_proto(principal),
@@ -37,6 +44,8 @@ class GrpcCache:
             receipt_id=answer.receipt_id,
             source_id=answer.source_id,
             upstream_model=answer.upstream_model,
+            lead=cache_pb2.FillLead(name=fill.name, token=fill.token) if fill else None,
+            payloads=answer.payloads,
         )
         try:
             with deadline(self._timeout_s, detached=True), mesh_errors():

@@ -2,8 +2,8 @@
 
 Every history ends in exactly one of: settled, released, or refused before anything was held.
 
-A call that leads a flight (it has an Idempotency-Key) is answered to the end though its client goes: the client said
-that it will come back for this answer.
+A call that leads a flight is answered to the end though its client goes: with an Idempotency-Key the client said that
+it will come back for this answer, and of identical requests others wait for it, if they do.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from router_svc.domain.failure import FailureKind, SourceFailure, broken_off, er
 from router_svc.domain.plan import Candidate, Plan
 from router_svc.domain.request import ChatRequest
 from router_svc.domain.tokenizer import CountTokens
+from router_svc.service.fill import Fill
 from router_svc.service.flight import Lead
 from router_svc.service.keeping import landing_of, offer
 from router_svc.service.pipe import ChunksEvent, EventPipe, FinalEvent, RouteEvent
@@ -37,6 +38,7 @@ from router_svc.service.ports import (
     Charge,
     CompletionCall,
     Ending,
+    FillBegan,
     Hold,
     Landing,
     SourceCall,
@@ -93,6 +95,7 @@ class Completion:
         tools: CompletionTools,
         pipe: EventPipe,
         lead: Lead | None = None,
+        fill: Fill | None = None,
     ) -> None:
         self.pipe = pipe
         self._call = call
@@ -109,18 +112,41 @@ class Completion:
         self._drained_bytes = 0
         self._hold = Hold("", 0)
         self._lead = lead
+        self._fill = fill
+        self._heard_out = lead is not None
+        self._asking: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
         self._ending = Ending.NOTHING_HELD
 
     def leave(self) -> None:
         """The client has gone: stop the source where that stops its billing, else read on within bounds. Where it will
-        come back for the answer, go on as if it were there.
+        come back for the answer, or others wait for it, go on as if it were there.
         """
-        if self._lead is not None:
-            self.pipe.leave()
-        elif not self._gone:
-            self._gone = True
-            self.pipe.leave()
-            self._bound_scope()
+        ended = self.pipe.closed
+        self.pipe.leave()
+        if not ended:
+            self._lose_client()
+
+    def _lose_client(self) -> None:
+        if self._heard_out or self._gone or self._asking is not None:
+            return
+        if self._fill is None:
+            self._go()
+        elif self._fill.followed:
+            self._heard_out = True
+        else:
+            self._asking = asyncio.create_task(self._go_unless_followed(self._fill), name="ask for followers")
+
+    async def _go_unless_followed(self, fill: Fill) -> None:
+        if await fill.is_followed():
+            self._heard_out = True
+        else:
+            self._go()
+            await fill.quit(None)  # at once, so that nobody joins what ends before its time
+
+    def _go(self) -> None:
+        self._gone = True
+        self._bound_scope()
 
     def stop(self) -> None:
         """The router is stopping: break off and settle what was delivered."""
@@ -132,15 +158,21 @@ class Completion:
         try:
             await self._run()
         except RouterError as error:
+            self._error = error
             self.pipe.close(error)
         except Exception as error:  # noqa: BLE001 - a task's end of the line: the RPC gets it
+            self._error = error
             _log.exception("completion_failed", request_id=self._call.request_id, key_id=self._call.principal.key_id)
             self.pipe.close(error)
         finally:
             self.pipe.close(UpstreamFailed("the router stopped before the answer ended"))
 
     async def abandon_flight(self) -> None:
-        """Say how the flight's run ended, unless it has landed. After ``run``; whoever waits may then begin anew."""
+        """Say how the flights ended, unless they have landed. After ``run``; whoever waits may then begin anew."""
+        if self._asking is not None:
+            await asyncio.gather(self._asking, return_exceptions=True)
+        if self._fill is not None:
+            await self._fill.quit(self._error)
         if self._lead is not None:
             await self._lead.abandon(self._ending)
 
@@ -169,6 +201,7 @@ class Completion:
         stored = asyncio.create_task(self._keep(ended.delivery, usage, charge, ended.error))
         await asyncio.wait({stored}, timeout=self._limits.store_wait_s)
         if ended.error is not None:
+            self._error = ended.error
             ended.error.metadata["receipt_id"] = charge.receipt_id
             self.pipe.close(ended.error)
             await stored
@@ -278,24 +311,30 @@ class Completion:
         try:
             if first:
                 await self._announce(delivery)
-            if batch.payloads and (await self.pipe.put(ChunksEvent(batch.payloads)) or self._lead is not None):
+            if self._fill is not None:
+                self._fill.grown()
+            if batch.payloads and (await self.pipe.put(ChunksEvent(batch.payloads)) or self._heard_out):
                 delivery.delivered = len(delivery.payloads)
             if first:
                 self._tools.seam.streaming()
         except TimeoutError:
             self.pipe.close(ClientStalled("the client stopped reading"))
-            if self._lead is None:
-                self._gone = True
-                self._bound_scope()
+            if self._fill is None and not self._heard_out:
+                self._go()
                 return
             self.pipe.leave()
-            delivery.delivered = len(delivery.payloads)
+            self._lose_client()
+            if self._heard_out:
+                delivery.delivered = len(delivery.payloads)
         if not delivery.done and delivery.is_complete(self._request.choices):
             self._end_within(_FINISH_GRACE_S)
 
     async def _announce(self, delivery: Delivery) -> None:
         offer = delivery.candidate.offer
         failed = len(self._attempts)
+        if self._fill is not None and self._call.stream:
+            replay_bps = delivery.candidate.price.replay_bps
+            self._fill.begun(delivery, FillBegan(offer.source_id, self._hold.amount_nano_usd, replay_bps))
         await self.pipe.put(
             RouteEvent(offer.source_id, offer.offer_id, offer.upstream_model, failed, self._hold.amount_nano_usd)
         )
@@ -341,4 +380,5 @@ class Completion:
         if self._lead is not None:
             await self._lead.land(landing_of(self._call, delivery, usage, charge, error))
         if error is None and delivery.is_complete(self._request.choices) and not delivery.came_to_nothing(usage):
-            await offer(self._tools.cache, self._call, delivery, usage, charge)
+            fill = self._fill if self._fill is not None and not self._fill.ended else None
+            await offer(self._tools.cache, self._call, delivery, usage, charge, fill)

@@ -39,6 +39,15 @@ class FlightPass:
 
 
 @dataclass(frozen=True, slots=True)
+class FillLead:
+    """The lead of the flight of identical requests; opaque but for ``lease_s``, from the lookup on."""
+
+    name: bytes
+    token: str
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionCall:
     """Asks for a fresh answer. ``model``: after aliases; ``requested_model``: before. ``trace_id`` may be empty.
     ``started_at_ms``: the request arrived at the edge at, Unix milliseconds; 0: not known.
@@ -59,6 +68,8 @@ class CompletionCall:
     region: RegionPolicy = RegionPolicy.ANY
     tags: Mapping[str, str] = field(default_factory=dict)
     started_at_ms: int = 0
+    fill: FillLead | None = None
+    """Identical requests wait for this answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +108,9 @@ class SettleFacts:
 
 @dataclass(frozen=True, slots=True)
 class FreshAnswer:
-    """A complete answer for the cache: ``body``, or the ``chunks`` of a stream with its usage chunk."""
+    """A complete answer for the cache: ``body``, or the ``chunks`` of a stream with its usage chunk; ``payloads``: how
+    many of them stand before that.
+    """
 
     body: bytes
     chunks: Sequence[bytes]
@@ -106,6 +119,7 @@ class FreshAnswer:
     receipt_id: str
     source_id: str
     upstream_model: str
+    payloads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +219,15 @@ class Ledger(Protocol):
 class Cache(Protocol):
     """Where complete answers are offered."""
 
-    async def store(self, principal: Principal, ticket: CacheTicket, request_body: bytes, answer: FreshAnswer) -> None:
-        """Offer an answer; the cache decides whether to keep it.
+    async def store(
+        self,
+        principal: Principal,
+        ticket: CacheTicket,
+        request_body: bytes,
+        answer: FreshAnswer,
+        fill: FillLead | None = None,
+    ) -> None:
+        """Offer an answer; the cache decides whether to keep it. It ends the flight ``fill`` either way.
 
         Raises:
             CacheUnavailable: it could not be reached, or refused.
@@ -224,6 +245,39 @@ class Flights(Protocol):
 
     async def abandon(self, ticket: FlightPass, ending: Ending) -> None:
         """End the lead without an answer; nothing where it is not this pass' any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillBegan:
+    """What those who follow a stream are told first: who answers, what is held, and what a replay costs in parts of ten
+    thousand.
+    """
+
+    source_id: str
+    held_nano_usd: int
+    replay_bps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """Where a lead stands. ``live``: somebody wants the stream's chunks."""
+
+    leads: bool
+    followed: bool = False
+    live: bool = False
+
+
+class Fills(Protocol):
+    """Those who wait for the answer to a request like theirs. Every method raises ``CacheUnavailable``."""
+
+    async def attend(self, lead: FillLead, lease_s: float, *, wait_s: float) -> Attended:
+        """Prolong the lease; wait so long for somebody who wants chunks."""
+
+    async def publish(self, lead: FillLead, began: FillBegan | None, payloads: Sequence[bytes]) -> bool:
+        """Hand chunks on; False: nobody will hear them."""
+
+    async def quit(self, lead: FillLead, error: RouterError) -> None:
+        """End the lead without an answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,20 @@ from router_svc.domain.plan import Plan, plan
 from router_svc.domain.request import ChatRequest, read_chat_request
 from router_svc.domain.tokenizer import CountTokens
 from router_svc.service.completion import Completion, CompletionLimits, CompletionTools
+from router_svc.service.fill import Fill
 from router_svc.service.flight import Lead
 from router_svc.service.pipe import Event, EventPipe
-from router_svc.service.ports import Cache, Catalog, CompletionCall, Ending, Flights, Ledger, ProviderKeys, SourceClient
+from router_svc.service.ports import (
+    Cache,
+    Catalog,
+    CompletionCall,
+    Ending,
+    Fills,
+    Flights,
+    Ledger,
+    ProviderKeys,
+    SourceClient,
+)
 from router_svc.service.seam import CallSeam
 from router_svc.service.settlement import Settlement, Sleep
 from router_svc.service.sources import Sources
@@ -75,6 +86,7 @@ class RouterService:
         provider_keys: ProviderKeys,
         cache: Cache,
         flights: Flights,
+        fills: Fills,
         clients: Mapping[WireFormat, SourceClient],
         has_secret: Callable[[str], bool],
         count_tokens: CountTokens,
@@ -87,6 +99,7 @@ class RouterService:
         self._catalog = catalog
         self._provider_keys = provider_keys
         self._flights = flights
+        self._fills = fills
         self._clock = clock
         self._sleep = sleep
         self._has_secret = has_secret
@@ -136,8 +149,19 @@ class RouterService:
             InvalidRequest, ModelNotFound, PriceUnknown, NoSource, CatalogUnavailable, LedgerUnavailable, RouterBusy,
             DuplicateRequest, FlightLost, CacheUnavailable.
         """
+        fill = None
+        if call.fill is not None:
+            fill = Fill(self._fills, call.fill, lease_s=self._limits.flight_lease_s, stream=call.stream)
+        try:
+            return await self._begin_led(call, fill)
+        except BaseException as error:
+            if fill is not None:
+                await fill.quit(error if isinstance(error, Exception) else None)
+            raise
+
+    async def _begin_led(self, call: CompletionCall, fill: Fill | None) -> CompletionHandle:
         if call.flight is None:
-            return await self._begin(call, None)
+            return await self._begin(call, None, fill)
         lead = Lead(
             self._flights,
             call.flight,
@@ -148,7 +172,7 @@ class RouterService:
         )
         await lead.take_over()
         try:
-            return await self._begin(call, lead)
+            return await self._begin(call, lead, fill)
         except DuplicateRequest:
             await lead.abandon(Ending.UNKNOWN)
             raise
@@ -156,7 +180,7 @@ class RouterService:
             await lead.abandon(Ending.NOTHING_HELD)
             raise
 
-    async def _begin(self, call: CompletionCall, lead: Lead | None) -> CompletionHandle:
+    async def _begin(self, call: CompletionCall, lead: Lead | None, fill: Fill | None) -> CompletionHandle:
         request = read_chat_request(call.body)
         chosen = await self._plan(call.principal.org_id, call.model, request, call.region)
         chosen.require_candidate()
@@ -168,7 +192,7 @@ class RouterService:
         if key in self._running:
             raise DuplicateRequest(f"request {call.request_id} is under way")
         pipe = EventPipe(most_bytes=self._limits.client_queue_bytes, stall_s=self._limits.client_stall_s)
-        completion = self._running[key] = Completion(call, request, chosen, self._tools, pipe, lead)
+        completion = self._running[key] = Completion(call, request, chosen, self._tools, pipe, lead, fill)
         task = asyncio.create_task(self._conduct(key, completion), name=f"completion {call.request_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

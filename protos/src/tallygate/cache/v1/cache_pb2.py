@@ -26,49 +26,53 @@ from tallygate.common.v1 import money_pb2 as tallygate_dot_common_dot_v1_dot_mon
 from tallygate.common.v1 import principal_pb2 as tallygate_dot_common_dot_v1_dot_principal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etallygate/cache/v1/cache.proto\x12\x12tallygate.cache.v1\x1a\x1ftallygate/common/v1/money.proto\x1a#tallygate/common/v1/principal.proto\"\xf3\x02\n\rCacheControls\x12\x34\n\x04mode\x18\x01 \x01(\x0e\x32&.tallygate.cache.v1.CacheControls.Mode\x12\x16\n\tmax_age_s\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rallow_sampled\x18\x03 \x01(\x08\x12-\n\x05up_to\x18\x04 \x01(\x0e\x32\x1e.tallygate.cache.v1.ReplayTier\x12\x1a\n\rmax_error_ppm\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\r\n\x05ttl_s\x18\x06 \x01(\x03\x12\x14\n\x0cshare_in_org\x18\x07 \x01(\x08\x12\x0e\n\x06record\x18\x08 \x01(\x08\"]\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODE_DEFAULT\x10\x01\x12\x0c\n\x08MODE_OFF\x10\x02\x12\x10\n\x0cMODE_REFRESH\x10\x03\x12\r\n\tMODE_ONLY\x10\x04\x42\x0c\n\n_max_age_sB\x10\n\x0e_max_error_ppm\"\xda\x01\n\rLookupRequest\x12\x31\n\tprincipal\x18\x01 \x01(\x0b\x32\x1e.tallygate.common.v1.Principal\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cpolicy_epoch\x18\x04 \x01(\t\x12\x13\n\x0bopenai_body\x18\x05 \x01(\x0c\x12\x33\n\x08\x63ontrols\x18\x06 \x01(\x0b\x32!.tallygate.cache.v1.CacheControls\x12\x15\n\rcompletion_id\x18\x07 \x01(\t\"m\n\x0eLookupResponse\x12&\n\x03hit\x18\x01 \x01(\x0b\x32\x17.tallygate.cache.v1.HitH\x00\x12(\n\x04miss\x18\x02 \x01(\x0b\x32\x18.tallygate.cache.v1.MissH\x00\x42\t\n\x07outcome\"\xcd\x02\n\x03Hit\x12,\n\x04tier\x18\x01 \x01(\x0e\x32\x1e.tallygate.cache.v1.ReplayTier\x12\x13\n\x0bopenai_body\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63hunks\x18\x03 \x03(\x0c\x12\x13\n\x0busage_chunk\x18\x04 \x01(\x0c\x12)\n\x05usage\x18\x05 \x01(\x0b\x32\x1a.tallygate.common.v1.Usage\x12\x31\n\x05price\x18\x06 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\x12\x19\n\x11origin_receipt_id\x18\x07 \x01(\t\x12\x11\n\tsource_id\x18\x08 \x01(\t\x12\x0e\n\x06\x61ge_ms\x18\t \x01(\x03\x12\x12\n\nkey_digest\x18\n \x01(\t\x12\x16\n\x0eupstream_model\x18\x0b \x01(\t\x12\x16\n\x0esimilarity_ppm\x18\x0c \x01(\x05\"\x85\x02\n\x04Miss\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.tallygate.cache.v1.Miss.Reason\x12*\n\x06ticket\x18\x02 \x01(\x0b\x32\x1a.tallygate.cache.v1.Ticket\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x8f\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11REASON_NOT_STORED\x10\x01\x12\x10\n\x0cREASON_STALE\x10\x02\x12\x17\n\x13REASON_NOT_ELIGIBLE\x10\x03\x12\x13\n\x0fREASON_BYPASSED\x10\x04\x12\x16\n\x12REASON_UNAVAILABLE\x10\x05\"\xea\x01\n\x06Ticket\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cpolicy_epoch\x18\x04 \x01(\t\x12\r\n\x05ttl_s\x18\x05 \x01(\x03\x12\x14\n\x0cshare_in_org\x18\x06 \x01(\x08\x12\x0e\n\x06record\x18\x07 \x01(\x08\x12-\n\x05up_to\x18\x08 \x01(\x0e\x32\x1e.tallygate.cache.v1.ReplayTier\x12\x0e\n\x06lesson\x18\t \x01(\x0c\x12(\n\x05\x61sked\x18\n \x01(\x0b\x32\x19.tallygate.cache.v1.Asked\"c\n\x05\x41sked\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12\x33\n\x08\x63ontrols\x18\x02 \x01(\x0b\x32!.tallygate.cache.v1.CacheControls\x12\x16\n\x0ewhy_not_stored\x18\x03 \x01(\t\"\xcb\x02\n\x0cStoreRequest\x12\x31\n\tprincipal\x18\x01 \x01(\x0b\x32\x1e.tallygate.common.v1.Principal\x12*\n\x06ticket\x18\x02 \x01(\x0b\x32\x1a.tallygate.cache.v1.Ticket\x12\x13\n\x0bopenai_body\x18\x03 \x01(\x0c\x12\x13\n\x0b\x61nswer_body\x18\x04 \x01(\x0c\x12\x15\n\ranswer_chunks\x18\x05 \x03(\x0c\x12)\n\x05usage\x18\x06 \x01(\x0b\x32\x1a.tallygate.common.v1.Usage\x12\x31\n\x05price\x18\x07 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\x12\x12\n\nreceipt_id\x18\x08 \x01(\t\x12\x11\n\tsource_id\x18\t \x01(\t\x12\x16\n\x0eupstream_model\x18\n \x01(\t\"/\n\rStoreResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"U\n\x0cPurgeRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nkey_prefix\x18\x04 \x01(\t\"1\n\rPurgeResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x11\n\tforgotten\x18\x02 \x01(\x03\"!\n\x0fGetStatsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\"\x90\x01\n\nGroupStats\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04hits\x18\x03 \x01(\x03\x12\x0e\n\x06misses\x18\x04 \x01(\x03\x12\x0e\n\x06stores\x18\x05 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x06 \x01(\x03\x12\r\n\x05\x62ytes\x18\x07 \x01(\x03\x12\x11\n\tevictions\x18\x08 \x01(\x03\"g\n\rSemanticStats\x12\x10\n\x08replayed\x18\x01 \x01(\x03\x12\x10\n\x08\x65xplored\x18\x02 \x01(\x03\x12\x0e\n\x06\x61greed\x18\x03 \x01(\x03\x12\x11\n\tdisagreed\x18\x04 \x01(\x03\x12\x0f\n\x07guarded\x18\x05 \x01(\x03\"\xb2\x02\n\x10GetStatsResponse\x12\x0c\n\x04hits\x18\x01 \x01(\x03\x12\x0e\n\x06misses\x18\x02 \x01(\x03\x12\x0e\n\x06stores\x18\x03 \x01(\x03\x12\x16\n\x0estore_refusals\x18\x04 \x01(\x03\x12\x11\n\tevictions\x18\x05 \x01(\x03\x12\r\n\x05\x62ytes\x18\x06 \x01(\x03\x12\x10\n\x08poisoned\x18\x07 \x01(\x03\x12\x16\n\x0e\x63\x61nonical_hits\x18\x0c \x01(\x03\x12\x33\n\x08semantic\x18\x10 \x01(\x0b\x32!.tallygate.cache.v1.SemanticStats\x12\x0f\n\x07\x65ntries\x18\x08 \x01(\x03\x12.\n\x06groups\x18\t \x03(\x0b\x32\x1e.tallygate.cache.v1.GroupStats\x12\x16\n\x0eholdings_known\x18\n \x01(\x08*u\n\nReplayTier\x12\x1b\n\x17REPLAY_TIER_UNSPECIFIED\x10\x00\x12\x15\n\x11REPLAY_TIER_EXACT\x10\x01\x12\x19\n\x15REPLAY_TIER_CANONICAL\x10\x02\x12\x18\n\x14REPLAY_TIER_SEMANTIC\x10\x03\x32\xd2\x02\n\x0c\x43\x61\x63heService\x12O\n\x06Lookup\x12!.tallygate.cache.v1.LookupRequest\x1a\".tallygate.cache.v1.LookupResponse\x12L\n\x05Store\x12 .tallygate.cache.v1.StoreRequest\x1a!.tallygate.cache.v1.StoreResponse\x12L\n\x05Purge\x12 .tallygate.cache.v1.PurgeRequest\x1a!.tallygate.cache.v1.PurgeResponse\x12U\n\x08GetStats\x12#.tallygate.cache.v1.GetStatsRequest\x1a$.tallygate.cache.v1.GetStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etallygate/cache/v1/cache.proto\x12\x12tallygate.cache.v1\x1a\x1ftallygate/common/v1/money.proto\x1a#tallygate/common/v1/principal.proto\"\xf3\x02\n\rCacheControls\x12\x34\n\x04mode\x18\x01 \x01(\x0e\x32&.tallygate.cache.v1.CacheControls.Mode\x12\x16\n\tmax_age_s\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rallow_sampled\x18\x03 \x01(\x08\x12-\n\x05up_to\x18\x04 \x01(\x0e\x32\x1e.tallygate.cache.v1.ReplayTier\x12\x1a\n\rmax_error_ppm\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\r\n\x05ttl_s\x18\x06 \x01(\x03\x12\x14\n\x0cshare_in_org\x18\x07 \x01(\x08\x12\x0e\n\x06record\x18\x08 \x01(\x08\"]\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODE_DEFAULT\x10\x01\x12\x0c\n\x08MODE_OFF\x10\x02\x12\x10\n\x0cMODE_REFRESH\x10\x03\x12\r\n\tMODE_ONLY\x10\x04\x42\x0c\n\n_max_age_sB\x10\n\x0e_max_error_ppm\"\x88\x02\n\rLookupRequest\x12\x31\n\tprincipal\x18\x01 \x01(\x0b\x32\x1e.tallygate.common.v1.Principal\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cpolicy_epoch\x18\x04 \x01(\t\x12\x13\n\x0bopenai_body\x18\x05 \x01(\x0c\x12\x33\n\x08\x63ontrols\x18\x06 \x01(\x0b\x32!.tallygate.cache.v1.CacheControls\x12\x15\n\rcompletion_id\x18\x07 \x01(\t\x12,\n\x05\x63laim\x18\x08 \x01(\x0b\x32\x1d.tallygate.cache.v1.FillClaim\",\n\tFillClaim\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08lease_ms\x18\x02 \x01(\x03\"9\n\x08\x46illLead\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05token\x18\x02 \x01(\t\x12\x10\n\x08lease_ms\x18\x03 \x01(\x03\"m\n\x0eLookupResponse\x12&\n\x03hit\x18\x01 \x01(\x0b\x32\x17.tallygate.cache.v1.HitH\x00\x12(\n\x04miss\x18\x02 \x01(\x0b\x32\x18.tallygate.cache.v1.MissH\x00\x42\t\n\x07outcome\"\xcd\x02\n\x03Hit\x12,\n\x04tier\x18\x01 \x01(\x0e\x32\x1e.tallygate.cache.v1.ReplayTier\x12\x13\n\x0bopenai_body\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63hunks\x18\x03 \x03(\x0c\x12\x13\n\x0busage_chunk\x18\x04 \x01(\x0c\x12)\n\x05usage\x18\x05 \x01(\x0b\x32\x1a.tallygate.common.v1.Usage\x12\x31\n\x05price\x18\x06 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\x12\x19\n\x11origin_receipt_id\x18\x07 \x01(\t\x12\x11\n\tsource_id\x18\x08 \x01(\t\x12\x0e\n\x06\x61ge_ms\x18\t \x01(\x03\x12\x12\n\nkey_digest\x18\n \x01(\t\x12\x16\n\x0eupstream_model\x18\x0b \x01(\t\x12\x16\n\x0esimilarity_ppm\x18\x0c \x01(\x05\"\xe1\x02\n\x04Miss\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.tallygate.cache.v1.Miss.Reason\x12*\n\x06ticket\x18\x02 \x01(\x0b\x32\x1a.tallygate.cache.v1.Ticket\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12*\n\x04lead\x18\x04 \x01(\x0b\x32\x1c.tallygate.cache.v1.FillLead\x12.\n\x08underway\x18\x05 \x01(\x0b\x32\x1c.tallygate.cache.v1.FillLead\"\x8f\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11REASON_NOT_STORED\x10\x01\x12\x10\n\x0cREASON_STALE\x10\x02\x12\x17\n\x13REASON_NOT_ELIGIBLE\x10\x03\x12\x13\n\x0fREASON_BYPASSED\x10\x04\x12\x16\n\x12REASON_UNAVAILABLE\x10\x05\"\xea\x01\n\x06Ticket\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cpolicy_epoch\x18\x04 \x01(\t\x12\r\n\x05ttl_s\x18\x05 \x01(\x03\x12\x14\n\x0cshare_in_org\x18\x06 \x01(\x08\x12\x0e\n\x06record\x18\x07 \x01(\x08\x12-\n\x05up_to\x18\x08 \x01(\x0e\x32\x1e.tallygate.cache.v1.ReplayTier\x12\x0e\n\x06lesson\x18\t \x01(\x0c\x12(\n\x05\x61sked\x18\n \x01(\x0b\x32\x19.tallygate.cache.v1.Asked\"c\n\x05\x41sked\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12\x33\n\x08\x63ontrols\x18\x02 \x01(\x0b\x32!.tallygate.cache.v1.CacheControls\x12\x16\n\x0ewhy_not_stored\x18\x03 \x01(\t\"\x89\x03\n\x0cStoreRequest\x12\x31\n\tprincipal\x18\x01 \x01(\x0b\x32\x1e.tallygate.common.v1.Principal\x12*\n\x06ticket\x18\x02 \x01(\x0b\x32\x1a.tallygate.cache.v1.Ticket\x12\x13\n\x0bopenai_body\x18\x03 \x01(\x0c\x12\x13\n\x0b\x61nswer_body\x18\x04 \x01(\x0c\x12\x15\n\ranswer_chunks\x18\x05 \x03(\x0c\x12)\n\x05usage\x18\x06 \x01(\x0b\x32\x1a.tallygate.common.v1.Usage\x12\x31\n\x05price\x18\x07 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\x12\x12\n\nreceipt_id\x18\x08 \x01(\t\x12\x11\n\tsource_id\x18\t \x01(\t\x12\x16\n\x0eupstream_model\x18\n \x01(\t\x12*\n\x04lead\x18\x10 \x01(\x0b\x32\x1c.tallygate.cache.v1.FillLead\x12\x10\n\x08payloads\x18\x11 \x01(\x05\"/\n\rStoreResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"U\n\x0cPurgeRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nkey_prefix\x18\x04 \x01(\t\"1\n\rPurgeResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x11\n\tforgotten\x18\x02 \x01(\x03\"!\n\x0fGetStatsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\"\x90\x01\n\nGroupStats\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04hits\x18\x03 \x01(\x03\x12\x0e\n\x06misses\x18\x04 \x01(\x03\x12\x0e\n\x06stores\x18\x05 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x06 \x01(\x03\x12\r\n\x05\x62ytes\x18\x07 \x01(\x03\x12\x11\n\tevictions\x18\x08 \x01(\x03\"g\n\rSemanticStats\x12\x10\n\x08replayed\x18\x01 \x01(\x03\x12\x10\n\x08\x65xplored\x18\x02 \x01(\x03\x12\x0e\n\x06\x61greed\x18\x03 \x01(\x03\x12\x11\n\tdisagreed\x18\x04 \x01(\x03\x12\x0f\n\x07guarded\x18\x05 \x01(\x03\"\xb2\x02\n\x10GetStatsResponse\x12\x0c\n\x04hits\x18\x01 \x01(\x03\x12\x0e\n\x06misses\x18\x02 \x01(\x03\x12\x0e\n\x06stores\x18\x03 \x01(\x03\x12\x16\n\x0estore_refusals\x18\x04 \x01(\x03\x12\x11\n\tevictions\x18\x05 \x01(\x03\x12\r\n\x05\x62ytes\x18\x06 \x01(\x03\x12\x10\n\x08poisoned\x18\x07 \x01(\x03\x12\x16\n\x0e\x63\x61nonical_hits\x18\x0c \x01(\x03\x12\x33\n\x08semantic\x18\x10 \x01(\x0b\x32!.tallygate.cache.v1.SemanticStats\x12\x0f\n\x07\x65ntries\x18\x08 \x01(\x03\x12.\n\x06groups\x18\t \x03(\x0b\x32\x1e.tallygate.cache.v1.GroupStats\x12\x16\n\x0eholdings_known\x18\n \x01(\x08*u\n\nReplayTier\x12\x1b\n\x17REPLAY_TIER_UNSPECIFIED\x10\x00\x12\x15\n\x11REPLAY_TIER_EXACT\x10\x01\x12\x19\n\x15REPLAY_TIER_CANONICAL\x10\x02\x12\x18\n\x14REPLAY_TIER_SEMANTIC\x10\x03\x32\xd2\x02\n\x0c\x43\x61\x63heService\x12O\n\x06Lookup\x12!.tallygate.cache.v1.LookupRequest\x1a\".tallygate.cache.v1.LookupResponse\x12L\n\x05Store\x12 .tallygate.cache.v1.StoreRequest\x1a!.tallygate.cache.v1.StoreResponse\x12L\n\x05Purge\x12 .tallygate.cache.v1.PurgeRequest\x1a!.tallygate.cache.v1.PurgeResponse\x12U\n\x08GetStats\x12#.tallygate.cache.v1.GetStatsRequest\x1a$.tallygate.cache.v1.GetStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tallygate.cache.v1.cache_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPLAYTIER']._serialized_start=2885
-  _globals['_REPLAYTIER']._serialized_end=3002
+  _globals['_REPLAYTIER']._serialized_start=3190
+  _globals['_REPLAYTIER']._serialized_end=3307
   _globals['_CACHECONTROLS']._serialized_start=125
   _globals['_CACHECONTROLS']._serialized_end=496
   _globals['_CACHECONTROLS_MODE']._serialized_start=371
   _globals['_CACHECONTROLS_MODE']._serialized_end=464
   _globals['_LOOKUPREQUEST']._serialized_start=499
-  _globals['_LOOKUPREQUEST']._serialized_end=717
-  _globals['_LOOKUPRESPONSE']._serialized_start=719
-  _globals['_LOOKUPRESPONSE']._serialized_end=828
-  _globals['_HIT']._serialized_start=831
-  _globals['_HIT']._serialized_end=1164
-  _globals['_MISS']._serialized_start=1167
-  _globals['_MISS']._serialized_end=1428
-  _globals['_MISS_REASON']._serialized_start=1285
-  _globals['_MISS_REASON']._serialized_end=1428
-  _globals['_TICKET']._serialized_start=1431
-  _globals['_TICKET']._serialized_end=1665
-  _globals['_ASKED']._serialized_start=1667
-  _globals['_ASKED']._serialized_end=1766
-  _globals['_STOREREQUEST']._serialized_start=1769
-  _globals['_STOREREQUEST']._serialized_end=2100
-  _globals['_STORERESPONSE']._serialized_start=2102
-  _globals['_STORERESPONSE']._serialized_end=2149
-  _globals['_PURGEREQUEST']._serialized_start=2151
-  _globals['_PURGEREQUEST']._serialized_end=2236
-  _globals['_PURGERESPONSE']._serialized_start=2238
-  _globals['_PURGERESPONSE']._serialized_end=2287
-  _globals['_GETSTATSREQUEST']._serialized_start=2289
-  _globals['_GETSTATSREQUEST']._serialized_end=2322
-  _globals['_GROUPSTATS']._serialized_start=2325
-  _globals['_GROUPSTATS']._serialized_end=2469
-  _globals['_SEMANTICSTATS']._serialized_start=2471
-  _globals['_SEMANTICSTATS']._serialized_end=2574
-  _globals['_GETSTATSRESPONSE']._serialized_start=2577
-  _globals['_GETSTATSRESPONSE']._serialized_end=2883
-  _globals['_CACHESERVICE']._serialized_start=3005
-  _globals['_CACHESERVICE']._serialized_end=3343
+  _globals['_LOOKUPREQUEST']._serialized_end=763
+  _globals['_FILLCLAIM']._serialized_start=765
+  _globals['_FILLCLAIM']._serialized_end=809
+  _globals['_FILLLEAD']._serialized_start=811
+  _globals['_FILLLEAD']._serialized_end=868
+  _globals['_LOOKUPRESPONSE']._serialized_start=870
+  _globals['_LOOKUPRESPONSE']._serialized_end=979
+  _globals['_HIT']._serialized_start=982
+  _globals['_HIT']._serialized_end=1315
+  _globals['_MISS']._serialized_start=1318
+  _globals['_MISS']._serialized_end=1671
+  _globals['_MISS_REASON']._serialized_start=1528
+  _globals['_MISS_REASON']._serialized_end=1671
+  _globals['_TICKET']._serialized_start=1674
+  _globals['_TICKET']._serialized_end=1908
+  _globals['_ASKED']._serialized_start=1910
+  _globals['_ASKED']._serialized_end=2009
+  _globals['_STOREREQUEST']._serialized_start=2012
+  _globals['_STOREREQUEST']._serialized_end=2405
+  _globals['_STORERESPONSE']._serialized_start=2407
+  _globals['_STORERESPONSE']._serialized_end=2454
+  _globals['_PURGEREQUEST']._serialized_start=2456
+  _globals['_PURGEREQUEST']._serialized_end=2541
+  _globals['_PURGERESPONSE']._serialized_start=2543
+  _globals['_PURGERESPONSE']._serialized_end=2592
+  _globals['_GETSTATSREQUEST']._serialized_start=2594
+  _globals['_GETSTATSREQUEST']._serialized_end=2627
+  _globals['_GROUPSTATS']._serialized_start=2630
+  _globals['_GROUPSTATS']._serialized_end=2774
+  _globals['_SEMANTICSTATS']._serialized_start=2776
+  _globals['_SEMANTICSTATS']._serialized_end=2879
+  _globals['_GETSTATSRESPONSE']._serialized_start=2882
+  _globals['_GETSTATSRESPONSE']._serialized_end=3188
+  _globals['_CACHESERVICE']._serialized_start=3310
+  _globals['_CACHESERVICE']._serialized_end=3648
 # @@protoc_insertion_point(module_scope)

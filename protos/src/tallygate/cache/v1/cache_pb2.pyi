@@ -154,6 +154,7 @@ class LookupRequest(_message.Message):
     OPENAI_BODY_FIELD_NUMBER: _builtins.int
     CONTROLS_FIELD_NUMBER: _builtins.int
     COMPLETION_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """The resource under /v1: "chat/completions"."""
     model: _builtins.str
@@ -172,6 +173,10 @@ class LookupRequest(_message.Message):
     def controls(self) -> Global___CacheControls:
         """What the request asked of the cache."""
 
+    @_builtins.property
+    def claim(self) -> Global___FillClaim:
+        """On a miss, lead the flight of this request or be told who does. Absent: take no part in one."""
+
     def __init__(
         self,
         *,
@@ -182,14 +187,71 @@ class LookupRequest(_message.Message):
         openai_body: _builtins.bytes = ...,
         controls: Global___CacheControls | None = ...,
         completion_id: _builtins.str = ...,
+        claim: Global___FillClaim | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["controls", b"controls", "principal", b"principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "controls", b"controls", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_id", b"completion_id", "controls", b"controls", "endpoint", b"endpoint", "model", b"model", "openai_body", b"openai_body", "policy_epoch", b"policy_epoch", "principal", b"principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "completion_id", b"completion_id", "controls", b"controls", "endpoint", b"endpoint", "model", b"model", "openai_body", b"openai_body", "policy_epoch", b"policy_epoch", "principal", b"principal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LookupRequest: _TypeAlias = LookupRequest  # noqa: Y015
+
+@_typing.final
+class FillClaim(_message.Message):
+    """The wish to lead the flight of identical requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Names the caller; never used for two."""
+    lease_ms: _builtins.int
+    """How long the lead lasts unless it is renewed, in milliseconds, > 0."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        lease_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_ms", b"lease_ms", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FillClaim: _TypeAlias = FillClaim  # noqa: Y015
+
+@_typing.final
+class FillLead(_message.Message):
+    """The flight of identical requests, and who leads it; see FillService. Opaque to all but the cache."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.bytes
+    """The request under the purge epochs in force, as in the cache key."""
+    token: _builtins.str
+    """Who leads."""
+    lease_ms: _builtins.int
+    """How long the lead lasts from the lookup on, in milliseconds; 0 where another leads."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.bytes = ...,
+        token: _builtins.str = ...,
+        lease_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_ms", b"lease_ms", "name", b"name", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FillLead: _TypeAlias = FillLead  # noqa: Y015
 
 @_typing.final
 class LookupResponse(_message.Message):
@@ -343,6 +405,8 @@ class Miss(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    LEAD_FIELD_NUMBER: _builtins.int
+    UNDERWAY_FIELD_NUMBER: _builtins.int
     reason: Global___Miss.Reason.ValueType
     """Why."""
     detail: _builtins.str
@@ -351,16 +415,26 @@ class Miss(_message.Message):
     def ticket(self) -> Global___Ticket:
         """Hand it to the router; absent: the fresh answer must not be stored."""
 
+    @_builtins.property
+    def lead(self) -> Global___FillLead:
+        """The caller leads: hand it to the router with the ticket, and others wait for its answer."""
+
+    @_builtins.property
+    def underway(self) -> Global___FillLead:
+        """Another leads: follow it (FillService.Follow), or call for oneself with the ticket."""
+
     def __init__(
         self,
         *,
         reason: Global___Miss.Reason.ValueType = ...,
         ticket: Global___Ticket | None = ...,
         detail: _builtins.str = ...,
+        lead: Global___FillLead | None = ...,
+        underway: Global___FillLead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lead", b"lead", "ticket", b"ticket", "underway", b"underway"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "reason", b"reason", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "lead", b"lead", "reason", b"reason", "ticket", b"ticket", "underway", b"underway"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -476,6 +550,8 @@ class StoreRequest(_message.Message):
     RECEIPT_ID_FIELD_NUMBER: _builtins.int
     SOURCE_ID_FIELD_NUMBER: _builtins.int
     UPSTREAM_MODEL_FIELD_NUMBER: _builtins.int
+    LEAD_FIELD_NUMBER: _builtins.int
+    PAYLOADS_FIELD_NUMBER: _builtins.int
     openai_body: _builtins.bytes
     """The client's body, verbatim."""
     answer_body: _builtins.bytes
@@ -486,6 +562,8 @@ class StoreRequest(_message.Message):
     """Who served it."""
     upstream_model: _builtins.str
     """What that source calls the model."""
+    payloads: _builtins.int
+    """With a lead: so many of answer_chunks were for the client; what is left is the usage chunk."""
     @_builtins.property
     def principal(self) -> _principal_pb2.Principal:
         """Whose answer it is."""
@@ -506,6 +584,10 @@ class StoreRequest(_message.Message):
     def price(self) -> _money_pb2.PriceSnapshot:
         """What it was priced at."""
 
+    @_builtins.property
+    def lead(self) -> Global___FillLead:
+        """The flight that ends with this answer, whether it is kept or not. Absent: none."""
+
     def __init__(
         self,
         *,
@@ -519,10 +601,12 @@ class StoreRequest(_message.Message):
         receipt_id: _builtins.str = ...,
         source_id: _builtins.str = ...,
         upstream_model: _builtins.str = ...,
+        lead: Global___FillLead | None = ...,
+        payloads: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "principal", b"principal", "ticket", b"ticket", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lead", b"lead", "price", b"price", "principal", b"principal", "ticket", b"ticket", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_body", b"answer_body", "answer_chunks", b"answer_chunks", "openai_body", b"openai_body", "price", b"price", "principal", b"principal", "receipt_id", b"receipt_id", "source_id", b"source_id", "ticket", b"ticket", "upstream_model", b"upstream_model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_body", b"answer_body", "answer_chunks", b"answer_chunks", "lead", b"lead", "openai_body", b"openai_body", "payloads", b"payloads", "price", b"price", "principal", b"principal", "receipt_id", b"receipt_id", "source_id", b"source_id", "ticket", b"ticket", "upstream_model", b"upstream_model", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

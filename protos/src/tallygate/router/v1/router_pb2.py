@@ -29,7 +29,7 @@ from tallygate.common.v1 import principal_pb2 as tallygate_dot_common_dot_v1_dot
 from tallygate.ledger.v1 import ledger_pb2 as tallygate_dot_ledger_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tallygate/router/v1/router.proto\x12\x13tallygate.router.v1\x1a\x1etallygate/cache/v1/cache.proto\x1a tallygate/cache/v1/flights.proto\x1a\x1ftallygate/common/v1/money.proto\x1a#tallygate/common/v1/principal.proto\x1a tallygate/ledger/v1/ledger.proto\"\xce\x03\n\x0f\x43ompleteRequest\x12\x31\n\tprincipal\x18\x01 \x01(\x0b\x32\x1e.tallygate.common.v1.Principal\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x13\n\x0bopenai_body\x18\x05 \x01(\x0c\x12\x0e\n\x06stream\x18\x06 \x01(\x08\x12\x30\n\x0c\x63\x61\x63he_ticket\x18\x07 \x01(\x0b\x32\x1a.tallygate.cache.v1.Ticket\x12\x17\n\x0frequested_model\x18\x08 \x01(\t\x12.\n\x06\x66light\x18\t \x01(\x0b\x32\x1e.tallygate.cache.v1.FlightPass\x12\x31\n\x06region\x18\x0c \x01(\x0e\x32!.tallygate.ledger.v1.RegionPolicy\x12<\n\x04tags\x18\n \x03(\x0b\x32..tallygate.router.v1.CompleteRequest.TagsEntry\x12\x15\n\rstarted_at_ms\x18\x0b \x01(\x03\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa4\x01\n\x10\x43ompleteResponse\x12+\n\x05route\x18\x01 \x01(\x0b\x32\x1a.tallygate.router.v1.RouteH\x00\x12-\n\x06\x63hunks\x18\x02 \x01(\x0b\x32\x1b.tallygate.router.v1.ChunksH\x00\x12+\n\x05\x66inal\x18\x03 \x01(\x0b\x32\x1a.tallygate.router.v1.FinalH\x00\x42\x07\n\x05\x65vent\"t\n\x05Route\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12\x10\n\x08offer_id\x18\x02 \x01(\t\x12\x16\n\x0eupstream_model\x18\x03 \x01(\t\x12\x17\n\x0f\x66\x61iled_attempts\x18\x04 \x01(\x05\x12\x15\n\rheld_nano_usd\x18\x05 \x01(\x03\"\x1a\n\x06\x43hunks\x12\x10\n\x08payloads\x18\x01 \x03(\x0c\"\x8a\x01\n\x05\x46inal\x12\x13\n\x0bopenai_body\x18\x01 \x01(\x0c\x12\x13\n\x0busage_chunk\x18\x02 \x01(\x0c\x12)\n\x05usage\x18\x03 \x01(\x0b\x32\x1a.tallygate.common.v1.Usage\x12\x18\n\x10\x63harged_nano_usd\x18\x04 \x01(\x03\x12\x12\n\nreceipt_id\x18\x05 \x01(\t\"\xa9\x01\n\x0bPlanRequest\x12\x31\n\tprincipal\x18\x01 \x01(\x0b\x32\x1e.tallygate.common.v1.Principal\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x13\n\x0bopenai_body\x18\x04 \x01(\x0c\x12\x31\n\x06region\x18\x0c \x01(\x0e\x32!.tallygate.ledger.v1.RegionPolicy\"\xa7\x01\n\x0cPlanResponse\x12\x32\n\ncandidates\x18\x01 \x03(\x0b\x32\x1e.tallygate.router.v1.Candidate\x12\x32\n\nrejections\x18\x02 \x03(\x0b\x32\x1e.tallygate.router.v1.Rejection\x12\x15\n\rhold_nano_usd\x18\x03 \x01(\x03\x12\x18\n\x10\x63\x61talog_revision\x18\x04 \x01(\t\"\xb1\x01\n\tCandidate\x12\x10\n\x08offer_id\x18\x01 \x01(\t\x12\x11\n\tsource_id\x18\x02 \x01(\t\x12\x1b\n\x13worst_case_nano_usd\x18\x03 \x01(\x03\x12\x31\n\x05price\x18\x04 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\x12\x16\n\x0eupstream_model\x18\x05 \x01(\t\x12\x17\n\x0fprovider_key_id\x18\x06 \x01(\t\"\xab\x02\n\tRejection\x12\x10\n\x08offer_id\x18\x01 \x01(\t\x12\x35\n\x06reason\x18\x02 \x01(\x0e\x32%.tallygate.router.v1.Rejection.Reason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xc4\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_NOT_CONFIGURED\x10\x01\x12\x18\n\x14REASON_PRICE_UNKNOWN\x10\x02\x12\x15\n\x11REASON_CAPABILITY\x10\x03\x12\x12\n\x0eREASON_CONTEXT\x10\x04\x12\x16\n\x12REASON_WIRE_FORMAT\x10\x05\x12\x17\n\x13REASON_OWN_KEY_ONLY\x10\x06\x12\x11\n\rREASON_REGION\x10\x07\x32\xb7\x01\n\rRouterService\x12Y\n\x08\x43omplete\x12$.tallygate.router.v1.CompleteRequest\x1a%.tallygate.router.v1.CompleteResponse0\x01\x12K\n\x04Plan\x12 .tallygate.router.v1.PlanRequest\x1a!.tallygate.router.v1.PlanResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tallygate/router/v1/router.proto\x12\x13tallygate.router.v1\x1a\x1etallygate/cache/v1/cache.proto\x1a tallygate/cache/v1/flights.proto\x1a\x1ftallygate/common/v1/money.proto\x1a#tallygate/common/v1/principal.proto\x1a tallygate/ledger/v1/ledger.proto\"\xfa\x03\n\x0f\x43ompleteRequest\x12\x31\n\tprincipal\x18\x01 \x01(\x0b\x32\x1e.tallygate.common.v1.Principal\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x13\n\x0bopenai_body\x18\x05 \x01(\x0c\x12\x0e\n\x06stream\x18\x06 \x01(\x08\x12\x30\n\x0c\x63\x61\x63he_ticket\x18\x07 \x01(\x0b\x32\x1a.tallygate.cache.v1.Ticket\x12\x17\n\x0frequested_model\x18\x08 \x01(\t\x12.\n\x06\x66light\x18\t \x01(\x0b\x32\x1e.tallygate.cache.v1.FlightPass\x12\x31\n\x06region\x18\x0c \x01(\x0e\x32!.tallygate.ledger.v1.RegionPolicy\x12<\n\x04tags\x18\n \x03(\x0b\x32..tallygate.router.v1.CompleteRequest.TagsEntry\x12\x15\n\rstarted_at_ms\x18\x0b \x01(\x03\x12*\n\x04\x66ill\x18\x10 \x01(\x0b\x32\x1c.tallygate.cache.v1.FillLead\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa4\x01\n\x10\x43ompleteResponse\x12+\n\x05route\x18\x01 \x01(\x0b\x32\x1a.tallygate.router.v1.RouteH\x00\x12-\n\x06\x63hunks\x18\x02 \x01(\x0b\x32\x1b.tallygate.router.v1.ChunksH\x00\x12+\n\x05\x66inal\x18\x03 \x01(\x0b\x32\x1a.tallygate.router.v1.FinalH\x00\x42\x07\n\x05\x65vent\"t\n\x05Route\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12\x10\n\x08offer_id\x18\x02 \x01(\t\x12\x16\n\x0eupstream_model\x18\x03 \x01(\t\x12\x17\n\x0f\x66\x61iled_attempts\x18\x04 \x01(\x05\x12\x15\n\rheld_nano_usd\x18\x05 \x01(\x03\"\x1a\n\x06\x43hunks\x12\x10\n\x08payloads\x18\x01 \x03(\x0c\"\x8a\x01\n\x05\x46inal\x12\x13\n\x0bopenai_body\x18\x01 \x01(\x0c\x12\x13\n\x0busage_chunk\x18\x02 \x01(\x0c\x12)\n\x05usage\x18\x03 \x01(\x0b\x32\x1a.tallygate.common.v1.Usage\x12\x18\n\x10\x63harged_nano_usd\x18\x04 \x01(\x03\x12\x12\n\nreceipt_id\x18\x05 \x01(\t\"\xa9\x01\n\x0bPlanRequest\x12\x31\n\tprincipal\x18\x01 \x01(\x0b\x32\x1e.tallygate.common.v1.Principal\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x13\n\x0bopenai_body\x18\x04 \x01(\x0c\x12\x31\n\x06region\x18\x0c \x01(\x0e\x32!.tallygate.ledger.v1.RegionPolicy\"\xa7\x01\n\x0cPlanResponse\x12\x32\n\ncandidates\x18\x01 \x03(\x0b\x32\x1e.tallygate.router.v1.Candidate\x12\x32\n\nrejections\x18\x02 \x03(\x0b\x32\x1e.tallygate.router.v1.Rejection\x12\x15\n\rhold_nano_usd\x18\x03 \x01(\x03\x12\x18\n\x10\x63\x61talog_revision\x18\x04 \x01(\t\"\xb1\x01\n\tCandidate\x12\x10\n\x08offer_id\x18\x01 \x01(\t\x12\x11\n\tsource_id\x18\x02 \x01(\t\x12\x1b\n\x13worst_case_nano_usd\x18\x03 \x01(\x03\x12\x31\n\x05price\x18\x04 \x01(\x0b\x32\".tallygate.common.v1.PriceSnapshot\x12\x16\n\x0eupstream_model\x18\x05 \x01(\t\x12\x17\n\x0fprovider_key_id\x18\x06 \x01(\t\"\xab\x02\n\tRejection\x12\x10\n\x08offer_id\x18\x01 \x01(\t\x12\x35\n\x06reason\x18\x02 \x01(\x0e\x32%.tallygate.router.v1.Rejection.Reason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xc4\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_NOT_CONFIGURED\x10\x01\x12\x18\n\x14REASON_PRICE_UNKNOWN\x10\x02\x12\x15\n\x11REASON_CAPABILITY\x10\x03\x12\x12\n\x0eREASON_CONTEXT\x10\x04\x12\x16\n\x12REASON_WIRE_FORMAT\x10\x05\x12\x17\n\x13REASON_OWN_KEY_ONLY\x10\x06\x12\x11\n\rREASON_REGION\x10\x07\x32\xb7\x01\n\rRouterService\x12Y\n\x08\x43omplete\x12$.tallygate.router.v1.CompleteRequest\x1a%.tallygate.router.v1.CompleteResponse0\x01\x12K\n\x04Plan\x12 .tallygate.router.v1.PlanRequest\x1a!.tallygate.router.v1.PlanResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,27 +39,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPLETEREQUEST_TAGSENTRY']._loaded_options = None
   _globals['_COMPLETEREQUEST_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_COMPLETEREQUEST']._serialized_start=228
-  _globals['_COMPLETEREQUEST']._serialized_end=690
-  _globals['_COMPLETEREQUEST_TAGSENTRY']._serialized_start=647
-  _globals['_COMPLETEREQUEST_TAGSENTRY']._serialized_end=690
-  _globals['_COMPLETERESPONSE']._serialized_start=693
-  _globals['_COMPLETERESPONSE']._serialized_end=857
-  _globals['_ROUTE']._serialized_start=859
-  _globals['_ROUTE']._serialized_end=975
-  _globals['_CHUNKS']._serialized_start=977
-  _globals['_CHUNKS']._serialized_end=1003
-  _globals['_FINAL']._serialized_start=1006
-  _globals['_FINAL']._serialized_end=1144
-  _globals['_PLANREQUEST']._serialized_start=1147
-  _globals['_PLANREQUEST']._serialized_end=1316
-  _globals['_PLANRESPONSE']._serialized_start=1319
-  _globals['_PLANRESPONSE']._serialized_end=1486
-  _globals['_CANDIDATE']._serialized_start=1489
-  _globals['_CANDIDATE']._serialized_end=1666
-  _globals['_REJECTION']._serialized_start=1669
-  _globals['_REJECTION']._serialized_end=1968
-  _globals['_REJECTION_REASON']._serialized_start=1772
-  _globals['_REJECTION_REASON']._serialized_end=1968
-  _globals['_ROUTERSERVICE']._serialized_start=1971
-  _globals['_ROUTERSERVICE']._serialized_end=2154
+  _globals['_COMPLETEREQUEST']._serialized_end=734
+  _globals['_COMPLETEREQUEST_TAGSENTRY']._serialized_start=691
+  _globals['_COMPLETEREQUEST_TAGSENTRY']._serialized_end=734
+  _globals['_COMPLETERESPONSE']._serialized_start=737
+  _globals['_COMPLETERESPONSE']._serialized_end=901
+  _globals['_ROUTE']._serialized_start=903
+  _globals['_ROUTE']._serialized_end=1019
+  _globals['_CHUNKS']._serialized_start=1021
+  _globals['_CHUNKS']._serialized_end=1047
+  _globals['_FINAL']._serialized_start=1050
+  _globals['_FINAL']._serialized_end=1188
+  _globals['_PLANREQUEST']._serialized_start=1191
+  _globals['_PLANREQUEST']._serialized_end=1360
+  _globals['_PLANRESPONSE']._serialized_start=1363
+  _globals['_PLANRESPONSE']._serialized_end=1530
+  _globals['_CANDIDATE']._serialized_start=1533
+  _globals['_CANDIDATE']._serialized_end=1710
+  _globals['_REJECTION']._serialized_start=1713
+  _globals['_REJECTION']._serialized_end=2012
+  _globals['_REJECTION_REASON']._serialized_start=1816
+  _globals['_REJECTION_REASON']._serialized_end=2012
+  _globals['_ROUTERSERVICE']._serialized_start=2015
+  _globals['_ROUTERSERVICE']._serialized_end=2198
 # @@protoc_insertion_point(module_scope)

@@ -62,6 +62,7 @@ class CompleteRequest(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     STARTED_AT_MS_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique in the organisation; a hold and a charge are made once for it. "req_..." """
     endpoint: _builtins.str
@@ -97,6 +98,12 @@ class CompleteRequest(_message.Message):
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The request's tags, for the receipt."""
 
+    @_builtins.property
+    def fill(self) -> _cache_pb2.FillLead:
+        """From the cache's Miss: identical requests wait for this answer. The router keeps the lead and ends it; while somebody
+        follows, it goes on though the caller goes. Absent: nobody waits.
+        """
+
     def __init__(
         self,
         *,
@@ -112,10 +119,11 @@ class CompleteRequest(_message.Message):
         region: _ledger_pb2.RegionPolicy.ValueType = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         started_at_ms: _builtins.int = ...,
+        fill: _cache_pb2.FillLead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "flight", b"flight", "principal", b"principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "fill", b"fill", "flight", b"flight", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "endpoint", b"endpoint", "flight", b"flight", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "region", b"region", "request_id", b"request_id", "requested_model", b"requested_model", "started_at_ms", b"started_at_ms", "stream", b"stream", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ticket", b"cache_ticket", "endpoint", b"endpoint", "fill", b"fill", "flight", b"flight", "model", b"model", "openai_body", b"openai_body", "principal", b"principal", "region", b"region", "request_id", b"request_id", "requested_model", b"requested_model", "started_at_ms", b"started_at_ms", "stream", b"stream", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
