@@ -155,10 +155,12 @@ async def installed(
     *,
     overlay: str = "",
     make_telemetry: MakeTelemetry = Telemetry.off,
+    semantic: bool = False,
     **edge_settings: Any,
 ) -> AsyncIterator[Installation]:
     """A gateway of its own, inside the block. ``overlay``: of the catalog, on top of the scripted upstream's.
-    ``edge_settings``: of the edge, beside addresses. ``ledger_settings``: of the ledger, beside what it needs.
+    ``semantic``: the cache has its semantic tier. ``edge_settings``: of the edge, beside addresses.
+    ``ledger_settings``: of the ledger, beside what it needs.
     """
     async with AsyncExitStack() as stack:
         patched = stack.enter_context(pytest.MonkeyPatch.context())
@@ -179,7 +181,7 @@ async def installed(
                 signing_keys={"account": SecretStr("b25l" * 10 + "b24")},
                 **{"secrets_keys": {"2026-11": SecretStr("c2Vj" * 10 + "c2U")}} | dict(ledger_settings or {}),
             ),
-            cache=CacheSettings(url="memory://"),
+            cache=CacheSettings(url="memory://", semantic=semantic),
             router=RouterSettings(),
         )
         composition = await stack.enter_async_context(Composition(make_telemetry))
