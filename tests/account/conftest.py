@@ -1,22 +1,25 @@
-"""A gateway for each test of the account's routes, and an organisation in it."""
+"""A gateway for each module of tests of the account's routes, and in it an organisation for each test: to make a
+gateway takes longer than most of the tests.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import pytest
+import pytest_asyncio
 
 from tests.account.installation import Installation, Tenant, installed
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def installation() -> AsyncIterator[Installation]:
-    """A gateway of its own for a test."""
+    """A gateway of its own for a module."""
     async with installed() as running:
         yield running
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def tenant(installation: Installation) -> Tenant:
-    """An organisation."""
+    """An organisation; the source has no script and no calls."""
+    installation.upstream.reset()
     return await installation.tenant()

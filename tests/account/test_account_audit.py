@@ -17,6 +17,8 @@ from tallygate_deploy.key_trust import pinned_by_jwks
 from tallygate_deploy.verify import Evidence, verify
 from tests.account.installation import Installation, Tenant
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 async def _entries(tenant: Tenant, **params: Any) -> list[dict[str, Any]]:
     answer = await tenant.http.get("/v1/audit-log", params=params)

@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
+import pytest_asyncio
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from meshkit.money import NANO_PER_USD
@@ -196,7 +197,7 @@ async def _told_by_the_router(stage: Stage) -> audit_pb2.AuditEntry:
                 return entry
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def stage(installation: Installation, tenant: Tenant) -> Stage:
     channel = installation.ledger_channel
     made = Stage(
@@ -208,6 +209,7 @@ async def stage(installation: Installation, tenant: Tenant) -> Stage:
 
 
 @pytest.mark.parametrize("method", sorted(CHANGES))
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_change_leaves_exactly_one_entry_with_its_actor(stage: Stage, method: str) -> None:
     change, (action, before, after) = CHANGES[method]
     known = {entry.entry_id for entry in await stage.entries("")}

@@ -12,6 +12,8 @@ from meshkit.money import NANO_PER_USD
 from tallygate.ledger.v1 import ledger_pb2
 from tests.account.installation import Installation, Tenant, refuse_floats
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 TIMEOUT_S = 20.0
 
 

@@ -6,10 +6,13 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 
 from meshkit.money import parse_usd
 from tests.account.installation import MODEL, Installation, Tenant, installed
 from tests.upstream.overlay import PRICE
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SEMANTIC = {"up_to": "semantic", "max_error": "0.01"}
 

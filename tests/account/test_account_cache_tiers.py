@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 
 from meshkit.money import parse_usd
 from tests.account.installation import MODEL, Installation, Tenant, installed
 from tests.upstream.behaviour import Behaviour
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CAPITAL = "What is the capital of France?"
 ASKED = "who answers {} boats concerning garden {} repairs, painting, varnish, {} and delivery"

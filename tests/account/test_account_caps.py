@@ -9,6 +9,8 @@ import pytest
 
 from tests.account.installation import Installation, Tenant
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 NO_CAPS = {"monthly": None, "daily": None}
 
 

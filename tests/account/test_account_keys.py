@@ -10,6 +10,8 @@ import pytest
 
 from tests.account.installation import Installation, Tenant
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 DAY_S = 86_400
 
 

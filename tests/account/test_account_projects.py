@@ -6,6 +6,8 @@ import pytest
 
 from tests.account.installation import Installation, Tenant
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 async def test_a_project_is_made_listed_and_found(tenant: Tenant) -> None:
     made = await tenant.http.post("/v1/projects", json={"name": "web"})

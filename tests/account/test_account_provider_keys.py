@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+import pytest_asyncio
 from structlog.testing import capture_logs
 
 from meshkit.testing import SpanCollector
@@ -18,6 +19,8 @@ from tallygate.ledger.v1 import ledger_pb2
 from tests.account.installation import TIMEOUT_S, Installation, Tenant, installed
 from tests.upstream.behaviour import BAD_CREDENTIALS, Behaviour, Refusal
 from tests.upstream.overlay import API_KEYS
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SECRET, OTHER = "sk-own-acme-0123456789abcd", "sk-own-acme-9876543210wxyz"
 OPERATORS = API_KEYS["SCRIPTED_API_KEY"]
@@ -59,7 +62,7 @@ def sent_with(installation: Installation) -> list[tuple[str, str]]:
     return [(call.source, call.api_key) for call in installation.upstream.calls]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def with_fee() -> AsyncIterator[Installation]:
     async with installed(overlay=WITH_FEE) as running:
         yield running
@@ -225,8 +228,10 @@ async def test_a_bad_key_is_an_error_that_names_the_source(
     assert sent_with(installation)[1:] == [("scripted", OTHER)]
 
 
-async def test_a_source_that_fails_gives_way_unless_the_key_forbids_it(installation: Installation) -> None:
-    loose, strict = await installation.tenant("Loose"), await installation.tenant("Strict")
+async def test_a_source_that_fails_gives_way_unless_the_key_forbids_it(
+    installation: Installation, tenant: Tenant
+) -> None:
+    loose, strict = tenant, await installation.tenant("Strict")
     await bring(loose)
     await bring(strict, fallback=False)
     answered = await loose.chat(model=ON_BOTH)

@@ -13,10 +13,13 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from meshkit.money import parse_usd
 from tallygate.ledger.v1 import ledger_pb2, usage_pb2, usage_pb2_grpc
 from tests.account.installation import MODEL, TIMEOUT_S, Installation, Tenant
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def get(tenant: Tenant, path: str, **params: Any) -> Any:
@@ -25,7 +28,7 @@ async def get(tenant: Tenant, path: str, **params: Any) -> Any:
     return answer.json()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def history(installation: Installation, tenant: Tenant) -> dict[str, httpx.Response]:
     """A fresh answer, its replay, one with other tags, a failure of the source, a refusal."""
     search = {"team": "search", "env": "prod"}

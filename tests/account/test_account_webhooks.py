@@ -6,26 +6,28 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tallygate.ledger.v1 import ledger_pb2
 from tests.account.installation import TIMEOUT_S, Installation, Tenant, installed
 from tests.webhooks.receiver import LOOPBACK, Receiver, receiver
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 NOT_THERE = "whk_00000000000000000000000000"
 
 
-@pytest.fixture
-async def there(tmp_path: Path) -> AsyncIterator[Receiver]:
-    async with receiver(tmp_path) as running:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def there(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Receiver]:
+    async with receiver(tmp_path_factory.mktemp("receiver")) as running:
         yield running
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def installation(there: Receiver) -> AsyncIterator[Installation]:
     settings = {
         "webhook_allow_private": LOOPBACK,
@@ -125,13 +127,13 @@ async def test_a_failed_delivery_says_why_and_is_retried_on_request(tenant: Tena
 
 
 async def test_both_secrets_sign_after_a_rotation(tenant: Tenant, there: Receiver) -> None:
-    webhook = await made(tenant, there.url())
+    webhook = await made(tenant, there.url("/rotated"))
     path = f"/v1/webhooks/{webhook['id']}"
     rotated = (await tenant.http.post(f"{path}/rotate-secret", json={"overlap_s": 600})).json()
     assert rotated["secret"] != webhook["secret"]
     assert 500 < rotated["previous_secret_until"] - rotated["created_at"] < 700
     await ended(tenant, (await tenant.http.post(f"{path}/test")).json())
-    (got,) = there.at("/hook")
+    (got,) = there.at("/rotated")
     assert got.verified(webhook["secret"]) == got.verified(rotated["secret"])
     by_default = (await tenant.http.post(f"{path}/rotate-secret")).json()
     assert by_default["previous_secret_until"] - rotated["previous_secret_until"] > 80_000
