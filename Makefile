@@ -64,7 +64,7 @@ mesh: .make/python  ## five processes, PostgreSQL and a Redis-protocol server; s
 # --- check -----------------------------------------------------------------------------------------------------------------
 
 test: .make/python .make/node  ## every test, on real parts
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 faults: .make/python  ## kill -9 at named points under load for MINUTES=N (2), then every invariant; ends with one line of JSON
 	$(BIN)/python -m tests.faults --minutes $(MINUTES)

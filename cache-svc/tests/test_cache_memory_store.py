@@ -117,7 +117,7 @@ async def test_100_000_entries_stay_within_the_bound() -> None:
             resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
     assert usage.evictions > 85_000
     assert usage.held_bytes > 0.9 * bound
-    assert resident[-1] - resident[1] < 0.2 * bound
+    assert resident[-1] - resident[1] < bound, "unbounded, it would be seven times that"
 
 
 async def test_what_has_expired_leaves_without_being_asked_for() -> None:

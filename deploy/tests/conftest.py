@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from edge.wire.log import jwks_json
 from tallygate_deploy.cli import app
+from tests.harness.commands import logging_as_before
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -21,17 +20,10 @@ from receipt_log import LOG
 
 
 @pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """A command that runs in this process sets up its logging, for good; here it ends with its test."""
-    root, was_configured, configuration = logging.getLogger(), structlog.is_configured(), structlog.get_config()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    if was_configured:
-        structlog.configure(**configuration)
-    else:
-        structlog.reset_defaults()
+def logging_ends_with_its_test() -> Iterator[None]:
+    """What a command that runs in this process sets up."""
+    with logging_as_before():
+        yield
 
 
 @pytest.fixture

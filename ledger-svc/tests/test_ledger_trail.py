@@ -267,7 +267,7 @@ async def test_an_entry_that_does_not_fit_the_canonical_form_is_refused_with_its
     database: Database, writer: Writer, changes_trail: Trail
 ) -> None:
     def change(connection: Connection) -> None:
-        connection.execute(text("INSERT INTO org VALUES ('org_x', 'Acme', 1)"))
+        connection.execute(text("INSERT INTO org (org_id, name, created_at_ms) VALUES ('org_x', 'Acme', 1)"))
         changes_trail.record(connection, replace(an_entry(), after={"tokens": 2**53}))
 
     with pytest.raises(TypeError):

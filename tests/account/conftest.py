@@ -4,11 +4,13 @@ gateway takes longer than most of the tests.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
+import pytest
 import pytest_asyncio
 
 from tests.account.installation import Installation, Tenant, installed
+from tests.harness.commands import logging_as_before
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -23,3 +25,10 @@ async def tenant(installation: Installation) -> Tenant:
     """An organisation; the source has no script and no calls."""
     installation.upstream.reset()
     return await installation.tenant()
+
+
+@pytest.fixture(autouse=True)
+def logging_ends_with_its_test() -> Iterator[None]:
+    """What a command that runs in this process sets up."""
+    with logging_as_before():
+        yield

@@ -21,7 +21,7 @@ from tallygate_deploy.data_dir import DataDirError
 def tallygate(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a command. Not from within a running event loop: the command has its own."""
     words = [str(argument) for argument in arguments]
-    with _logging_as_before():
+    with logging_as_before():
         result = CliRunner().invoke(app, words, env=dict(environment or {}))
     error = result.exception
     if isinstance(error, DataDirError):  # as the command's entry point says it
@@ -32,7 +32,7 @@ def tallygate(*arguments: str | Path, environment: Mapping[str, str] | None = No
 
 
 @contextmanager
-def _logging_as_before() -> Iterator[None]:
+def logging_as_before() -> Iterator[None]:
     """A command sets up its logging for good; here it ends with it."""
     root, was_configured, configuration = logging.getLogger(), structlog.is_configured(), structlog.get_config()
     handlers, level = list(root.handlers), root.level
