@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="what the last line needs, and no Portkey")
     parser.add_argument("--contenders", help=f"default {ALL}; with --quick {ALL_QUICK}")
     parser.add_argument("--rounds", type=int, help="around all gateways; default 3; with --quick 2")
-    parser.add_argument("--scale", type=float, help="times as many requests; default 1; with --quick 0.25")
+    parser.add_argument("--scale", type=float, help="times as many requests; default 1; with --quick 0.15")
     parser.add_argument(
         "--soak", type=int, help="requests over which memory is watched; default 100,000; 0 with --quick"
     )
@@ -79,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     defaults = {
         "contenders": ALL_QUICK if quick else ALL,
         "rounds": 2 if quick else 3,
-        "scale": 0.25 if quick else 1.0,
+        "scale": 0.15 if quick else 1.0,
         "soak": 0 if quick else SOAK_REQUESTS,
         "curves": not quick,
     }
