@@ -107,7 +107,7 @@ async def _running(folder: Path, background: BackgroundLoop, upstream: ScriptedU
                 signing_keys={"replicas": SecretStr("b25l" * 10 + "b24")},
                 requests_per_minute=0,
             ),
-            cache=CacheSettings(url=f"unix://{valkey.unix_socket_path}", redis_timeout_s=10),
+            cache=CacheSettings(url=f"unix://{valkey.unix_socket_path}", redis_timeout_s=10, redis_queue_s=10),
             router=RouterSettings(),
         )
         wanted = Addresses(*(f"unix://{folder}/{name}" for name in ("catalog", "ledger", "cache", "router")))
