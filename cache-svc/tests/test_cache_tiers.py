@@ -15,6 +15,7 @@ from cache_svc.domain.replay import Controls, Hit, Miss, MissReason, Mode, Tier
 from cache_svc.domain.request import CacheRequest
 from cache_svc.service import CacheService, Candidate, Clue, Found, KeptAnswer, Limits, Ruling, StoreFull, Verdict
 from cache_svc.store.memory import MemoryStore
+from cache_svc.store.memory_fills import MemoryFills
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
 
@@ -266,6 +267,19 @@ async def test_a_lesson_goes_out_with_the_miss_that_may_be_stored(rig: Rig) -> N
     read_only = await rig.lookup(rig.body(TEXTS[1]), Controls(Mode.ONLY, up_to=Tier.CANONICAL))
     assert isinstance(read_only, Miss)
     assert (read_only.key, read_only.lesson) == (b"", b"")
+
+
+async def test_of_identical_requests_that_are_to_teach_one_calls(rig: Rig) -> None:
+    await rig.fill(rig.body(TEXTS[0]))
+    rig.canonical.verdict = Verdict(Ruling.APART, b"compare me")
+    limits, fills = Limits(max_entry_bytes=100_000, ttl_s=600), MemoryFills(rig.clock)
+    service = CacheService(rig.store, rig.clock, limits, [rig.canonical], fills=fills)
+    subject, controls = rig.sample.subject(rig.body(TEXTS[1])), Controls(up_to=Tier.CANONICAL)
+    first, second = [await service.lookup(subject, controls, "gen_1", Claim(name, 5.0)) for name in ("one", "two")]
+    assert isinstance(first, Miss)
+    assert isinstance(second, Miss)
+    assert (first.lesson, first.lead is not None) == (b"compare me", True)
+    assert (second.lead, second.underway) == (None, first.lead)
 
 
 @pytest.mark.parametrize("mode", [Mode.OFF, Mode.REFRESH])

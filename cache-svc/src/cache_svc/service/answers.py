@@ -138,8 +138,7 @@ class CacheService:
             return self._render(request, search.answered, completion_id)
         reason = MissReason.STALE if search.stale else reason
         miss = Miss(reason, leave, search.detail, search.lesson if leave else b"")
-        # Whoever is to learn from a fresh answer makes it, whoever else asks the same.
-        return miss if miss.lesson else await self._boarded(miss, request, found, claim)
+        return await self._boarded(miss, request, found, claim)
 
     async def _boarded(self, miss: Miss, request: CacheRequest, found: Found, claim: Claim | None) -> Miss:
         """The miss, with who leads the flight of such requests. Without flights, the request goes on by itself."""
@@ -172,27 +171,19 @@ class CacheService:
         return entry
 
     def _render(self, request: CacheRequest, found: Answered, completion_id: str) -> Hit:
-        entry, created_s = found.entry, self._clock.now_ms() // 1000
-        if not request.stream:
-            body = answers.render_body(entry.answer, completion_id=completion_id, created_s=created_s)
-            return Hit(
-                entry,
-                found.key,
-                found.age_ms,
-                body=body,
-                tier=found.tier,
-                similarity=found.similarity,
-                address=found.address,
-            )
-        chunks, usage_chunk = answers.render_chunks(entry.answer, completion_id=completion_id, created_s=created_s)
-        if not request.include_usage:
-            usage_chunk = b""
+        answer, created_s = found.entry.answer, self._clock.now_ms() // 1000
+        body, usage_chunk, chunks = b"", b"", list[bytes]()
+        if request.stream:
+            chunks, usage_chunk = answers.render_chunks(answer, completion_id=completion_id, created_s=created_s)
+        else:
+            body = answers.render_body(answer, completion_id=completion_id, created_s=created_s)
         return Hit(
-            entry,
+            found.entry,
             found.key,
             found.age_ms,
+            body=body,
             chunks=chunks,
-            usage_chunk=usage_chunk,
+            usage_chunk=usage_chunk if request.include_usage else b"",
             tier=found.tier,
             similarity=found.similarity,
             address=found.address,
