@@ -175,3 +175,4 @@ def test_capacity_is_worked_out_from_the_costs(tmp_path: Path) -> None:
     assert "| fresh, plain | 400 | 133 |" in text
     assert f"| fresh, plain | {capacity.cores(42_891, 2.0)} | 0 | 0 | {capacity.cores(42_891, 4.0)} |" in text
     assert "about 200 fresh requests" in text
+    assert "together: 2000%." in text

@@ -91,13 +91,14 @@ def _rate(cpu_ms: float) -> str:
 
 
 def _bottleneck(fresh: dict[str, float]) -> list[str]:
-    ledger_ms = fresh.get("ledger", 0.0)
+    ledger_ms, databases_ms = fresh.get("ledger", 0.0), fresh.get("databases", 0.0)
     most = f"{FULL * 1_000 / ledger_ms:,.0f}" if ledger_ms else "not measured"
+    beside = f"{FULL * databases_ms / ledger_ms:.0%}" if ledger_ms else "not measured"
     return [
         "Edges, routers and caches hold nothing of their own: add replicas, each on a core. A ledger has one process",
         f"that writes, so it is full first: at about {most} fresh requests a second here. A second replica stands by",
         "and does not add to that. Past it, give organisations ledgers of their own: each is a database and a ledger,",
-        "and no transaction reaches over two. Redis and PostgreSQL are far from full when a ledger is.",
+        f"and no transaction reaches over two. Of a core, the databases take then, together: {beside}.",
     ]
 
 
