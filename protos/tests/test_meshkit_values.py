@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,6 +16,7 @@ from meshkit.clock import Clock, SystemClock
 from meshkit.ids import id_of, new_id
 from meshkit.money import USAGE_CLASSES, BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 from meshkit.principal import Principal
+from meshkit.randomness import PIECES, Supply
 from meshkit.testing import FakeClock
 from tallygate.common.v1 import money_pb2
 
@@ -42,6 +46,45 @@ def test_ids_of_the_same_millisecond_differ(monkeypatch: pytest.MonkeyPatch) -> 
     ids = {new_id("req") for _ in range(1_000)}
     assert len(ids) == 1_000
     assert len({one[:14] for one in ids}) == 1  # prefix and the ten characters of the time
+
+
+def test_a_supply_gives_no_piece_twice_across_fetches_and_threads() -> None:
+    supply = Supply(8)
+    with ThreadPoolExecutor(4) as pool:
+        pieces = list(pool.map(lambda _: supply.take(), range(3 * PIECES)))
+    assert {len(piece) for piece in pieces} == {8}
+    assert len(set(pieces)) == 3 * PIECES
+
+
+def test_a_child_has_other_random_bytes_than_its_parent() -> None:
+    reading, writing = os.pipe()
+    supply = Supply(16)
+    supply.take()
+    child = os.fork()
+    if not child:
+        os.write(writing, b"".join(supply.take() for _ in range(PIECES)))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    theirs = os.read(reading, 16 * PIECES)
+    assert status == 0
+    assert len(theirs) == 16 * PIECES
+    assert not {supply.take() for _ in range(PIECES)} & {theirs[at : at + 16] for at in range(0, len(theirs), 16)}
+
+
+def test_two_revisions_of_a_price_travel_as_what_they_are() -> None:
+    price = PriceSnapshot("a/m", BillingTier.FREE, (), catalog_revision="one")
+    other = replace(price, catalog_revision="two")
+    assert price == other
+    there_and_back = [codec.price_from_proto(codec.price_to_proto(each)).catalog_revision for each in (price, other)]
+    assert there_and_back == ["one", "two"]
+
+
+def test_a_message_that_was_made_of_a_price_is_the_callers_own() -> None:
+    price = PriceSnapshot("a/m", BillingTier.FREE, ())
+    codec.price_to_proto(price).offer_id = "spoiled"
+    codec.principal_to_proto(Principal("org", "proj", "key")).org_id = "spoiled"
+    assert codec.price_to_proto(price).offer_id == "a/m"
+    assert codec.principal_to_proto(Principal("org", "proj", "key")).org_id == "org"
 
 
 def test_a_fake_clock_moves_when_told() -> None:

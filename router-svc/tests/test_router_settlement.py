@@ -81,7 +81,7 @@ class ThreeSleeps:
 async def test_a_hold_is_extended_three_times_in_its_life_while_its_call_runs() -> None:
     ledger, sleeps = FakeLedger(open_holds={"req_1": 1}, away={"extend": 1}), ThreeSleeps()
     settlement = Settlement(ledger, FakeClock(), hold_ttl_ms=60_000, patience_s=1.0, sleep=sleeps)
-    async with settlement.kept(call_of()):
+    with settlement.kept(call_of()):
         await sleeps.over.wait()
     assert sleeps.slept_s == [20.0] * 3
     assert [command for command, _ in ledger.log].count("extend") == 2  # the first time the ledger was away
@@ -90,8 +90,51 @@ async def test_a_hold_is_extended_three_times_in_its_life_while_its_call_runs() 
 async def test_a_hold_that_has_ended_is_not_extended_and_the_call_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     ledger, sleeps = FakeLedger(), ThreeSleeps()
     settlement = Settlement(ledger, FakeClock(), hold_ttl_ms=60_000, patience_s=1.0, sleep=sleeps)
-    async with settlement.kept(call_of()):
+    with settlement.kept(call_of()):
         for _ in range(5):
             await asyncio.sleep(0)
     assert sleeps.slept_s == [20.0]
     assert "hold_lost" in capsys.readouterr().out
+
+
+async def test_holds_that_fall_due_together_are_extended_together_each_for_itself(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ledger, sleeps = FakeLedger(open_holds={"req_2": 1}), ThreeSleeps()
+    settlement = Settlement(ledger, FakeClock(), hold_ttl_ms=60_000, patience_s=1.0, sleep=sleeps)
+    with settlement.kept(call_of(request_id="req_1")), settlement.kept(call_of(request_id="req_2")):
+        await sleeps.over.wait()
+    assert ledger.log == [("extend", "req_2")] * 3  # the first is lost, and asked for once
+    assert sleeps.slept_s == [20.0] * 3
+    assert capsys.readouterr().out.count("hold_lost") == 1
+    await settlement.aclose()
+
+
+async def test_a_hold_that_is_settled_while_it_is_extended_is_not_said_to_be_lost(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ledger, sleeps, asked, settled = FakeLedger(), ThreeSleeps(), asyncio.Event(), asyncio.Event()
+    refused = ledger.extend
+
+    async def slow(org_id: str, request_id: str, *, ttl_ms: int) -> None:
+        asked.set()
+        await settled.wait()
+        await refused(org_id, request_id, ttl_ms=ttl_ms)
+
+    ledger.extend = slow  # type: ignore[method-assign]
+    settlement = Settlement(ledger, FakeClock(), hold_ttl_ms=60_000, patience_s=1.0, sleep=sleeps)
+    with settlement.kept(call_of()):
+        await asked.wait()
+    settled.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await settlement.aclose()
+    assert "hold_lost" not in capsys.readouterr().out
+
+
+async def test_no_hold_is_kept_after_the_end_of_the_router() -> None:
+    ledger, sleeps = FakeLedger(open_holds={"req_1": 1}), ThreeSleeps()
+    settlement = Settlement(ledger, FakeClock(), hold_ttl_ms=60_000, patience_s=1.0, sleep=sleeps)
+    with settlement.kept(call_of()):
+        await settlement.aclose()
+    assert ledger.log == []

@@ -3,7 +3,9 @@ Servicers and clients call it."""
 
 from __future__ import annotations
 
-from meshkit.money import USAGE_CLASSES, BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
+from functools import lru_cache
+
+from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 from meshkit.principal import Actor, ActorKind, Principal
 from meshkit.regions import RegionPolicy
 from tallygate.common.v1 import actor_pb2, money_pb2, principal_pb2
@@ -27,10 +29,17 @@ _RATE_FIELDS = tuple(Rates.__dataclass_fields__)
 
 def usage_to_proto(usage: Usage) -> money_pb2.Usage:
     """Encode a usage."""
-    message = money_pb2.Usage(provenance=money_pb2.UsageProvenance.ValueType(usage.provenance.value))
-    for name in USAGE_CLASSES:
-        setattr(message, name, getattr(usage, name))
-    return message
+    return money_pb2.Usage(
+        provenance=money_pb2.UsageProvenance.ValueType(usage.provenance.value),
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        images=usage.images,
+        seconds=usage.seconds,
+        calls=usage.calls,
+    )
 
 
 def usage_from_proto(message: money_pb2.Usage) -> Usage:
@@ -39,7 +48,17 @@ def usage_from_proto(message: money_pb2.Usage) -> Usage:
     Raises:
         ValueError: a class is negative, or the provenance is not one that this build knows.
     """
-    return Usage(**{name: getattr(message, name) for name in USAGE_CLASSES}, provenance=Provenance(message.provenance))
+    return Usage(
+        message.input_tokens,
+        message.cached_input_tokens,
+        message.cache_write_tokens,
+        message.output_tokens,
+        message.reasoning_tokens,
+        message.images,
+        message.seconds,
+        message.calls,
+        Provenance(message.provenance),
+    )
 
 
 def rates_to_proto(rates: Rates) -> money_pb2.Rates:
@@ -58,7 +77,14 @@ def rates_from_proto(message: money_pb2.Rates) -> Rates:
 
 def price_to_proto(price: PriceSnapshot) -> money_pb2.PriceSnapshot:
     """Encode a price."""
-    return money_pb2.PriceSnapshot(
+    return money_pb2.PriceSnapshot.FromString(_price_bytes(price, price.catalog_revision))
+
+
+# Prices and principals are few and immutable, and each request carries them through every service: what was made of
+# one is kept. The revision stands beside the price because two prices are equal though theirs differ.
+@lru_cache(maxsize=1_024)
+def _price_bytes(price: PriceSnapshot, catalog_revision: str) -> bytes:
+    message = money_pb2.PriceSnapshot(
         offer_id=price.offer_id,
         tier=money_pb2.BillingTier.ValueType(price.tier.value),
         rate_tiers=[
@@ -73,8 +99,9 @@ def price_to_proto(price: PriceSnapshot) -> money_pb2.PriceSnapshot:
         price_source=price.price_source,
         price_version=price.price_version,
         price_date=price.price_date,
-        catalog_revision=price.catalog_revision,
+        catalog_revision=catalog_revision,
     )
+    return message.SerializeToString()
 
 
 def price_from_proto(message: money_pb2.PriceSnapshot) -> PriceSnapshot:
@@ -83,6 +110,12 @@ def price_from_proto(message: money_pb2.PriceSnapshot) -> PriceSnapshot:
     Raises:
         ValueError: the price is not well-formed (see PriceSnapshot), or its tier is not one that this build knows.
     """
+    return _price(message.SerializeToString(deterministic=True))
+
+
+@lru_cache(maxsize=1_024)
+def _price(encoded: bytes) -> PriceSnapshot:
+    message = money_pb2.PriceSnapshot.FromString(encoded)
     return PriceSnapshot(
         offer_id=message.offer_id,
         tier=BillingTier(message.tier),
@@ -100,16 +133,28 @@ def price_from_proto(message: money_pb2.PriceSnapshot) -> PriceSnapshot:
 
 def principal_to_proto(principal: Principal) -> principal_pb2.Principal:
     """Encode a principal."""
-    return principal_pb2.Principal(
+    return principal_pb2.Principal.FromString(_principal_bytes(principal))
+
+
+@lru_cache(maxsize=1_024)
+def _principal_bytes(principal: Principal) -> bytes:
+    message = principal_pb2.Principal(
         org_id=principal.org_id,
         project_id=principal.project_id,
         key_id=principal.key_id,
         allowed_models=principal.allowed_models,
     )
+    return message.SerializeToString()
 
 
 def principal_from_proto(message: principal_pb2.Principal) -> Principal:
     """Decode a principal."""
+    return _principal(message.SerializeToString(deterministic=True))
+
+
+@lru_cache(maxsize=1_024)
+def _principal(encoded: bytes) -> Principal:
+    message = principal_pb2.Principal.FromString(encoded)
     return Principal(message.org_id, message.project_id, message.key_id, tuple(message.allowed_models))
 
 

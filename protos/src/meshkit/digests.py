@@ -9,20 +9,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import secrets
 from collections.abc import Callable
+
+from meshkit.randomness import Supply
 
 SALT_BYTES = 16
 NewSalt = Callable[[], bytes]
 """Gives 16 bytes that nobody can guess, others each time."""
 
 
+_SALTS = Supply(SALT_BYTES)
 _FORM = re.compile(r"([0-9a-f]{32}):([0-9a-f]{64})")
 
 
 def new_salt() -> bytes:
     """The ``NewSalt`` of every process."""
-    return secrets.token_bytes(SALT_BYTES)
+    return _SALTS.take()
 
 
 def salted(text: bytes, salt: bytes) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
+
+from meshkit.randomness import Supply
 
 MakeId = Callable[[str], str]
 """Takes the kind ("org", "req", "rcpt"), gives a fresh id of it."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base32: no i, l, o, u
+_TAILS = Supply(10)
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]  # ids are made in numbers: half the lookups
 
 
@@ -21,7 +23,7 @@ def new_id(kind: str) -> str:
 
     The layout is that of a ULID (https://github.com/ulid/spec), in lower case.
     """
-    tail = int.from_bytes(os.urandom(10), "big")
+    tail = int.from_bytes(_TAILS.take(), "big")
     return (
         f"{kind}_{_time(time.time_ns() // 1_000_000)}"
         f"{_PAIRS[tail >> 70]}{_PAIRS[tail >> 60 & 1023]}{_PAIRS[tail >> 50 & 1023]}{_PAIRS[tail >> 40 & 1023]}"

@@ -54,9 +54,22 @@ class Usage:
     provenance: Provenance = Provenance.NONE
 
     def __post_init__(self) -> None:
-        for name in USAGE_CLASSES:
-            if getattr(self, name) < 0:
-                raise ValueError(f"usage.{name} is negative: {getattr(self, name)}")
+        # On the path of every request: one comparison, and which it is only when one is wrong.
+        if (
+            min(
+                self.input_tokens,
+                self.cached_input_tokens,
+                self.cache_write_tokens,
+                self.output_tokens,
+                self.reasoning_tokens,
+                self.images,
+                self.seconds,
+                self.calls,
+            )
+            < 0
+        ):
+            name = next(name for name in USAGE_CLASSES if getattr(self, name) < 0)
+            raise ValueError(f"usage.{name} is negative: {getattr(self, name)}")
 
     @property
     def prompt_tokens(self) -> int:
@@ -159,7 +172,12 @@ def charge_nano_usd(price: PriceSnapshot, usage: Usage, *, replay: bool = False)
         + usage.seconds * rates.second_pico_usd
         + usage.calls * rates.call_pico_usd
     )
-    numerator = pico * (BASIS_POINTS + price.markup_bps)
+    return _rounded(pico, price, replay=replay)
+
+
+def _rounded(pico_usd: int, price: PriceSnapshot, *, replay: bool) -> int:
+    """With the markup, up to the next nano."""
+    numerator = pico_usd * (BASIS_POINTS + price.markup_bps)
     denominator = PICO_PER_NANO * BASIS_POINTS
     if replay:
         numerator *= price.replay_bps
@@ -172,20 +190,18 @@ def worst_case_nano_usd(price: PriceSnapshot, *, prompt_tokens: int, answer_toke
 
     Every rate tier that a prompt of up to ``prompt_tokens`` can reach is tried: a lower tier may be the dearer one.
     """
-    worst = 0
-    for tier in price.rate_tiers or (RateTier(0, Rates()),):
+    if price.tier is BillingTier.FREE:
+        return 0
+    worst_pico = 0
+    for tier in price.rate_tiers:
         if tier.above_input_tokens and prompt_tokens <= tier.above_input_tokens:
             continue
         rates = tier.rates
-        dearest = Rates(
-            input_pico_usd=max(rates.input_pico_usd, rates.cached_input_pico_usd, rates.cache_write_pico_usd),
-            output_pico_usd=max(rates.output_pico_usd, rates.reasoning_pico_usd),
-            call_pico_usd=rates.call_pico_usd,
-        )
-        one_tier = PriceSnapshot(price.offer_id, price.tier, (RateTier(0, dearest),), price.markup_bps)
-        usage = Usage(input_tokens=prompt_tokens, output_tokens=answer_tokens, calls=1)
-        worst = max(worst, charge_nano_usd(one_tier, usage))
-    return worst
+        dearest_input = max(rates.input_pico_usd, rates.cached_input_pico_usd, rates.cache_write_pico_usd)
+        dearest_output = max(rates.output_pico_usd, rates.reasoning_pico_usd)
+        pico = prompt_tokens * dearest_input + answer_tokens * dearest_output + rates.call_pico_usd
+        worst_pico = max(worst_pico, pico)
+    return _rounded(worst_pico, price, replay=False)
 
 
 def format_usd(nano_usd: int) -> str:

@@ -9,7 +9,7 @@ import grpc
 
 from meshkit.codec import price_to_proto, principal_to_proto, usage_to_proto
 from meshkit.deadlines import deadline
-from meshkit.errors import MeshError, mesh_errors
+from meshkit.errors import MeshError
 from meshkit.principal import Principal
 from router_svc.domain.answer import Attempt
 from router_svc.domain.errors import HoldClosed, HoldUnknown, LedgerRefused, LedgerUnavailable
@@ -78,12 +78,21 @@ class GrpcLedger:
         with _unknown_hold(), self._call():
             await self._stub.Release(request, timeout=self._timeout_s)
 
-    @contextmanager
-    def _call(self) -> Iterator[None]:
-        try:
-            with deadline(self._timeout_s, detached=True), mesh_errors():
-                yield
-        except MeshError as error:
+    def _call(self) -> _Call:
+        return _Call(self._timeout_s, detached=True)
+
+
+class _Call(deadline):
+    """One call's own deadline, and its refusals as the router's errors."""
+
+    __slots__ = ()
+
+    def __exit__(self, *exc_info: object) -> None:
+        super().__exit__(*exc_info)
+        error = exc_info[1]
+        if isinstance(error, grpc.RpcError):
+            error = MeshError.of(error)
+        if isinstance(error, MeshError):
             if error.reason in _AWAY:
                 raise LedgerUnavailable("the ledger is not available") from error
             raise LedgerRefused(error) from error

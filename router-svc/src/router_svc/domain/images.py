@@ -17,6 +17,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -211,6 +212,7 @@ _RULES = tuple(
 )
 
 
+@lru_cache(maxsize=4_096)  # asked for each offer that a request could go to, and some forty patterns long
 def image_rule_of(*names: str) -> ImageRule:
     """The rule of a model, by any of its names: the catalog's first, then the source's."""
     for name in names:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -178,7 +179,7 @@ class Completion:
 
     async def _run(self) -> None:
         self._hold = await self._reserve()
-        async with self._tools.settlement.kept(self._call):
+        with self._tools.settlement.kept(self._call):
             await self._run_held()
 
     async def _run_held(self) -> None:
@@ -198,20 +199,24 @@ class Completion:
         charge = await self._settle(ended, ended.delivery, usage)
         self._tools.seam.settled()
         # Before the last event, so that whoever asks again on reading it finds the answer; a slow cache delays nobody.
-        stored = asyncio.create_task(self._keep(ended.delivery, usage, charge, ended.error))
-        await asyncio.wait({stored}, timeout=self._limits.store_wait_s)
-        if ended.error is not None:
-            self._error = ended.error
-            ended.error.metadata["receipt_id"] = charge.receipt_id
-            self.pipe.close(ended.error)
-            await stored
-            return
-        self.pipe.finish(
-            FinalEvent(
-                ended.delivery.body, ended.delivery.usage_chunk, usage, charge.charged_nano_usd, charge.receipt_id
+        end = partial(self._end, ended, ended.delivery, usage, charge)
+        waited = asyncio.get_running_loop().call_later(self._limits.store_wait_s, end)
+        try:
+            await self._keep(ended.delivery, usage, charge, ended.error)
+        finally:
+            waited.cancel()
+            end()
+
+    def _end(self, ended: Ended, delivery: Delivery, usage: Usage, charge: Charge) -> None:
+        """The last event, or the error. Only the first time counts."""
+        if ended.error is None:
+            self.pipe.finish(
+                FinalEvent(delivery.body, delivery.usage_chunk, usage, charge.charged_nano_usd, charge.receipt_id)
             )
-        )
-        await stored
+            return
+        self._error = ended.error
+        ended.error.metadata["receipt_id"] = charge.receipt_id
+        self.pipe.close(ended.error)
 
     async def _reserve(self) -> Hold:
         self._ending = Ending.UNKNOWN
@@ -283,7 +288,7 @@ class Completion:
                 else:
                     plain = await self._tools.sources.ask(call)
                     delivery.take_whole(plain)
-                    await self._announce(delivery)
+                    self.pipe.note(self._route(delivery))
         except SourceFailure as failure:
             return None if delivery.is_complete(self._request.choices) and failure.kind in _LATE else failure
         except TimeoutError:
@@ -330,14 +335,16 @@ class Completion:
             self._end_within(_FINISH_GRACE_S)
 
     async def _announce(self, delivery: Delivery) -> None:
-        offer = delivery.candidate.offer
-        failed = len(self._attempts)
-        if self._fill is not None and self._call.stream:
-            replay_bps = delivery.candidate.price.replay_bps
+        """A stream has begun."""
+        if self._fill is not None:
+            offer, replay_bps = delivery.candidate.offer, delivery.candidate.price.replay_bps
             self._fill.begun(delivery, FillBegan(offer.source_id, self._hold.amount_nano_usd, replay_bps))
-        await self.pipe.put(
-            RouteEvent(offer.source_id, offer.offer_id, offer.upstream_model, failed, self._hold.amount_nano_usd)
-        )
+        await self.pipe.put(self._route(delivery))
+
+    def _route(self, delivery: Delivery) -> RouteEvent:
+        offer = delivery.candidate.offer
+        held_nano_usd = self._hold.amount_nano_usd
+        return RouteEvent(offer.source_id, offer.offer_id, offer.upstream_model, len(self._attempts), held_nano_usd)
 
     def _bound_scope(self) -> None:
         """Bring the end of the source's call nearer: now, or after the time that draining may take."""

@@ -83,6 +83,11 @@ class EventPipe:
         self._append(event)
         return True
 
+    def note(self, event: RouteEvent) -> None:
+        """Hand on an event together with the next: nobody has to be woken for it alone."""
+        if not self._left:
+            self._events.append(event)
+
     def finish(self, event: FinalEvent) -> None:
         """Hand on the last event, without waiting for room."""
         if not self._closed and not self._left:

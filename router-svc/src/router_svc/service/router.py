@@ -209,8 +209,11 @@ class RouterService:
     async def aclose(self, drain_s: float) -> None:
         """Take no more calls and wait for those under way; after ``drain_s`` settle what they delivered."""
         self._closing = True
-        if not self._tasks:
-            return
+        if self._tasks:
+            await self._drain(drain_s)
+        await self._tools.settlement.aclose()
+
+    async def _drain(self, drain_s: float) -> None:
         _, pending = await asyncio.wait(self._tasks, timeout=drain_s)
         if not pending:
             return

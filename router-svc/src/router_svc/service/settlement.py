@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import structlog
@@ -12,6 +12,7 @@ import structlog
 from meshkit.clock import Clock
 from router_svc.domain.answer import Attempt
 from router_svc.domain.errors import HoldUnknown, LedgerRefused, LedgerUnavailable
+from router_svc.service.keeper import HoldKeeper
 from router_svc.service.ports import Charge, CompletionCall, Hold, Ledger, SettleFacts
 
 _FIRST_PAUSE_S = 0.05
@@ -34,6 +35,7 @@ class Settlement:
         self._ledger = ledger
         self._clock = clock
         self._hold_ttl_ms = hold_ttl_ms
+        self._keeper = HoldKeeper(ledger, clock, hold_ttl_ms=hold_ttl_ms, sleep=sleep)
         self._patience_s = patience_s
         self._sleep = sleep
 
@@ -61,29 +63,13 @@ class Settlement:
             await self._try_release(call, "the answer of the ledger was lost", (), patience_s=_RESERVE_PATIENCE_S)
             raise
 
-    @asynccontextmanager
-    async def kept(self, call: CompletionCall) -> AsyncIterator[None]:
-        """Inside, the hold is extended again and again, three times in its life. So it can be short: after a crash of
-        the router it ends soon by itself.
-        """
-        keeper = asyncio.create_task(self._keep(call), name=f"keep the hold of {call.request_id}")
-        try:
-            yield
-        finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+    def kept(self, call: CompletionCall) -> AbstractContextManager[None]:
+        """Inside, the hold of the call is extended before it lapses."""
+        return self._keeper.kept(call)
 
-    async def _keep(self, call: CompletionCall) -> None:
-        while True:
-            await self._sleep(self._hold_ttl_ms / 3_000)
-            try:
-                await self._ledger.extend(call.principal.org_id, call.request_id, ttl_ms=self._hold_ttl_ms)
-            except LedgerUnavailable as error:
-                _log.warning("hold_not_extended", request_id=call.request_id, error=str(error))
-            except LedgerRefused as error:
-                # It has ended. The answer goes on: it is settled late, as far as balance and caps go then.
-                _log.error("hold_lost", request_id=call.request_id, error=str(error))
-                return
+    async def aclose(self) -> None:
+        """Keeps no hold any more."""
+        await self._keeper.aclose()
 
     async def settle(self, call: CompletionCall, facts: SettleFacts, attempts: Sequence[Attempt]) -> Charge:
         """Charge for what was used; durable when this returns.
