@@ -14,7 +14,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from opentelemetry import context as otel_context
@@ -25,6 +25,7 @@ from meshkit import trace_context
 from meshkit.deadlines import deadline
 from meshkit.errors import ROLE, STATUS_OF_NUMBER, MeshError, abort, refuse
 from meshkit.outgoing import RPC_METHOD, RPC_STATUS, RPC_SYSTEM
+from meshkit.telemetry import UnrecordedTracer
 from tallygate.common.v1.errors_pb2 import ErrorReason
 
 Behavior = Callable[[Any, Any], Awaitable[Any]]
@@ -51,7 +52,9 @@ _SERVER_FAULTS = frozenset(
 
 
 class Incoming(grpc.aio.ServerInterceptor):
-    """The interceptor of one server."""
+    """The interceptor of one server. What it makes of a handler depends on the method alone."""
+
+    decides_by_method = True
 
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
@@ -94,19 +97,43 @@ class Incoming(grpc.aio.ServerInterceptor):
         endless = handler.response_streaming and (infrastructure or is_watch(method))
         behavior = self._interruptible(behavior, self._watches if endless else self._work)
         if not infrastructure:
-            behavior = self._admitted(method, behavior)
+            unrecorded = isinstance(self._tracer, UnrecordedTracer)
+            behavior = self._admitted(method, behavior) if not unrecorded else self._passed_on(method, behavior)
         make = getattr(grpc, f"{'_'.join(kind)}_rpc_method_handler")
         return make(behavior, handler.request_deserializer, handler.response_serializer)
 
+    def _passed_on(self, method: str, behavior: Behavior) -> Behavior:
+        """As ``_admitted``, where no span is recorded: the caller's goes on as it came."""
+
+        async def call(request: Any, context: Any) -> Any:
+            timeout_s = context.time_remaining()
+            if timeout_s is None:
+                await _refuse_endless(context, method)
+            caller = trace_context.from_metadata(context.invocation_metadata() or ())
+            if not caller:
+                caller = trace.set_span_in_context(self._tracer.start_span(method, caller), caller)
+            token = otel_context.attach(caller)
+            try:
+                with deadline(timeout_s, detached=True):
+                    return await behavior(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # noqa: BLE001 - grpc would send its text
+                await _abort_unmapped(context, error)
+            finally:
+                otel_context.detach(token)
+
+        return call
+
     def _admitted(self, method: str, behavior: Behavior) -> Behavior:
+        """With its deadline as the ambient one, inside a span."""
         name = method.removeprefix("/")
         attributes = {RPC_SYSTEM: "grpc", RPC_METHOD: name}
 
         async def call(request: Any, context: Any) -> Any:
             timeout_s = context.time_remaining()
             if timeout_s is None:
-                message = f"{method} was called without a deadline"
-                await refuse(context, MeshError(ErrorReason.ERROR_REASON_DEADLINE_REQUIRED, message))
+                await _refuse_endless(context, method)
             caller = trace_context.from_metadata(context.invocation_metadata() or ())
             span = self._tracer.start_span(name, caller, SpanKind.SERVER, attributes)
             passed_through = span is trace.get_current_span(caller)
@@ -199,6 +226,11 @@ class Incoming(grpc.aio.ServerInterceptor):
             self._beginning.discard(task)
         if task in self._interrupted:
             task.cancel()
+
+
+async def _refuse_endless(context: Any, method: str) -> NoReturn:
+    message = f"{method} was called without a deadline"
+    await refuse(context, MeshError(ErrorReason.ERROR_REASON_DEADLINE_REQUIRED, message))
 
 
 def is_watch(method: str) -> bool:

@@ -73,7 +73,7 @@ class _Outgoing:
     ) -> Any:
         timeout = effective_timeout_s(self._method, timeout)
         span = self._tracer.start_span(self._span_name, None, SpanKind.CLIENT, self._attributes)
-        traced = trace_context.to_metadata(span.get_span_context())
+        traced = trace_context.carried(span)
         call = self._inner(
             request,
             timeout=timeout,

@@ -22,6 +22,19 @@ _NO_TRACE = Context()
 _FORM = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
+class PassedOn(trace.NonRecordingSpan):
+    """A span of a caller, as it came. What carries it on is the same for every call that is made inside."""
+
+    def __init__(self, context: trace.SpanContext, metadata: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(context)
+        self.metadata = metadata
+
+
+def carried(span: trace.Span) -> tuple[tuple[str, str], ...]:
+    """The metadata that carries ``span``; empty where there is no trace."""
+    return span.metadata if type(span) is PassedOn else to_metadata(span.get_span_context())
+
+
 def to_metadata(context: trace.SpanContext) -> tuple[tuple[str, str], ...]:
     """The metadata that carries ``context``; empty where there is no trace."""
     if not context.is_valid:
@@ -52,7 +65,7 @@ def _format(trace_id: int, span_id: int, flags: int) -> str:
 @lru_cache(maxsize=1_024)
 def _context(parent: str) -> Context:
     span = _parse(parent)
-    return _NO_TRACE if span is None else trace.set_span_in_context(trace.NonRecordingSpan(span), _NO_TRACE)
+    return _NO_TRACE if span is None else trace.set_span_in_context(PassedOn(span, to_metadata(span)), _NO_TRACE)
 
 
 def _with_state(parent: str, state: str) -> Context:

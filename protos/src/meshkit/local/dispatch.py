@@ -41,6 +41,10 @@ class Dispatcher:
         self._limit = limit
         self._registered: dict[str, Any] = {}
         self._generic: list[Any] = []
+        self._found: dict[str, Any] | None = (
+            {} if all(getattr(each, "decides_by_method", False) for each in interceptors) else None
+        )
+        """Handlers by method, where an interceptor would give the same one each time."""
         self._find: Callable[[Any], Awaitable[Any]] = self._look_up
         for interceptor in reversed(interceptors):
             self._find = partial(interceptor.intercept_service, self._find)  # type: ignore[arg-type]
@@ -49,10 +53,12 @@ class Dispatcher:
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Adds handlers; asked in order, after the registered ones."""
+        self._forget_found()
         self._generic.extend(generic_rpc_handlers)
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
         """Adds the handlers of a service, by method."""
+        self._forget_found()
         for method, handler in method_handlers.items():
             self._registered[f"/{service_name}/{method}"] = handler
 
@@ -82,6 +88,10 @@ class Dispatcher:
                 del self._tasks[rpc]  # a task that is cancelled before its first step never comes to its `finally`
             task.cancel()
 
+    def _forget_found(self) -> None:
+        if self._found is not None:
+            self._found.clear()
+
     async def _look_up(self, details: _CallDetails) -> Any:
         handler = self._registered.get(details.method)
         if handler is not None:
@@ -92,7 +102,11 @@ class Dispatcher:
         rpc.begun_work = True
         context = LocalServicerContext(rpc, peer)
         try:
-            handler = await self._find(_CallDetails(rpc.method, rpc.metadata))
+            handler = self._found.get(rpc.method) if self._found is not None else None
+            if handler is None:
+                handler = await self._find(_CallDetails(rpc.method, rpc.metadata))
+                if self._found is not None and handler is not None:
+                    self._found[rpc.method] = handler
             if handler is None or not _fits(rpc, handler):
                 rpc.finish(Outcome(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
             elif self._limit is not None and len(self._tasks) > self._limit:
@@ -122,8 +136,8 @@ class Dispatcher:
 
 def _fits(rpc: Rpc, handler: Any) -> bool:
     """Whether both sides mean the same kind of call."""
-    kind = (isinstance(rpc.request, Pipe), rpc.responses is not None)
-    return kind == (bool(handler.request_streaming), bool(handler.response_streaming))
+    streams = isinstance(rpc.request, Pipe), rpc.responses is not None
+    return streams == (handler.request_streaming, handler.response_streaming)
 
 
 async def _handle(rpc: Rpc, handler: Any, context: LocalServicerContext) -> None:

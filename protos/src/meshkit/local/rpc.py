@@ -221,6 +221,12 @@ def checked_metadata(metadata: Iterable[Metadatum] | None) -> Metadata:
     """
     if not metadata:
         return ()
+    # A tuple is most often the trace of a request, which goes along with each of its calls.
+    return _checked(metadata if type(metadata) is tuple else tuple((key, value) for key, value in metadata))
+
+
+@lru_cache(maxsize=1_024)
+def _checked(metadata: tuple[Metadatum, ...]) -> Metadata:
     pairs = tuple((key, value) for key, value in metadata)
     for key, value in pairs:
         if not _is_key(key):
