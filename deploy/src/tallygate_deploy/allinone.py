@@ -19,9 +19,10 @@ from edge.serving import running_http
 from edge.settings import EdgeSettings
 from ledger_svc.settings import LedgerSettings
 from meshkit.channels import Dialer
+from meshkit.heap import settle_heap
 from meshkit.local import LocalNetwork
 from meshkit.logs import configure_logging
-from meshkit.serve import running, settle_heap, until_signalled
+from meshkit.serve import running, until_signalled
 from meshkit.telemetry import Telemetry
 from router_svc.settings import RouterSettings
 from tallygate_deploy.composition import Addresses, Builds, Composition, ServiceSettings

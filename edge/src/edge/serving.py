@@ -12,7 +12,8 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from meshkit.serve import settle_heap, until_signalled
+from meshkit.heap import settle_heap
+from meshkit.serve import until_signalled
 
 BACKLOG = 2_048
 _log = structlog.get_logger(__name__)
