@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from pathlib import Path
 
 import structlog
 
@@ -12,7 +13,7 @@ _YOUNG_THINGS = 10_000
 _HUGE_PAGE = 2 * 1024 * 1024
 _MADV_COLLAPSE = 25
 """Linux 6.1 and later: https://man7.org/linux/man-pages/man2/madvise.2.html."""
-_MAPS = "/proc/self/maps"
+_MAPS = Path("/proc/self/maps")
 
 _log = structlog.get_logger(__name__)
 
@@ -52,7 +53,7 @@ def collapse_heap() -> int:
 def _heap_ranges() -> list[tuple[int, int]]:
     """Where this process has memory of its own that it may write to, and no file stands behind."""
     found = []
-    with open(_MAPS, encoding="utf-8", errors="surrogateescape") as maps:
+    with _MAPS.open(encoding="utf-8", errors="surrogateescape") as maps:
         for line in maps:
             addresses, permissions, _, _, _, *name = line.split()
             if permissions == "rw-p" and name in ([], ["[heap]"]):
