@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from typing import Any
 
 import orjson
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshkit import digests
 from meshkit.answers import statement
 from meshkit.answers.fold import fold
 from meshkit.answers.joining import NotFoldable
-from meshkit.answers.statement import NoStatement, of_body, of_stream, run_together
+from meshkit.answers.reading import read_stream
+from meshkit.answers.statement import NoStatement, of_body, of_stream
 
 ENVELOPE = {"id": "chatcmpl-1", "created": 1, "model": "m-1", "system_fingerprint": "fp"}
 
@@ -150,22 +152,61 @@ CHUNKS = st.lists(
 
 
 def _folded(chunks: Any) -> Any:
+    """What the chunks fold to, or why they don't."""
     try:
         return fold(chunks)
-    except NotFoldable:
-        return NotFoldable
+    except (NotFoldable, orjson.JSONDecodeError) as error:
+        return type(error)
 
 
-@given(chunks=CHUNKS, repeats=st.integers(1, 3))
-def test_chunks_that_are_run_together_fold_to_the_same(chunks: list[Any], repeats: int) -> None:
-    chunks = [copy.deepcopy(one) for one in chunks for _ in range(repeats)]
-    assert _folded(run_together(copy.deepcopy(chunks))) == _folded(chunks)
+def _as_sent(chunks: list[Any], *, ascii_only: bool, spaced: bool) -> list[bytes]:
+    separators = (", ", ": ") if spaced else (",", ":")
+    return [json.dumps(one, ensure_ascii=ascii_only, separators=separators).encode() for one in chunks]
 
 
-def test_most_of_a_stream_is_run_together() -> None:
-    pieces = [orjson.loads(chunk({"content": str(n)})) for n in range(100)]
-    (whole,) = run_together([{"choices": piece["choices"], "model": "m"} for piece in pieces])
-    assert whole["choices"][0]["delta"]["content"] == "".join(map(str, range(100)))
+@given(chunks=CHUNKS, repeats=st.integers(1, 3), ascii_only=st.booleans(), spaced=st.booleans())
+def test_a_stream_that_is_read_by_its_form_folds_to_what_all_of_its_chunks_fold_to(
+    chunks: list[Any], repeats: int, ascii_only: bool, spaced: bool
+) -> None:
+    sent = _as_sent([one for one in chunks for _ in range(repeats)], ascii_only=ascii_only, spaced=spaced)
+    assert _folded(read_stream(sent, orjson.loads)) == _folded(map(orjson.loads, sent))
+
+
+@given(
+    texts=st.lists(TEXT, min_size=1, max_size=6),
+    name=st.sampled_from(["content", "reasoning_content"]),
+    padded=st.booleans(),
+    ascii_only=st.booleans(),
+    damage=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 250), st.binary(max_size=3)), max_size=2),
+)
+@example(["a", 'say "x"', "\\", "b"], "content", True, True, [])
+@example(["a", '"},"logprobs":null,"finish_reason":null}],"obfuscation":"b'], "content", True, False, [])
+@example(["a", "b", "c"], "content", False, False, [(1, 153, b"\\")])
+@example(["a", "b", "c"], "content", False, False, [(1, 153, b'","content":"')])
+def test_payloads_of_one_form_are_read_as_each_of_them_is(
+    texts: list[str], name: str, padded: bool, ascii_only: bool, damage: list[tuple[int, int, bytes]]
+) -> None:
+    fields = [{"obfuscation": text[::-1]} if padded else {} for text in texts]
+    pieces = [orjson.loads(chunk({name: text}, **field)) for text, field in zip(texts, fields, strict=True)]
+    sent = _as_sent(pieces, ascii_only=ascii_only, spaced=False)
+    for which, at, what in damage:  # whatever came in between, nothing is read into it or out of it
+        payload = sent[which % len(sent)]
+        sent[which % len(sent)] = payload[: at % len(payload)] + what + payload[at % len(payload) + len(what) :]
+    assert _folded(read_stream(sent, orjson.loads)) == _folded(map(orjson.loads, sent))
+
+
+@pytest.mark.parametrize("more", [{}, {"obfuscation": "x9"}, {"usage": None}])
+def test_of_a_stream_only_what_differs_is_read(more: dict[str, Any]) -> None:
+    read: list[bytes] = []
+    pieces = [chunk({"content": f'{n} "é" \n'}, **more) for n in range(100)]
+
+    def parse(payload: bytes) -> Any:
+        read.append(payload)
+        return orjson.loads(payload)
+
+    (whole,) = read_stream(pieces, parse)
+    assert whole["choices"][0]["delta"]["content"] == "".join(f'{n} "é" \n' for n in range(100))
+    assert read == pieces[:1]
 
 
 def test_a_salted_digest_is_of_one_text() -> None:

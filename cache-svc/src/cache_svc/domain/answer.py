@@ -11,6 +11,7 @@ from cache_svc.domain import canonical
 from cache_svc.domain.unfold import unfold
 from meshkit.answers.fold import fold
 from meshkit.answers.joining import NotFoldable
+from meshkit.answers.reading import read_stream
 from meshkit.answers.shape import BODY_OBJECT, Json
 
 FINISHED = frozenset(
@@ -47,7 +48,7 @@ def read_chunks(payloads: Sequence[bytes]) -> Json:
         NotStorable: the stream is broken, not complete, or would not survive a replay.
     """
     try:
-        body = fold([_parse(payload) for payload in payloads])
+        body = fold(read_stream(payloads, _parse))
     except NotFoldable as error:
         raise NotStorable(str(error)) from error
     return _checked(body)

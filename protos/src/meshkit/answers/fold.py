@@ -11,10 +11,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from meshkit.answers.joining import NotFoldable, grown, longer_logprobs, same_or_merged
-from meshkit.answers.shape import BODY_OBJECT, CHUNK_OBJECT, GROWING_TEXTS, REPEATED_FIELDS, Json
+from meshkit.answers.shape import BODY_OBJECT, CHUNK_OBJECT, GROWING_TEXTS, PADDING, REPEATED_FIELDS, Json
 from meshkit.answers.tool_calls import ToolCalls
-
-_PADDING = frozenset({"obfuscation"})  # random filler against length analysis, OpenAI's `include_obfuscation`
 
 
 def fold(chunks: Iterable[Any]) -> Json:
@@ -39,7 +37,7 @@ def fold(chunks: Iterable[Any]) -> Json:
 
 def _take_top(body: Json, chunk: Json) -> None:
     for name, value in chunk.items():
-        if name == "choices" or name in _PADDING:
+        if name in ("choices", PADDING):
             continue
         if name == "object":
             if value != CHUNK_OBJECT:
