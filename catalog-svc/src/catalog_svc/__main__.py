@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
+
+import uvloop
 
 from catalog_svc.domain import CatalogInvalid
 from catalog_svc.settings import CatalogSettings
@@ -26,6 +27,6 @@ async def main() -> None:
 
 if __name__ == "__main__":
     try:
-        asyncio.run(main())
+        uvloop.run(main())
     except CatalogInvalid as refused:
         sys.exit(f"the catalog is not right, so it is not served:\n{refused}")

@@ -2,8 +2,8 @@
 
 Where a payload begins and ends with the very bytes of the one before, and what stands between is the inside of a JSON
 string, it says the same with another text; only that string is read. A payload that differs in anything else is read
-whole, so nothing is taken on trust: what comes out folds to what all the chunks fold to. Reading and folding 23 chunks takes
-a quarter of the time that reading each of them took.
+whole, so nothing is taken on trust: what comes out folds to what all the chunks fold to. Reading and folding 23 chunks
+takes a quarter of the time that reading each of them took.
 """
 
 from __future__ import annotations
