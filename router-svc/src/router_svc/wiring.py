@@ -53,7 +53,7 @@ async def build(
         kept_s=settings.provider_keys_kept_s,
         most_orgs=settings.provider_keys_orgs,
     )
-    async with open_http(max_connections=settings.max_connections) as http:
+    async with open_http(settings.source_http, max_connections=settings.max_connections) as http:
         openai = OpenAISourceClient(
             http,
             telemetry.tracer,

@@ -1,1 +1,1 @@
-"""HTTP to sources: what an adapter needs of it (port.py), and the client that gives it."""
+"""HTTP to sources: what an adapter needs of it (port.py), and two clients that give it, by one suite of tests."""

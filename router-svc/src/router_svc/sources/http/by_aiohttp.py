@@ -1,4 +1,4 @@
-"""Calls by aiohttp: kept free of what its sources do not need."""
+"""Calls by aiohttp: the spare client, where the own one (own.py) can not cope with a source."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from io import BytesIO
 
 import aiohttp
 
@@ -13,6 +14,7 @@ from router_svc.domain.failure import SourceFailure
 from router_svc.sources.http.port import cut_off, malformed, too_late, unconnected
 
 _DNS_CACHE_S = 30
+_LARGE_BYTES = 2**20
 _END_GRACE_S = 0.02
 """After the last that matters the end of the body is a packet away at most."""
 
@@ -38,7 +40,8 @@ class AiohttpHttp:
             async with asyncio.timeout(head_s):
                 response = await self._session.post(
                     url,
-                    data=body,
+                    # Of bytes it warns from a megabyte on.
+                    data=body if len(body) < _LARGE_BYTES else BytesIO(body),
                     headers={"content-type": "application/json", **headers},
                     timeout=aiohttp.ClientTimeout(
                         total=None, connect=connect_s, sock_connect=connect_s, sock_read=read_s
