@@ -22,7 +22,7 @@ export UV_LINK_MODE := copy
 export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help setup demo account-demo up mesh test faults bench bench-quick bench-ledger bench-cache cache-safety check format protos protos-baseline lock catalog-seed clean
+.PHONY: help setup demo account-demo up mesh test faults bench bench-quick bench-ledger bench-cache bench-source cache-safety check format protos protos-baseline lock catalog-seed clean
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ bench-ledger: .make/python  ## how fast the ledger is, on both databases; about 
 
 bench-cache: .make/python  ## what a lookup costs at three sizes of body; half a minute, ends with one line of JSON
 	$(BIN)/python cache-svc/tests/bench_cache.py
+
+bench-source: .make/python  ## what calling a source costs, by the own client and by aiohttp; a minute, ends with one line of JSON (ARGS=--help)
+	$(BIN)/python router-svc/tests/bench_source_client.py $(ARGS)
 
 cache-safety: .make/python  ## judge each tier of the cache by traps and rephrasings; ends with one line of JSON a tier (ARGS=--help)
 	$(BIN)/tallygate cache-safety $(ARGS)

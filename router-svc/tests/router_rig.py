@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import aiohttp
 import orjson
 from aiohttp import web
 from pydantic import SecretStr
@@ -38,7 +37,8 @@ from router_svc.service.ports import (
 )
 from router_svc.service.router import CompletionHandle, Limits, RouterService
 from router_svc.service.seam import CallSeam
-from router_svc.sources.http import open_http
+from router_svc.sources.http.opening import open_http
+from router_svc.sources.http.port import SourceHttp
 from router_svc.sources.openai import OpenAISourceClient, OpenAITimeouts
 
 SECRET = "sk-source-secret"
@@ -334,7 +334,7 @@ class Rig:
     service: RouterService
     ledger: FakeLedger
     cache: FakeCache
-    http: aiohttp.ClientSession
+    http: SourceHttp
     flights: FakeFlights
     fills: FakeFills
     provider_keys: FakeProviderKeys

@@ -18,7 +18,7 @@ from router_svc.domain.failure import FailureKind, SourceFailure
 from router_svc.domain.plan import Candidate
 from router_svc.service.pipe import ChunksEvent, EventPipe
 from router_svc.service.ports import SourceCall
-from router_svc.sources.http import open_http
+from router_svc.sources.http.opening import open_http
 from router_svc.sources.openai import OpenAISourceClient, OpenAITimeouts
 from router_svc.sources.refusal import refusal_of
 

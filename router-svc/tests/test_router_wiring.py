@@ -24,6 +24,8 @@ from router_rig import (
 from meshkit.errors import MeshError, mesh_errors
 from meshkit.testing import TRANSPORTS, SpanCollector
 from router_svc.settings import source_secret
+from router_svc.sources.http.by_aiohttp import AiohttpHttp
+from router_svc.sources.http.own import OwnHttp
 from tallygate.cache.v1 import cache_pb2
 from tallygate.catalog.v1 import catalog_pb2
 from tallygate.common.v1 import actor_pb2, money_pb2
@@ -249,6 +251,28 @@ async def test_a_call_of_a_source_is_a_span_and_carries_the_trace(
     assert {
         s.context.trace_id for s in spans.finished("router") if s.context and s.name.split("/")[-1] not in background
     } == {span.context.trace_id}
+
+
+@pytest.mark.parametrize(
+    ("settings", "client"),
+    [({}, "OwnHttp"), ({"source_http": "own"}, "OwnHttp"), ({"source_http": "aiohttp"}, "AiohttpHttp")],
+)
+async def test_sources_are_called_with_the_http_client_that_was_asked_for(
+    neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], client: str
+) -> None:
+    used: list[str] = []
+    for each in (OwnHttp, AiohttpHttp):
+        plain = each.post
+
+        async def post(self: object, *args: Any, plain: Any = plain, **fields: Any) -> Any:
+            used.append(type(self).__name__)
+            return await plain(self, *args, **fields)
+
+        monkeypatch.setattr(each, "post", post)
+    async with meshed(neighbours, **settings) as router:
+        async for _ in router.Complete(request_of(), timeout=10):
+            pass
+    assert used == [client]
 
 
 async def test_the_http_client_logs_no_requests(neighbours: Neighbours, caplog: pytest.LogCaptureFixture) -> None:

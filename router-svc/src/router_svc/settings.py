@@ -43,6 +43,10 @@ class RouterSettings(BaseSettings):
     client_queue_bytes: int = Field(256 * 1024, gt=0)
     """What may wait for a slow client before the source is slowed, in bytes."""
 
+    source_http: Literal["own", "aiohttp"] = "own"
+    """The HTTP client that sources are called with: the router's own, or aiohttp, at several times the CPU, for a
+    source that the own one can't cope with.
+    """
     provider_keys_kept_s: float = Field(5.0, ge=0, le=5)
     """How long the keys that an organisation brought are kept in memory, in seconds; a change drops them at once."""
     provider_keys_orgs: int = Field(10_000, gt=0)

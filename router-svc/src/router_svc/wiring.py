@@ -26,7 +26,7 @@ from router_svc.service.router import Limits, RouterService
 from router_svc.service.seam import CallSeam
 from router_svc.servicer import RouterServicer
 from router_svc.settings import RouterSettings, source_secret
-from router_svc.sources.http import open_http
+from router_svc.sources.http.opening import open_http
 from router_svc.sources.openai import OpenAISourceClient, OpenAITimeouts
 from router_svc.sources.tokens import OfflineTokens
 from tallygate.router.v1.router_pb2_grpc import add_RouterServiceServicer_to_server
@@ -53,7 +53,7 @@ async def build(
         kept_s=settings.provider_keys_kept_s,
         most_orgs=settings.provider_keys_orgs,
     )
-    async with open_http(max_connections=settings.max_connections) as http:
+    async with open_http(settings.source_http, max_connections=settings.max_connections) as http:
         openai = OpenAISourceClient(
             http,
             telemetry.tracer,

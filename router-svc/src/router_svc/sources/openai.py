@@ -6,17 +6,14 @@ and domain/usage/).
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 
-import aiohttp
 import orjson
 from opentelemetry import trace
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from pydantic import SecretStr
 
 from router_svc.domain.answer import PlainAnswer, StreamBatch
@@ -24,13 +21,13 @@ from router_svc.domain.failure import FailureKind, SourceFailure
 from router_svc.domain.plan import Candidate
 from router_svc.service.ports import SourceCall
 from router_svc.sources.body import asks_only_for_usage, body_for_source
+from router_svc.sources.http.port import HttpAnswer, SourceHttp
 from router_svc.sources.openai_answer import StreamReader, read_beginning, read_whole
-from router_svc.sources.refusal import redacted, refusal_of, transport_failure
+from router_svc.sources.refusal import redacted, refusal_of
 from router_svc.sources.span import SourceSpan
 
 _STREAM_OPTIONS = re.compile(r"\bstream_options\b")
 _PATH = "/chat/completions"
-_trace_context = TraceContextTextMapPropagator()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ class OpenAISourceClient:
 
     def __init__(
         self,
-        http: aiohttp.ClientSession,
+        http: SourceHttp,
         tracer: trace.Tracer,
         secret_of: Callable[[str], SecretStr | None],
         *,
@@ -68,36 +65,32 @@ class OpenAISourceClient:
         """As SourceClient.stream."""
         source = call.candidate.source
         with SourceSpan(self._tracer, call.candidate) as span:
-            response = await self._begin_stream(call, span)
+            answer = await self._begin_stream(call, span)
             try:
                 reader = StreamReader(
-                    response, span, cached_beside_prompt=source.cached_beside_prompt, most_bytes=self._max_answer_bytes
+                    answer, span, cached_beside_prompt=source.cached_beside_prompt, most_bytes=self._max_answer_bytes
                 )
-                try:
-                    async with asyncio.timeout(self._timeouts.first_byte_s):
-                        await reader.begin()
-                except TimeoutError:
-                    raise SourceFailure(FailureKind.TIMEOUT, "no event in time", http_status=200) from None
+                await reader.begin(self._timeouts.first_byte_s)
                 yield reader.batches()
             except SourceFailure as failure:
                 raise self._without_secrets(failure, call.candidate) from failure.__cause__
             finally:
-                response.close()
+                answer.close()
 
     async def ask(self, call: SourceCall) -> PlainAnswer:
         """As SourceClient.ask."""
         source = call.candidate.source
         with SourceSpan(self._tracer, call.candidate) as span:
             body = body_for_source(call.body, model=call.candidate.offer.upstream_model, stream=False)
-            response = await self._send(call, span, body, stream=False)
+            answer = await self._send(call, span, body, stream=False)
             try:
                 return await read_whole(
-                    response, span, cached_beside_prompt=source.cached_beside_prompt, most_bytes=self._max_answer_bytes
+                    answer, span, cached_beside_prompt=source.cached_beside_prompt, most_bytes=self._max_answer_bytes
                 )
             except SourceFailure as failure:
                 raise self._without_secrets(failure, call.candidate) from failure.__cause__
             finally:
-                response.close()
+                answer.close()
 
     def _key_for(self, candidate: Candidate) -> str:
         if candidate.own_key is not None:
@@ -110,7 +103,7 @@ class OpenAISourceClient:
         failure.message = redacted(failure.message, self._key_for(candidate))
         return failure
 
-    async def _begin_stream(self, call: SourceCall, span: SourceSpan) -> aiohttp.ClientResponse:
+    async def _begin_stream(self, call: SourceCall, span: SourceSpan) -> HttpAnswer:
         """Send; once more without stream_options where the source knows them not (Mistral answers them with 422)."""
         source_id, model = call.candidate.source.source_id, call.candidate.offer.upstream_model
         if source_id not in self._without_stream_options:
@@ -121,54 +114,44 @@ class OpenAISourceClient:
                 if not refused or not asks_only_for_usage(orjson.loads(call.body).get("stream_options")):
                     raise
         body = body_for_source(call.body, model=model, stream=True, ask_usage=False)
-        response = await self._send(call, span, body, stream=True)
+        answer = await self._send(call, span, body, stream=True)
         # Only now is it known that the source minds the field, and not something else that the client sent.
         self._without_stream_options.add(source_id)
-        return response
+        return answer
 
-    async def _send(self, call: SourceCall, span: SourceSpan, body: bytes, *, stream: bool) -> aiohttp.ClientResponse:
+    async def _send(self, call: SourceCall, span: SourceSpan, body: bytes, *, stream: bool) -> HttpAnswer:
         source = call.candidate.source
         key = self._key_for(call.candidate)
-        connect_s = self._timeouts.connect_s
-        try:
-            async with asyncio.timeout(self._timeouts.first_byte_s if stream else None):
-                response = await self._http.post(
-                    source.base_url + _PATH,
-                    data=body,
-                    headers=_headers(key, span, stream=stream),
-                    timeout=aiohttp.ClientTimeout(
-                        total=None,
-                        connect=connect_s,
-                        sock_connect=connect_s,
-                        sock_read=self._timeouts.idle_s if stream else call.timeout_s,
-                    ),
-                    allow_redirects=False,
-                )
-        except aiohttp.ClientError as error:
-            raise transport_failure(error) from error
-        except TimeoutError:
-            raise SourceFailure(FailureKind.TIMEOUT, "no answer in time") from None
-        span.answered(response.status)
-        if response.status == HTTPStatus.OK:
-            return response
+        timeouts = self._timeouts
+        # A stream may be silent for so long and no longer, also before it begins.
+        answer = await self._http.post(
+            source.base_url + _PATH,
+            _headers(key, span, stream=stream),
+            body,
+            connect_s=timeouts.connect_s,
+            head_s=min(timeouts.first_byte_s, timeouts.idle_s) if stream else call.timeout_s,
+            read_s=timeouts.idle_s if stream else call.timeout_s,
+        )
+        span.answered(answer.status)
+        if answer.status == HTTPStatus.OK:
+            return answer
         try:
             raise refusal_of(
-                response.status,
-                await read_beginning(response),
+                answer.status,
+                await read_beginning(answer),
                 key,
-                retry_after=response.headers.get("retry-after", ""),
+                retry_after=answer.header("retry-after"),
                 own_key=call.candidate.own_key is not None,
             )
         finally:
-            response.close()
+            answer.close()
 
 
 def _headers(key: str, span: SourceSpan, *, stream: bool) -> dict[str, str]:
     headers = {
-        "content-type": "application/json",
         "accept": "text/event-stream" if stream else "application/json",
     }
     if key:
         headers["authorization"] = f"Bearer {key}"
-    _trace_context.inject(headers, context=span.context)
+    headers.update(span.headers)
     return headers

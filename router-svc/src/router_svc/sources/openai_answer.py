@@ -5,47 +5,47 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import aiohttp
 import orjson
 
 from router_svc.domain.answer import PlainAnswer, StreamBatch
 from router_svc.domain.failure import FailureKind, SourceFailure
 from router_svc.domain.usage.compatible import usage_of_source
-from router_svc.sources.chunk import Chunk, error_event, read_chunk
-from router_svc.sources.refusal import transport_failure
+from router_svc.sources.chunk import Chunk, error_event, read_chunk, tells
+from router_svc.sources.http.port import HttpAnswer
 from router_svc.sources.span import SourceSpan
 from router_svc.sources.sse import EventTooLarge, SseParser
 
 _DONE = b"[DONE]"
+_NOTHING = Chunk(b"")
 _MOST_ERROR_BYTES = 64 * 1024
 _ERROR_PATIENCE_S = 5.0
-_EOF_GRACE_S = 0.02
-"""After [DONE] the end of the body is a packet away at most; read to there, the connection can be used again."""
 
 
 class StreamReader:
     """Reads one stream. ``begin`` waits for its first event, ``batches`` gives all."""
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, span: SourceSpan, *, cached_beside_prompt: bool, most_bytes: int
-    ) -> None:
-        self._response = response
+    def __init__(self, answer: HttpAnswer, span: SourceSpan, *, cached_beside_prompt: bool, most_bytes: int) -> None:
+        self._answer = answer
         self._span = span
         self._cached_beside_prompt = cached_beside_prompt
         self._parser = SseParser(most_bytes)
-        self._reads = response.content.iter_any()
         self._first = StreamBatch()
         self._failure: SourceFailure | None = None
 
-    async def begin(self) -> None:
+    async def begin(self, within_s: float) -> None:
         """Wait for the first event.
 
         Raises:
             SourceFailure: it is an error, or the answer is not a stream, or there is none.
         """
-        if self._response.headers.get("content-type", "").startswith("application/json"):
+        if self._answer.header("content-type").startswith("application/json"):
             raise await self._not_a_stream()
-        self._first = await self._next()
+        try:
+            self._first = await self._next(asyncio.get_running_loop().time() + within_s)
+        except SourceFailure as failure:
+            if failure.kind is not FailureKind.TIMEOUT:
+                raise
+            raise SourceFailure(FailureKind.TIMEOUT, "no event in time", http_status=200) from None
         if _is_empty(self._first):
             raise SourceFailure(FailureKind.PROTOCOL, "an empty stream", http_status=200)
         if self._first.payloads and not _is_object(self._first.payloads[0]):
@@ -63,35 +63,37 @@ class StreamReader:
         if batch.done:
             yield batch
 
-    async def _next(self) -> StreamBatch:
+    async def _next(self, by: float | None = None) -> StreamBatch:
         """The next read that has an event in it; an empty batch at the end."""
         if self._failure is not None:
             raise self._failure
         try:
-            async for read in self._reads:
+            while read := await self._answer.read(by):
                 events = [event for event in self._parser.feed(read) if event]
                 if events:
                     batch = self._batch(events)
                     if batch.done:
-                        await self._reach_end()
+                        await self._answer.finish()
                     return batch
         except EventTooLarge:
             raise SourceFailure(FailureKind.TOO_LARGE, "an event is larger than allowed") from None
-        except aiohttp.ClientError as error:
-            raise transport_failure(error) from error
         return self._batch(_whole_events(self._parser.finish()))
 
     def _batch(self, events: list[bytes]) -> StreamBatch:
         """What the events give up to the end or to an error; an error after others is kept for the next read."""
         relayed: list[bytes] = []
-        told = Chunk(b"")
+        told = _NOTHING
         finished: frozenset[int] = frozenset()
         reasons: frozenset[str] = frozenset()
         done = said_since_usage = False
         for event in events:
-            if event == _DONE:
-                done = True
-                break
+            if not tells(event):
+                if event == _DONE:
+                    done = True
+                    break
+                relayed.append(event)
+                said_since_usage = True
+                continue
             try:
                 chunk = read_chunk(event, cached_beside_prompt=self._cached_beside_prompt)
             except SourceFailure as failure:
@@ -110,17 +112,9 @@ class StreamReader:
             self._span.told(model=chunk.model, finish_reasons=chunk.finish_reasons, usage=chunk.usage)
         return StreamBatch(tuple(relayed), told.usage_chunk, told.usage, finished, done, said_since_usage, reasons)
 
-    async def _reach_end(self) -> None:
-        try:
-            async with asyncio.timeout(_EOF_GRACE_S):
-                async for _ in self._reads:
-                    pass
-        except (TimeoutError, aiohttp.ClientError):
-            return  # the answer is whole; only the connection is lost
-
     async def _not_a_stream(self) -> SourceFailure:
         try:
-            parsed = orjson.loads(await read_beginning(self._response))
+            parsed = orjson.loads(await read_beginning(self._answer))
         except orjson.JSONDecodeError:
             parsed = None
         if isinstance(parsed, dict) and parsed.get("error"):
@@ -129,7 +123,7 @@ class StreamReader:
 
 
 async def read_whole(
-    response: aiohttp.ClientResponse, span: SourceSpan, *, cached_beside_prompt: bool, most_bytes: int
+    answer: HttpAnswer, span: SourceSpan, *, cached_beside_prompt: bool, most_bytes: int
 ) -> PlainAnswer:
     """The whole answer.
 
@@ -138,14 +132,11 @@ async def read_whole(
     """
     parts: list[bytes] = []
     size = 0
-    try:
-        async for part in response.content.iter_any():
-            parts.append(part)
-            size += len(part)
-            if size > most_bytes:
-                raise SourceFailure(FailureKind.TOO_LARGE, "the answer is larger than allowed", http_status=200)
-    except aiohttp.ClientError as error:
-        raise transport_failure(error) from error
+    while part := await answer.read():
+        parts.append(part)
+        size += len(part)
+        if size > most_bytes:
+            raise SourceFailure(FailureKind.TOO_LARGE, "the answer is larger than allowed", http_status=200)
     body = b"".join(parts)
     try:
         parsed = orjson.loads(body)
@@ -164,18 +155,18 @@ async def read_whole(
     return PlainAnswer(body, usage, frozenset(told))
 
 
-async def read_beginning(response: aiohttp.ClientResponse) -> bytes:
+async def read_beginning(answer: HttpAnswer) -> bytes:
     """As much of an error's body as is worth reading; what comes in time."""
     parts: list[bytes] = []
     size = 0
+    by = asyncio.get_running_loop().time() + _ERROR_PATIENCE_S
     try:
-        async with asyncio.timeout(_ERROR_PATIENCE_S):
-            async for part in response.content.iter_any():
-                parts.append(part)
-                size += len(part)
-                if size > _MOST_ERROR_BYTES:
-                    break
-    except (TimeoutError, aiohttp.ClientError):
+        while part := await answer.read(by):
+            parts.append(part)
+            size += len(part)
+            if size > _MOST_ERROR_BYTES:
+                break
+    except SourceFailure:
         return b""  # the status alone says enough
     return b"".join(parts)[:_MOST_ERROR_BYTES]
 

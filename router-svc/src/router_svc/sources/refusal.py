@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import aiohttp
 import orjson
 
 from router_svc.domain.failure import FailureKind, SourceFailure
@@ -52,17 +51,6 @@ def redacted(text: str, secret: str) -> str:
     if secret:
         text = text.replace(secret, "[key]")
     return _CREDENTIALS.sub("[key]", text)
-
-
-def transport_failure(error: aiohttp.ClientError) -> SourceFailure:
-    """The failure for an exchange that HTTP could not carry."""
-    if isinstance(error, TimeoutError):
-        return SourceFailure(FailureKind.TIMEOUT, "no answer in time")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return SourceFailure(FailureKind.CONNECT, "no connection")
-    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
-        return SourceFailure(FailureKind.PROTOCOL, "not valid HTTP")
-    return SourceFailure(FailureKind.CUT, "the connection was cut")
 
 
 def _words(body: bytes) -> tuple[str, str, str]:
