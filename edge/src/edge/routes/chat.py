@@ -180,7 +180,6 @@ class ChatCompletions:
         body = await read_body(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
         call = parse_chat(body)
         exchange.requested_model = call.model[:200]
-        exchange.span_attributes |= {"gen_ai.operation.name": "chat", "gen_ai.request.model": exchange.requested_model}
         exchange.tags = tags_of(call.metadata, request.headers)
         policy = caller.policy
         controls = parse_controls(request.headers, caller.cache)
@@ -329,11 +328,8 @@ class ChatCompletions:
     @staticmethod
     def _note(exchange: Exchange, settled: Settled) -> None:
         exchange.receipt_id = settled.receipt_id
-        exchange.span_attributes |= {
-            "gen_ai.response.model": exchange.model,
-            "gen_ai.usage.input_tokens": prompt_tokens(settled.usage),
-            "gen_ai.usage.output_tokens": answer_tokens(settled.usage),
-        }
+        exchange.input_tokens = prompt_tokens(settled.usage)
+        exchange.output_tokens = answer_tokens(settled.usage)
 
 
 async def _final(events: Events) -> router_pb2.Final:
