@@ -34,9 +34,8 @@ class Front:
     def __init__(self, routed: FastAPI, *, around: Callable[[ASGIApp], ASGIApp]) -> None:
         self.routed = routed
         straight = [route for route in routed.routes if isinstance(route, StraightRoute)]
-        self._exact = {
-            (method, route.path): route for route in straight if not route.param_convertors for method in route.methods
-        }
+        exact = [route for route in straight if not route.param_convertors]
+        self._exact = {(method, route.path): route for route in exact for method in route.methods or ()}
         self._surrounded = around(self._lead)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,16 +10,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge.errors import error_response, refusal
 from edge.exchange import ClientGone, Exchange
 from edge.failures import NoteEnd
+from edge.wire.header_lines import HeaderLines
 from meshkit.clock import Clock
 from meshkit.ids import MakeId
 from meshkit.telemetry import Telemetry
-from meshkit.trace_context import from_metadata
+from meshkit.trace_context import TRACEPARENT, TRACESTATE, from_metadata
 from tallygate.common.v1.errors_pb2 import ErrorReason
 
 CLIENT_CLOSED_REQUEST = 499
 """The status logged where the client went before an answer began; nginx's number for it, never sent."""
 
-_TRACE_HEADERS = {b"traceparent", b"tracestate"}
+_PARENT, _STATE = TRACEPARENT.encode(), TRACESTATE.encode()
 _UNMATCHED = "unmatched"
 _log = structlog.get_logger(__name__)
 
@@ -40,10 +41,7 @@ class Observe:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one HTTP request."""
         began_s = self._clock.monotonic_s()
-        headers = [
-            (name.decode(), value.decode("latin-1")) for name, value in scope["headers"] if name in _TRACE_HEADERS
-        ]
-        span = self._tracer.start_span(scope["method"], context=from_metadata(headers), kind=SpanKind.SERVER)
+        span = self._tracer.start_span(scope["method"], context=_parent(scope), kind=SpanKind.SERVER)
         exchange = Exchange(self._make_id("req"), _trace_id_of(span), self._clock.now_ms())
         exchange.attach(scope)
         # As trace.use_span does, whose generator and exception handling cost more than a span that records nothing.
@@ -120,6 +118,14 @@ _LOGGED = (
     "idempotent_replayed",
     "error_code",
 )
+
+
+def _parent(scope: Scope) -> context.Context:
+    lines = HeaderLines.of(scope)
+    if _PARENT not in lines:
+        return from_metadata(())
+    sent = ((TRACEPARENT, lines.every(_PARENT)), (TRACESTATE, lines.every(_STATE)))
+    return from_metadata((name, value) for name, values in sent for value in values)
 
 
 def _trace_id_of(span: trace.Span) -> str:
