@@ -113,7 +113,7 @@ class World:
             new_salt=new_salt,
         )
         self.app = app
-        await self._stack.enter_async_context(app.router.lifespan_context(app))
+        await self._stack.enter_async_context(app.routed.router.lifespan_context(app.routed))
         self.client = await self._stack.enter_async_context(self.new_client())
         return app
 

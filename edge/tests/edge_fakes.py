@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from edge.wire.header_lines import HeaderLines
 from meshkit.errors import MeshError, maps_errors
 from tallygate.cache.v1 import cache_pb2, cache_pb2_grpc, fills_pb2, fills_pb2_grpc, flights_pb2, flights_pb2_grpc
 from tallygate.catalog.v1 import catalog_pb2, catalog_pb2_grpc
@@ -41,6 +42,10 @@ PRICE = money_pb2.PriceSnapshot(
 ANSWER = b'{"id":"chatcmpl-up", "object":"chat.completion","choices":[{"message":{"content":"hi"}}]}'
 CHUNKS = [b'{"choices":[{"delta":{"content":"h"}}]}', b'{"choices":[{"delta":{"content":"i"}}]}']
 USAGE_CHUNK = b'{"id":"chatcmpl-up","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":6,"total_tokens":15}}'
+
+
+def header_lines(headers: Mapping[str, str]) -> HeaderLines:
+    return HeaderLines((name.encode(), value.encode()) for name, value in headers.items())
 
 
 def refused(reason: ErrorReason.ValueType, message: str = "said by the service", **metadata: str) -> MeshError:

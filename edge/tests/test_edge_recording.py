@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from starlette.datastructures import Headers
+from edge_fakes import header_lines
 
 from edge.wire.cache_control import lets_itself_be_recorded
 from tallygate.cache.v1 import cache_pb2
@@ -25,7 +25,7 @@ CONTROLS = cache_pb2.CacheControls
     ],
 )
 def test_a_request_may_say_that_nothing_of_it_is_kept(headers: dict[str, str], *, recorded: bool) -> None:
-    assert lets_itself_be_recorded(Headers(headers)) is recorded
+    assert lets_itself_be_recorded(header_lines(headers)) is recorded
 
 
 async def test_a_request_is_recorded_only_where_the_policy_says_so(world: Any) -> None:

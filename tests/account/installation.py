@@ -16,11 +16,11 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
-from starlette.applications import Starlette
 
 import edge.wiring
 from cache_svc.settings import CacheSettings
 from catalog_svc.settings import CatalogSettings
+from edge.front import Front
 from edge.settings import EdgeSettings
 from ledger_svc.settings import LedgerSettings
 from ledger_svc.store.migrate import migrate
@@ -196,14 +196,14 @@ async def installed(
         }
         made = EdgeSettings(**addresses | edge_settings)
         app = await stack.enter_async_context(edge.wiring.build(made, dial, telemetry))
-        assert isinstance(app, Starlette)
-        await stack.enter_async_context(app.router.lifespan_context(app))
+        assert isinstance(app, Front)
+        await stack.enter_async_context(app.routed.router.lifespan_context(app.routed))
         channel = dial(found.ledger)
         await _until_ready(app)
         yield Installation(ledger_pb2_grpc.LedgerServiceStub(channel), channel, upstream, app, stack, folder)
 
 
-async def _until_ready(app: Starlette) -> None:
+async def _until_ready(app: Front) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as client:
         while (await client.get("/readyz")).status_code != 200:
             pass

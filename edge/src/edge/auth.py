@@ -19,11 +19,14 @@ from edge.errors import refusal
 from edge.exchange import Exchange
 from edge.limits import NOT_VALID, RateLimits
 from edge.mesh import Ledger
-from edge.origin import Address, Network, client_address, networks_of
+from edge.origin import Address, Network, client_address, networks_of, text_of
 from edge.wire.cache_control import NO_CONTROLS, Controls
+from edge.wire.header_lines import HeaderLines
 from edge.wire.standing import standing_controls
 from meshkit.clock import Clock
+from meshkit.codec import region_from_proto
 from meshkit.errors import MeshError
+from meshkit.regions import RegionPolicy
 from tallygate.common.v1 import principal_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.ledger.v1 import ledger_pb2
@@ -42,6 +45,8 @@ class Caller:
     """Where its key may be used from; empty: anywhere."""
     cache: Controls = NO_CONTROLS
     """How its requests use the cache where they don't say."""
+    region: RegionPolicy = RegionPolicy.ANY
+    """Where its requests may be answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +117,8 @@ class Authenticator:
         """Noted in the exchange of the request."""
         exchange = Exchange.of(request.scope)
         address = client_address(request.scope, self._trusted_proxies)
-        exchange.address = "" if address is None else str(address)
-        caller = await self._holder(_bearer(request.headers.get("authorization")), exchange.address)
+        exchange.address = text_of(address)
+        caller = await self._holder(_bearer(HeaderLines.of(request.scope).first(b"authorization")), exchange.address)
         principal = caller.principal
         exchange.org_id, exchange.project_id, exchange.key_id = principal.org_id, principal.project_id, principal.key_id
         if caller.networks:
@@ -141,7 +146,11 @@ class Authenticator:
         asked_at_s, revocations = self._clock.monotonic_s(), self._revocations
         answer = await self._ledger.authenticate(secret)
         caller = Caller(
-            answer.principal, answer.policy, networks_of(answer.policy.allowed_cidrs), standing_controls(answer)
+            answer.principal,
+            answer.policy,
+            networks_of(answer.policy.allowed_cidrs),
+            standing_controls(answer),
+            region_from_proto(answer.policy.region),
         )
         # An answer that crossed a revocation may be older than it: good for this request, which the ledger checks
         # again, but not to be kept.

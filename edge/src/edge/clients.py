@@ -227,15 +227,39 @@ class GrpcRouter:
         self._stub = router_pb2_grpc.RouterServiceStub(channel)
         self._timeout_s = timeout_s
 
-    async def complete(self, request: router_pb2.CompleteRequest) -> AsyncGenerator[router_pb2.CompleteResponse]:
-        """The events of a fresh call; closing the generator cancels it."""
+    def complete(self, request: router_pb2.CompleteRequest) -> RouterEvents:
+        """The events of a fresh call; closing them cancels it."""
         with mesh_errors():
-            call = self._stub.Complete(request, timeout=self._timeout_s)
-            try:
-                async for event in call:
-                    yield event
-            finally:
-                call.cancel()
+            return RouterEvents(self._stub.Complete(request, timeout=self._timeout_s))
+
+
+class RouterEvents:
+    """``edge.mesh.Events``: those of one call. No generator, which each event would have to pass through."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def __aiter__(self) -> RouterEvents:
+        return self
+
+    async def __anext__(self) -> router_pb2.CompleteResponse:
+        try:
+            event = await self._call.read()
+        except grpc.RpcError as error:
+            raise MeshError.of(error) from error
+        except asyncio.CancelledError:
+            self._call.cancel()
+            raise
+        if event is grpc.aio.EOF:
+            raise StopAsyncIteration
+        found: router_pb2.CompleteResponse = event
+        return found
+
+    async def aclose(self) -> None:
+        """Cancels the call, unless it is over."""
+        self._call.cancel()
 
 
 class GrpcCatalog:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.types import Scope
 
@@ -42,8 +41,9 @@ class Exchange:
     """The code of the OpenAI error sent, also of one that came after the answer had begun."""
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     """Headers of the answer whatever it is, an error too."""
-    span_attributes: dict[str, Any] = field(default_factory=dict)
-    """Attributes for the span, OpenTelemetry's names."""
+    input_tokens: int = 0
+    """Known when there is a receipt, as are those of the answer."""
+    output_tokens: int = 0
 
     @property
     def generation_id(self) -> str:

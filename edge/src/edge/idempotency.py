@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from starlette.datastructures import Headers
 
 from edge.errors import invalid, refusal
 from edge.mesh import Flights, Ledger
 from edge.settings import EdgeSettings
 from edge.translate import ENDPOINT, Admitted
+from edge.wire.header_lines import HeaderLines
 from meshkit.clock import Clock
 from meshkit.errors import MeshError
 from meshkit.ids import MakeId, id_of
@@ -31,6 +31,7 @@ from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.ledger.v1 import ledger_pb2
 
 HEADER = "Idempotency-Key"
+_NAME = HEADER.lower().encode()
 MAX_KEY_CHARS = 255
 
 _R = ErrorReason
@@ -55,13 +56,13 @@ _USED_BEFORE = (
 _log = structlog.get_logger(__name__)
 
 
-def idempotency_key(headers: Headers) -> str | None:
+def idempotency_key(lines: HeaderLines) -> str | None:
     """The key of a request; None: it has none.
 
     Raises:
         MeshError: INVALID_REQUEST for one that is no key.
     """
-    values = headers.getlist(HEADER)
+    values = lines.every(_NAME)
     if not values:
         return None
     if len(values) > 1:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Receive
 
+from edge.begun import Begun
 from edge.errors import invalid, refusal
 from edge.exchange import ClientGone
+from edge.wire.header_lines import HeaderLines
 from meshkit.errors import MeshError
 from tallygate.common.v1.errors_pb2 import ErrorReason
 
@@ -21,30 +24,37 @@ async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> by
         MeshError: REQUEST_TOO_LARGE, INVALID_REQUEST when it does not arrive in time.
         ClientGone: the client went before it had sent it all.
     """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
+    lines = HeaderLines.of(request.scope)
+    encoding = lines.first(b"content-encoding")
+    if encoding is not None and encoding.lower() != "identity":
         raise invalid(f"Content-Encoding {encoding[:40]!r} is not supported; send the body as it is.")
-    declared = request.headers.get("content-length", "0")
+    declared = lines.first(b"content-length") or "0"
     if len(declared) > _MAX_LENGTH_DIGITS or (declared.isdecimal() and int(declared) > max_bytes):
         raise _too_large(max_bytes)
+    reading = Begun(_read(request.receive, max_bytes))
+    if reading.done:  # most often it came with the headers
+        return reading.result
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read(request, max_bytes)
+            return await reading
     except TimeoutError as error:
         raise invalid(f"The request body did not arrive within {timeout_s:g} seconds.") from error
-    except ClientDisconnect as error:
-        raise ClientGone from error
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def _read(receive: Receive, max_bytes: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
-    async for piece in request.stream():
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece: bytes = message.get("body", b"")
         size += len(piece)
         if size > max_bytes:
             raise _too_large(max_bytes)
         pieces.append(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if not message.get("more_body", False):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _too_large(max_bytes: int) -> MeshError:

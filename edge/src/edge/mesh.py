@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from tallygate.cache.v1 import cache_pb2, fills_pb2, flights_pb2
 from tallygate.catalog.v1 import catalog_pb2
@@ -91,15 +91,28 @@ class Fills(Protocol):
         """
 
 
-class Router(Protocol):
-    """Fresh answers."""
+class Events(Protocol):
+    """What becomes of a fresh call, as it comes."""
 
-    def complete(self, request: router_pb2.CompleteRequest) -> AsyncGenerator[router_pb2.CompleteResponse]:
-        """The events of a fresh call. Closing the generator cancels the call; the router settles on its own.
+    def __aiter__(self) -> Self:
+        """Itself."""
+
+    async def __anext__(self) -> router_pb2.CompleteResponse:
+        """The next event.
 
         Raises:
             MeshError: refused or failed.
         """
+
+    async def aclose(self) -> None:
+        """Cancels the call; the router settles on its own."""
+
+
+class Router(Protocol):
+    """Fresh answers."""
+
+    def complete(self, request: router_pb2.CompleteRequest) -> Events:
+        """Begins a fresh call."""
 
 
 class Catalog(Protocol):

@@ -41,6 +41,12 @@ def client_address(scope: Scope, trusted_proxies: int) -> Address | None:
     return _parsed(_without_port(hops[-trusted_proxies].strip(" \t")))
 
 
+@lru_cache(maxsize=4_096)
+def text_of(address: Address | None) -> str:
+    """An address as it is written; empty: it is not known."""
+    return "" if address is None else str(address)
+
+
 def networks_of(cidrs: Sequence[str]) -> tuple[Network, ...]:
     """The networks of an allow-list, as the ledger gives it."""
     return tuple(ip_network(cidr) for cidr in cidrs)

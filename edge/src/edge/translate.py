@@ -11,6 +11,7 @@ from edge.exchange import Exchange
 from edge.limits import Tokens
 from edge.wire.cache_control import Controls, Mode, Tier, status_forward
 from edge.wire.checks import ChatCall
+from edge.wire.header_lines import Lines
 from edge.wire.receipts import served_mode
 from meshkit.answers import statement
 from meshkit.digests import NewSalt, salted
@@ -90,27 +91,29 @@ def lookup_request(request: Admitted, mode: Mode | None = None, *, lease_s: floa
     requests for so long where there is none; 0: not to.
     """
     controls = request.controls
-    return cache_pb2.LookupRequest(
-        principal=request.principal,
-        endpoint=ENDPOINT,
-        model=request.model.id,
-        policy_epoch=request.model.policy_epoch,
-        openai_body=request.body,
-        controls=cache_pb2.CacheControls(
-            mode=_MODES[mode or controls.mode],
-            max_age_s=controls.max_age_s,
-            allow_sampled=controls.allow_sampled,
-            up_to=_TIERS[controls.up_to],
-            max_error_ppm=controls.max_error_ppm,
-            ttl_s=controls.ttl_s,
-            share_in_org=controls.share_in_org,
-            record=controls.record and mode is None,  # else it has been looked up, and recorded, before
-        ),
-        completion_id=request.exchange.generation_id,
-        claim=cache_pb2.FillClaim(token=request.exchange.request_id, lease_ms=round(1_000 * lease_s))
-        if lease_s
-        else None,
-    )
+    # Field by field, as messages of this size are made at a third of what keyword arguments cost.
+    asked = cache_pb2.LookupRequest()
+    asked.principal.CopyFrom(request.principal)
+    asked.endpoint = ENDPOINT
+    asked.model = request.model.id
+    asked.policy_epoch = request.model.policy_epoch
+    asked.openai_body = request.body
+    asked.completion_id = request.exchange.generation_id
+    wanted = asked.controls
+    wanted.mode = _MODES[mode or controls.mode]
+    wanted.up_to = _TIERS[controls.up_to]
+    wanted.allow_sampled = controls.allow_sampled
+    wanted.ttl_s = controls.ttl_s
+    wanted.share_in_org = controls.share_in_org
+    wanted.record = controls.record and mode is None  # else it has been looked up, and recorded, before
+    if controls.max_age_s is not None:
+        wanted.max_age_s = controls.max_age_s
+    if controls.max_error_ppm is not None:
+        wanted.max_error_ppm = controls.max_error_ppm
+    if lease_s:
+        asked.claim.token = request.exchange.request_id
+        asked.claim.lease_ms = round(1_000 * lease_s)
+    return asked
 
 
 def complete_request(
@@ -119,21 +122,26 @@ def complete_request(
     """Asks for a fresh answer; without a ticket in the miss it is not stored. ``flight``: led, and handed over with it,
     as is the lead of identical requests.
     """
-    return router_pb2.CompleteRequest(
-        principal=request.principal,
-        request_id=request.exchange.request_id,
-        endpoint=ENDPOINT,
-        model=request.model.id,
-        openai_body=request.body,
-        stream=request.call.stream,
-        cache_ticket=miss.ticket if miss.HasField("ticket") else None,
-        fill=miss.lead if miss.HasField("lead") else None,
-        requested_model=request.call.model,
-        flight=flight,
-        region=_REGIONS[request.region],
-        tags=request.exchange.tags,
-        started_at_ms=request.exchange.started_at_ms,
-    )
+    exchange = request.exchange
+    asked = router_pb2.CompleteRequest()
+    asked.principal.CopyFrom(request.principal)
+    asked.request_id = exchange.request_id
+    asked.endpoint = ENDPOINT
+    asked.model = request.model.id
+    asked.openai_body = request.body
+    asked.stream = request.call.stream
+    asked.requested_model = request.call.model
+    asked.region = _REGIONS[request.region]
+    asked.started_at_ms = exchange.started_at_ms
+    if miss.HasField("ticket"):
+        asked.cache_ticket.CopyFrom(miss.ticket)
+    if miss.HasField("lead"):
+        asked.fill.CopyFrom(miss.lead)
+    if flight is not None:
+        asked.flight.CopyFrom(flight)
+    if exchange.tags:
+        asked.tags.update(exchange.tags)
+    return asked
 
 
 def charge_request(request: Admitted, hit: cache_pb2.Hit, new_salt: NewSalt) -> ledger_pb2.ChargeRequest:
@@ -215,33 +223,32 @@ def miss_status(miss: cache_pb2.Miss) -> str:
     return status_forward(_FORWARDED.get(miss.reason, "miss"), detail)
 
 
-def repeated_headers(exchange: Exchange) -> dict[str, str]:
+def repeated_headers(exchange: Exchange) -> Lines:
     """Of an answer that was given before: of no interest to caches, and marked as Stripe marks it."""
-    return {
-        "x-generation-id": exchange.generation_id,
-        "x-served-mode": exchange.served_mode,
-        "idempotent-replayed": "true",
-    }
+    return [*_named(exchange), (b"idempotent-replayed", b"true")]
 
 
-def begun_headers(exchange: Exchange, cache_status: str) -> dict[str, str]:
+def begun_headers(exchange: Exchange, cache_status: str) -> Lines:
     """What is known when an answer begins."""
-    return {
-        "x-generation-id": exchange.generation_id,
-        "x-served-mode": exchange.served_mode,
-        "cache-status": cache_status,
-    }
+    return [*_named(exchange), (b"cache-status", cache_status.encode())]
 
 
-def settled_headers(settled: Settled) -> dict[str, str]:
+def _named(exchange: Exchange) -> Lines:
+    return [
+        (b"x-generation-id", exchange.generation_id.encode()),
+        (b"x-served-mode", exchange.served_mode.encode()),
+    ]
+
+
+def settled_headers(settled: Settled) -> Lines:
     """What is known when it is paid for."""
     usage = settled.usage
-    return {
-        "x-receipt-id": settled.receipt_id,
-        "x-cost-usd": format_usd(settled.charged_nano_usd),
-        "x-usage-input-tokens": str(prompt_tokens(usage)),
-        "x-usage-output-tokens": str(answer_tokens(usage)),
-    }
+    return [
+        (b"x-receipt-id", settled.receipt_id.encode()),
+        (b"x-cost-usd", format_usd(settled.charged_nano_usd).encode()),
+        (b"x-usage-input-tokens", b"%d" % prompt_tokens(usage)),
+        (b"x-usage-output-tokens", b"%d" % answer_tokens(usage)),
+    ]
 
 
 def estimated_tokens(body: bytes, call: ChatCall) -> int:

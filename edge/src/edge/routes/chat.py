@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import structlog
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from edge.auth import Authenticator
 from edge.catalog import CatalogView
@@ -19,7 +19,8 @@ from edge.hangup import Hangup
 from edge.idempotency import Idempotency, Leg, idempotency_key, run_is_over
 from edge.inbound import read_body
 from edge.limits import RateLimits
-from edge.mesh import Mesh
+from edge.mesh import Events, Mesh
+from edge.routes.answer import Answer
 from edge.routes.stream import EventStream
 from edge.settings import EdgeSettings
 from edge.translate import (
@@ -42,10 +43,10 @@ from edge.translate import (
 from edge.wire import sse
 from edge.wire.cache_control import Mode, lets_itself_be_recorded, parse_controls, status_collapsed, status_hit
 from edge.wire.checks import parse_chat
+from edge.wire.header_lines import HeaderLines, Lines
 from edge.wire.strict_json import refuse_ambiguous
 from edge.wire.tags import tags_of
 from meshkit.clock import Clock
-from meshkit.codec import region_from_proto
 from meshkit.digests import NewSalt
 from meshkit.errors import MeshError
 from tallygate.cache.v1 import cache_pb2, flights_pb2
@@ -53,7 +54,6 @@ from tallygate.common.v1 import money_pb2
 from tallygate.common.v1.errors_pb2 import ErrorReason
 from tallygate.router.v1 import router_pb2
 
-_JSON = "application/json"
 _MOST_RUNS = 16
 """Runs of one Idempotency-Key that are tried in turn where its record was lost; each ended uncharged before."""
 _MOST_LEADERS = 4
@@ -65,8 +65,6 @@ _AWAY = {
     ErrorReason.ERROR_REASON_INTERNAL,
 }
 _log = structlog.get_logger(__name__)
-
-Events = AsyncGenerator[router_pb2.CompleteResponse]
 
 
 class ChatCompletions:
@@ -93,7 +91,7 @@ class ChatCompletions:
         self._clock = clock
         self._new_salt = new_salt
 
-    async def create(self, request: Request) -> Response:
+    async def create(self, request: Request) -> ASGIApp:
         """Answers one request.
 
         Raises:
@@ -110,7 +108,7 @@ class ChatCompletions:
                 admitted.tokens.used(0)
             raise
 
-    async def _answer_once(self, request: Request, admitted: Admitted, key: str) -> Response:
+    async def _answer_once(self, request: Request, admitted: Admitted, key: str) -> ASGIApp:
         """The answer of the first request with this key, whichever that is."""
         for _ in range(_MOST_RUNS):
             async with Hangup(request.receive):
@@ -125,7 +123,7 @@ class ChatCompletions:
                     raise
         raise refusal(ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_IN_USE)
 
-    async def _answer(self, request: Request, admitted: Admitted, leg: Leg | None = None) -> Response:
+    async def _answer(self, request: Request, admitted: Admitted, leg: Leg | None = None) -> ASGIApp:
         found, collapsed = await self._look_up(admitted), False
         for _ in range(_MOST_LEADERS):
             if not found.miss.HasField("underway"):
@@ -154,7 +152,7 @@ class ChatCompletions:
         async with Hangup(request.receive), self._idempotency.kept(leg):
             return await self._following.follow(admitted, lead, live=admitted.call.stream and leg is None)
 
-    def _relay_live(self, admitted: Admitted, replay: LiveReplay) -> Response:
+    def _relay_live(self, admitted: Admitted, replay: LiveReplay) -> ASGIApp:
         exchange = admitted.exchange
         exchange.served_mode = mode_of(cache_pb2.REPLAY_TIER_EXACT)
         admitted.tokens.used(0)
@@ -175,16 +173,16 @@ class ChatCompletions:
     async def _admit(self, request: Request) -> Admitted:
         exchange = Exchange.of(request.scope)
         caller = await self._authenticator.for_inference(request)
-        key = idempotency_key(request.headers)
+        lines = HeaderLines.of(request.scope)
+        key = idempotency_key(lines)
         settings = self._settings
         body = await read_body(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
         call = parse_chat(body)
         exchange.requested_model = call.model[:200]
-        exchange.span_attributes |= {"gen_ai.operation.name": "chat", "gen_ai.request.model": exchange.requested_model}
-        exchange.tags = tags_of(call.metadata, request.headers)
+        exchange.tags = tags_of(call.metadata, lines)
         policy = caller.policy
-        controls = parse_controls(request.headers, caller.cache)
-        if controls.record and not lets_itself_be_recorded(request.headers):
+        controls = parse_controls(lines, caller.cache)
+        if controls.record and not lets_itself_be_recorded(lines):
             controls = replace(controls, record=False)
         model = self._catalog.resolve(call.model)
         exchange.model = model.id
@@ -195,8 +193,7 @@ class ChatCompletions:
             estimated_tokens(body, call),
             calls_per_minute=policy.requests_per_minute,
         )
-        region = region_from_proto(policy.region)
-        return Admitted(exchange, caller.principal, body, call, model, controls, key, tokens, region)
+        return Admitted(exchange, caller.principal, body, call, model, controls, key, tokens, caller.region)
 
     async def _look_up(self, admitted: Admitted) -> cache_pb2.LookupResponse:
         """What the cache has. A cache that is away counts as a miss without leave to store."""
@@ -224,7 +221,7 @@ class ChatCompletions:
 
     async def _replay(
         self, admitted: Admitted, hit: cache_pb2.Hit, leg: Leg | None, *, collapsed: bool
-    ) -> Response | None:
+    ) -> ASGIApp | None:
         """None: not before the ledger has said what it has under this request id."""
         exchange = admitted.exchange
         exchange.served_mode = mode_of(hit.tier)
@@ -243,22 +240,22 @@ class ChatCompletions:
             status = status_collapsed(exchange.served_mode, hit.key_digest)
         else:
             status = status_hit(exchange.served_mode, hit.key_digest, hit.similarity_ppm)
-        headers = begun_headers(exchange, status) | settled_headers(settled)
-        headers["age"] = str(max(0, hit.age_ms) // 1_000)
+        age_s = max(0, hit.age_ms) // 1_000
+        headers = [*begun_headers(exchange, status), *settled_headers(settled), (b"age", b"%d" % age_s)]
         if not admitted.call.stream:
-            return Response(hit.openai_body, headers=headers, media_type=_JSON)
+            return Answer(hit.openai_body, headers)
         return _stream(sse.frames(hit.chunks) + self._end(admitted, hit.usage_chunk, settled), headers)
 
-    def _repeat(self, admitted: Admitted, landing: flights_pb2.Landing) -> Response:
+    def _repeat(self, admitted: Admitted, landing: flights_pb2.Landing) -> ASGIApp:
         """What was sent to the first who asked, to the byte; where that was broken off, so is this."""
         exchange = admitted.exchange
         exchange.served_mode, exchange.idempotent_replayed = mode_of(landing.tier), True
         settled = Settled(landing.receipt_id, landing.charged_nano_usd, landing.usage, landing.trace_id)
         self._note(exchange, settled)
         admitted.tokens.used(0)
-        headers = repeated_headers(exchange) | settled_headers(settled)
+        headers = repeated_headers(exchange) + settled_headers(settled)
         if not admitted.call.stream:
-            return Response(landing.openai_body, headers=headers, media_type=_JSON)
+            return Answer(landing.openai_body, headers)
         frames = sse.frames(landing.chunks)
         if landing.HasField("broken_off"):
             error = MeshError(landing.broken_off.reason, landing.broken_off.message)
@@ -268,7 +265,7 @@ class ChatCompletions:
 
     async def _have_answered(
         self, request: Request, admitted: Admitted, miss: cache_pb2.Miss, leg: Leg | None
-    ) -> Response:
+    ) -> ASGIApp:
         exchange = admitted.exchange
         exchange.served_mode = "fresh"
         headers = begun_headers(exchange, miss_status(miss))
@@ -278,7 +275,7 @@ class ChatCompletions:
             async with Hangup(request.receive), aclosing(events):
                 final = await _final(events)
             settled = self._settle(admitted, final)
-            return Response(final.openai_body, headers=headers | settled_headers(settled), media_type=_JSON)
+            return Answer(final.openai_body, headers + settled_headers(settled))
         async with Hangup(request.receive):
             # The answer begins with the first event and not before: until then a refusal is still an HTTP status.
             first = await anext(events, None)
@@ -329,11 +326,8 @@ class ChatCompletions:
     @staticmethod
     def _note(exchange: Exchange, settled: Settled) -> None:
         exchange.receipt_id = settled.receipt_id
-        exchange.span_attributes |= {
-            "gen_ai.response.model": exchange.model,
-            "gen_ai.usage.input_tokens": prompt_tokens(settled.usage),
-            "gen_ai.usage.output_tokens": answer_tokens(settled.usage),
-        }
+        exchange.input_tokens = prompt_tokens(settled.usage)
+        exchange.output_tokens = answer_tokens(settled.usage)
 
 
 async def _final(events: Events) -> router_pb2.Final:
@@ -343,9 +337,9 @@ async def _final(events: Events) -> router_pb2.Final:
     raise refusal(ErrorReason.ERROR_REASON_INTERNAL, "the router ended the call without a Final")
 
 
-def _stream(frames: bytes, headers: dict[str, str]) -> Response:
+def _stream(frames: bytes, headers: Lines) -> Answer:
     """A stream that is there as a whole."""
-    return Response(frames, headers={**headers, **sse.HEADERS}, media_type=sse.MEDIA_TYPE)
+    return Answer(frames, headers + sse.HEADERS, sse.MEDIA_TYPE)
 
 
 def _missed(reason: cache_pb2.Miss.Reason.ValueType) -> cache_pb2.LookupResponse:

@@ -17,12 +17,12 @@ from decimal import Decimal
 from enum import Enum
 from typing import TypeVar
 
-from starlette.datastructures import Headers
-
 from edge.errors import invalid, refusal
+from edge.wire.header_lines import HeaderLines
 from tallygate.common.v1.errors_pb2 import ErrorReason
 
 CACHE_HEADER = "X-Tallygate-Cache"
+_OURS, _STANDARD = CACHE_HEADER.lower().encode(), b"cache-control"
 _MAX_AGE_LIMIT_S = 2**31  # RFC 9111, 1.2.2: a greater number of seconds counts as this one
 
 
@@ -68,7 +68,7 @@ NO_CONTROLS = Controls()
 _MODE_OF_DIRECTIVE = {"no-store": Mode.OFF, "no-cache": Mode.REFRESH, "only-if-cached": Mode.ONLY}
 
 
-def parse_controls(headers: Headers, standing: Controls = NO_CONTROLS) -> Controls:
+def parse_controls(lines: HeaderLines, standing: Controls = NO_CONTROLS) -> Controls:
     """What a request asks: its headers, and what they don't say from ``standing``, the controls of its key.
     ``X-Tallygate-Cache`` beats ``Cache-Control`` where both name a mode; where the cache is off by default, it stays
     off without the former.
@@ -77,13 +77,11 @@ def parse_controls(headers: Headers, standing: Controls = NO_CONTROLS) -> Contro
         MeshError: INVALID_REQUEST for a value that means nothing, or for two that exclude each other; PERMISSION_DENIED
             for more than the key may ask for.
     """
-    # A list may come in several lines, one of them a proxy's (RFC 9110, 5.3).
-    ours, standard = headers.getlist("x-tallygate-cache"), headers.getlist("cache-control")
-    if not ours and not standard:
+    if _OURS not in lines and _STANDARD not in lines:
         return standing
-    wish = _ours(",".join(ours))
-    directed, max_age_s = _standard(",".join(standard))
-    if standing.mode is Mode.OFF and not ours:
+    wish = _ours(lines.as_list(_OURS))
+    directed, max_age_s = _standard(lines.as_list(_STANDARD))
+    if standing.mode is Mode.OFF and _OURS not in lines:
         return standing
     up_to = wish.tier or standing.up_to
     return replace(
@@ -97,12 +95,11 @@ def parse_controls(headers: Headers, standing: Controls = NO_CONTROLS) -> Contro
     )
 
 
-def lets_itself_be_recorded(headers: Headers) -> bool:
+def lets_itself_be_recorded(lines: HeaderLines) -> bool:
     """False for a request that itself says that nothing of it may be kept; RFC 9111, 5.2.1.5, means the request as well
     as the response. A key whose cache is off by default says nothing of the kind.
     """
-    ours, standard = headers.getlist("x-tallygate-cache"), headers.getlist("cache-control")
-    return "off" not in _words(",".join(ours)) and "no-store" not in _words(",".join(standard))
+    return "off" not in _words(lines.as_list(_OURS)) and "no-store" not in _words(lines.as_list(_STANDARD))
 
 
 _MODE_OF_WORD = {"on": Mode.DEFAULT, "off": Mode.OFF, "refresh": Mode.REFRESH, "only": Mode.ONLY}

@@ -218,9 +218,19 @@ def _messages(name: str, value: object) -> None:
     if not messages:
         raise invalid(f"`{name}` is empty; send at least one message.", name)
     for index, message in enumerate(messages):
+        if _is_plain(message):
+            continue
         _message(f"{name}[{index}]", message)
         if not (isinstance(message, dict) and message.get("role")):
             raise invalid(f"`{name}[{index}].role` is missing.", f"{name}[{index}].role")
+
+
+def _is_plain(message: object) -> bool:
+    """Nearly all messages: a role and a text, with nothing that a check is for, and no names made for errors."""
+    if type(message) is not dict or len(message) != 2:
+        return False
+    role = message.get("role")
+    return type(role) is str and role != "" and type(message.get("content")) is str
 
 
 _FIELDS: Mapping[str, Check] = {

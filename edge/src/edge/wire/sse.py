@@ -10,18 +10,20 @@ from typing import Any
 
 import orjson
 
-MEDIA_TYPE = "text/event-stream"
+from edge.wire.header_lines import Lines
+
+MEDIA_TYPE = b"text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
-HEADERS: Mapping[str, str] = {
-    "cache-control": "no-cache",
+HEADERS: Lines = [
+    (b"cache-control", b"no-cache"),
     # nginx and what follows it buffer a response otherwise, and the stream arrives in one piece at the end.
-    "x-accel-buffering": "no",
-}
+    (b"x-accel-buffering", b"no"),
+]
 
 
 def frames(payloads: Iterable[bytes]) -> bytes:
     """The frames of several payloads, in one piece."""
-    return b"".join([b"data: " + _one_line(payload) + b"\n\n" for payload in payloads])
+    return b"".join([b"data: %b\n\n" % _one_line(payload) for payload in payloads])
 
 
 def _one_line(payload: bytes) -> bytes:

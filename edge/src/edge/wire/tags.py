@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from starlette.datastructures import Headers
-
 from edge.errors import invalid
+from edge.wire.header_lines import HeaderLines
 from meshkit.errors import MeshError
 
 HEADER = "X-Tallygate-Tags"
+_NAME = HEADER.lower().encode()
 MAX_TAGS = 16
 MAX_KEY_CHARS = 64
 MAX_VALUE_CHARS = 512
@@ -39,16 +39,15 @@ def check_metadata(name: str, value: object) -> None:
         _check(f"`{name}`", key, text, name)
 
 
-def tags_of(metadata: Mapping[str, str], headers: Headers) -> dict[str, str]:
+def tags_of(metadata: Mapping[str, str], lines: HeaderLines) -> dict[str, str]:
     """All tags of a request whose ``metadata`` was checked.
 
     Raises:
         MeshError: INVALID_REQUEST for a header that is not KEY=VALUE, KEY=VALUE, or for too many.
     """
-    lines = headers.getlist(HEADER)
-    if not lines:
+    if _NAME not in lines:
         return dict(metadata)
-    tags = {**metadata, **_parsed(",".join(lines))}
+    tags = {**metadata, **_parsed(lines.as_list(_NAME))}
     if len(tags) > MAX_TAGS:
         raise invalid(f"`metadata` and {HEADER} have {len(tags)} tags together; at most {MAX_TAGS} are allowed.")
     return tags
