@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from ledger_svc.domain.charges import Attempt, ChargeFacts, Outcome, ServedMode
 from ledger_svc.domain.errors import InvalidRequest, NotFound
 from ledger_svc.domain.receipts import Receipt, decode, encode, price_sha256
+from ledger_svc.domain.settling import Charge, Settle
 from ledger_svc.service.charging import ChargingService
 from ledger_svc.service.receipts import ReceiptService
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
@@ -238,3 +239,46 @@ async def test_a_receipt_of_another_organisation_is_not_found(
     for page_size in (-1, 1_001):
         with pytest.raises(InvalidRequest):
             await receipts.page(payer.org_id, page_size=page_size, page_token="")
+
+
+PRICED_TWICE = PriceSnapshot(
+    "openai/gpt-x",
+    BillingTier.PASSTHROUGH,
+    (RateTier(0, Rates(input_pico_usd=1, output_pico_usd=2)), RateTier(5, Rates(cached_input_pico_usd=3))),
+    500,
+    2_500,
+    *("s", "v", "d", "7"),
+)
+USED = Usage(1, 2, 3, 4, 5, 6, 7, 8, Provenance.PROVIDER)
+SETTLED = ChargeFacts(
+    *(USED, PRICED_TWICE, ServedMode.FRESH, Outcome.COMPLETE),
+    *("asked", "model", "source", "upstream"),
+    trace_id="trace",
+    request_digest="0" * 32 + ":" + "1" * 64,
+    answer_digest="0" * 32 + ":" + "2" * 64,
+    tags=(("a", "b"), ("c", "d")),
+    started_at_ms=9,
+)
+TRIED = (Attempt("o/1", 1, 2, 500, won=False, failure="error"), Attempt("o/2", 3, 4, 200, won=True))
+
+
+@pytest.mark.parametrize(
+    ("version", "digest"),
+    [
+        (1, "f33ded07cd9a731593c3a74830630d0d61d1b254227d74d227c8e1bf45a7b159"),
+        (2, "67b771295f86d12196cd73c8882f8f2f275a8a3df20e94e85ea5fdb10ab18287"),
+        (3, "a293be4b16cd9f5bc9e35153014bd5f28415677e489ae3251f7c9bcecd720ed0"),
+    ],
+)
+def test_a_receipt_is_written_as_it_always_was(version: int, digest: str) -> None:
+    """What was signed once must come out the same, to the byte, in every build that comes after."""
+    receipt = Receipt("r", "h", "q", "o", "p", "k", SETTLED, 5, 4, 3, 2, TRIED, 1, version=version)
+    assert hashlib.sha256(encode(receipt).encode()).hexdigest() == digest
+
+
+def test_a_command_sent_again_after_an_upgrade_is_the_same() -> None:
+    """Fingerprints are stored: another one for the same command would be a conflict."""
+    settle = Settle("org", "req", SETTLED, TRIED, "rcpt", "xfer", 1)
+    charge = Charge(Principal("org", "proj", "key", ()), "req", SETTLED, "hold", "rcpt", "xfer", 1)
+    assert settle.fingerprint == "1dd3f2036a673a5c89a5944f7741c3a7d56ec704e74803c15231419582aa51bc"
+    assert charge.fingerprint == "1aa53b38c2995d3ce026c85c48a596878f1f05dadbfa48f9c4de4bc2ffb16401"

@@ -8,11 +8,11 @@ what is paid out again. ``PROVIDER_CLEARING`` is what a payment provider took in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from functools import lru_cache
 
 from ledger_svc.domain.errors import InsufficientBalance
+from ledger_svc.domain.values import value
 
 MAX_AMOUNT_NANO_USD = 10**17
 """100 million USD: no hold, credit or charge is larger."""
@@ -58,7 +58,7 @@ def account_id(org_id: str, kind: AccountKind) -> str:
     return f"{org_id}/{kind}"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Account:
     """One account as it stands. ``version`` counts its postings; amounts in nano-USD."""
 
@@ -96,7 +96,7 @@ class Account:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Balance:
     """What an organisation has, in nano-USD."""
 
@@ -111,7 +111,7 @@ class Balance:
         return self.posted_nano_usd - self.held_nano_usd
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Spend:
     """An amount spread over promotional credit, paid credit, and what neither covers. All >= 0, in nano-USD."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 from ledger_svc.domain.accounts import SPENDABLE, Account, AccountKind, account_id
 from ledger_svc.domain.caps import (
@@ -32,12 +31,13 @@ from ledger_svc.domain.keys import ApiKey
 from ledger_svc.domain.lots import CreditLot, take
 from ledger_svc.domain.receipts import Receipt, encode
 from ledger_svc.domain.trail import TrailEntry
+from ledger_svc.domain.values import lazy, value
 
 Name = tuple[str, str]
 """(org_id, request_id), or (org_id, idem_key)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Needs:
     """What a command reads; empty: nothing of that kind. All accounts are of ``org_id`` and are locked, and its credit
     lots are always read. Caps and buckets: those that the hold of ``request_id`` meets, those that a new hold of
@@ -55,7 +55,7 @@ class Needs:
     at_ms: int = 0
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class ReceiptEntry:
     """A receipt, and what the store keeps beside it: its transfer, and the fingerprint of the command that settled."""
 
@@ -63,13 +63,13 @@ class ReceiptEntry:
     transfer_id: str
     fingerprint: str
 
-    @cached_property
+    @lazy
     def document(self) -> str:
         """The receipt's document; made once, to be stored and to be signed."""
         return encode(self.receipt)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class AttemptEntry:
     """One call of a source under its hold; ``ordinal`` counts from 0."""
 

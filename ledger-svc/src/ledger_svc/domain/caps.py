@@ -8,12 +8,13 @@ also while the cap is cleared, so that a cap that is set again counts what was s
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 from ledger_svc.domain.errors import BudgetExceeded
 from ledger_svc.domain.holds import Hold
 from ledger_svc.domain.trail import State
+from ledger_svc.domain.values import value
 from meshkit.money import format_usd
 
 UNLIMITED = -1
@@ -44,7 +45,7 @@ class CapUnit(StrEnum):
     TOKENS = "tokens"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Cap:
     """One cap as it stands. ``limit`` in nano-USD or tokens, ``UNLIMITED`` once cleared; ``revision`` counts its
     changes from 1.
@@ -78,7 +79,7 @@ BucketName = tuple[str, CapPeriod, CapUnit, int]
 """(scope id, period, unit, start of the period in Unix milliseconds)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Bucket:
     """What counts for a cap in one period, in its unit.
 

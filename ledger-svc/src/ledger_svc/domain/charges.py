@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from ledger_svc.domain.accounts import MAX_AMOUNT_NANO_USD
 from ledger_svc.domain.errors import InvalidRequest
+from ledger_svc.domain.values import value
 from meshkit.money import PriceSnapshot, Usage, charge_nano_usd, format_usd
 
 Tags = tuple[tuple[str, str], ...]
@@ -30,7 +30,7 @@ class Outcome(Enum):
     INTERRUPTED = "interrupted"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Attempt:
     """One call of a source. ``http_status`` 0: no answer. ``failure``: why, in a word; empty for the winner."""
 
@@ -42,7 +42,7 @@ class Attempt:
     failure: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ChargeFacts:
     """What is common to the two ways in which a request is charged (fields as in ledger.proto)."""
 
@@ -63,7 +63,7 @@ class ChargeFacts:
     """The request arrived at the edge at, Unix milliseconds; 0: not known."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Quote:
     """What a request owes, and what a replay saved against a fresh call. In nano-USD."""
 

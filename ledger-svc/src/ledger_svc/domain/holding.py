@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 from ledger_svc.domain.accounts import SPENDABLE, admit_amount
 from ledger_svc.domain.book import Book, Needs
@@ -12,10 +11,11 @@ from ledger_svc.domain.command import Command, check_same, closed_error, find_ho
 from ledger_svc.domain.expiring import ADMITTED, expire_credit
 from ledger_svc.domain.holds import Hold, HoldState
 from ledger_svc.domain.keys import admit_key
+from ledger_svc.domain.values import lazy, value
 from meshkit.principal import Principal
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class Reserve(Command[Hold]):
     """Holds an amount for a request. Refusals: see ``decide``."""
 
@@ -34,7 +34,7 @@ class Reserve(Command[Hold]):
         payer = self.principal
         return Needs(payer.org_id, ADMITTED, self.request_id, payer.key_id, payer.project_id, at_ms=self.now_ms)
 
-    @cached_property
+    @lazy
     def fingerprint(self) -> str:
         """Of everything that the caller decides."""
         payer = self.principal
@@ -77,7 +77,7 @@ class Reserve(Command[Hold]):
         return hold
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class Extend(Command[Hold]):
     """Moves the end of an open hold to ``ttl_ms`` from now; never nearer. Again: the same."""
 
@@ -102,7 +102,7 @@ class Extend(Command[Hold]):
         return hold if ends_at_ms == hold.expires_at_ms else book.update_hold(replace(hold, expires_at_ms=ends_at_ms))
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class Release(Command[int]):
     """Gives a hold back; answers what was held, in nano-USD. Again: the same, and nothing moves."""
 
@@ -133,7 +133,7 @@ class Release(Command[int]):
         return hold.amount_nano_usd
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class Expire(Command[bool]):
     """Ends a hold whose time has passed. False: it was closed before, or its time has not come."""
 

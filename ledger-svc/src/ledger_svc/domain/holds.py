@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from ledger_svc.domain.values import value
 
 
 class HoldState(Enum):
@@ -17,7 +18,7 @@ class HoldState(Enum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Hold:
     """One hold. ``amount_nano_usd`` = from promotional + from paid credit; ``amount_tokens``: the most tokens that the
     request can use, 0 where nobody said. Times in Unix milliseconds, 0 for not yet.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from ledger_svc.domain.values import value
 
 
 class TransferKind(Enum):
@@ -16,7 +17,7 @@ class TransferKind(Enum):
     CORRECTION = "correction"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Transfer:
     """One movement. ``idem_key`` is unique in the organisation; ``fingerprint`` is of the command that made it."""
 
@@ -28,7 +29,7 @@ class Transfer:
     created_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Posting:
     """One account's part of a transfer. ``account_version`` counts from 1 without gaps, and
     ``balance_after_nano_usd`` is the balance before it plus ``amount_nano_usd``: a missing or changed posting shows.

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from operator import attrgetter
 
 from ledger_svc.domain.charges import Attempt, ChargeFacts, Tags
 from ledger_svc.domain.errors import InvalidRequest
+from ledger_svc.domain.values import OfEach
 from meshkit.money import USAGE_CLASSES, PriceSnapshot, Rates
 
 _RATE_NAMES = tuple(rate.name for rate in fields(Rates))
 _rate_values, _usage_values = attrgetter(*_RATE_NAMES), attrgetter(*USAGE_CLASSES)
+_NEEDED_TEXTS = ("requested_model", "model", "source_id", "upstream_model")
+_OTHER_TEXTS = ("origin_receipt_id", "trace_id")
+_needed_texts, _other_texts = attrgetter(*_NEEDED_TEXTS), attrgetter(*_OTHER_TEXTS)
 
 MAX_NAME_CHARS = 100
 MAX_ID_CHARS = 200
@@ -40,6 +45,8 @@ _DIGEST = re.compile(r"(?:[0-9a-f]{32}:[0-9a-f]{64})?")
 
 def check_text(param: str, text: str, *, max_chars: int = MAX_ID_CHARS, empty: bool = False) -> str:
     """Refuses a text that is empty, too long, or has control characters (PostgreSQL takes no NUL)."""
+    if 0 < len(text) <= max_chars and text.isprintable():
+        return text
     if not text and not empty:
         raise InvalidRequest(param, "must not be empty")
     if len(text) > max_chars:
@@ -73,17 +80,20 @@ def check_patterns(param: str, patterns: Sequence[str]) -> tuple[str, ...]:
 
 def check_facts(facts: ChargeFacts) -> ChargeFacts:
     """Bounds every number and text of what is to be charged, so that it fits the columns and the receipt."""
-    for name in ("requested_model", "model", "source_id", "upstream_model"):
-        check_text(f"facts.{name}", getattr(facts, name))
-    for name in ("origin_receipt_id", "trace_id"):
-        check_text(f"facts.{name}", getattr(facts, name), empty=True)
-    for name in ("request_digest", "answer_digest"):
-        if not _DIGEST.fullmatch(getattr(facts, name)):
-            raise InvalidRequest(f"facts.{name}", "is not a salt and a SHA-256 in lower-case hex, as SALT:DIGEST")
+    if not _are_short_and_printable(_needed_texts(facts), empty=False):
+        for name in _NEEDED_TEXTS:
+            check_text(f"facts.{name}", getattr(facts, name))
+    if not _are_short_and_printable(_other_texts(facts), empty=True):
+        for name in _OTHER_TEXTS:
+            check_text(f"facts.{name}", getattr(facts, name), empty=True)
+    if not (_DIGEST.fullmatch(facts.request_digest) and _DIGEST.fullmatch(facts.answer_digest)):
+        for name in ("request_digest", "answer_digest"):
+            if not _DIGEST.fullmatch(getattr(facts, name)):
+                raise InvalidRequest(f"facts.{name}", "is not a salt and a SHA-256 in lower-case hex, as SALT:DIGEST")
     check_tags("facts.tags", facts.tags)
     check_range("facts.started_at_ms", facts.started_at_ms, 0, MAX_TIME_MS)
     _check_all("facts.usage", USAGE_CLASSES, _usage_values(facts.usage), MAX_UNITS)
-    check_price("facts.price", facts.price)
+    _CHECKED_PRICES.of(facts.price)
     return facts
 
 
@@ -100,6 +110,10 @@ def check_price(param: str, price: PriceSnapshot) -> PriceSnapshot:
     return price
 
 
+_CHECKED_PRICES: OfEach[PriceSnapshot, PriceSnapshot] = OfEach(partial(check_price, "facts.price"), at_most=4_096)
+"""Those that passed: a price serves many requests."""
+
+
 def check_tags(param: str, tags: Tags) -> Tags:
     """The client's names for a request."""
     if tags:
@@ -110,6 +124,11 @@ def check_tags(param: str, tags: Tags) -> Tags:
                 raise InvalidRequest(f"{param} (key)", "must not contain characters beyond U+FFFF")
             check_text(f"{param}.{key}", value, max_chars=MAX_TAG_VALUE_CHARS, empty=True)
     return tags
+
+
+def _are_short_and_printable(texts: Sequence[str], *, empty: bool) -> bool:
+    """Whether all pass ``check_text``, which is what nearly all do; if not, it has to be asked of each."""
+    return (empty or all(texts)) and max(map(len, texts)) <= MAX_ID_CHARS and "".join(texts).isprintable()
 
 
 def _check_all(param: str, names: Sequence[str], values: Sequence[int], high: int) -> None:

@@ -7,15 +7,15 @@ that was made before a lot expired may still be paid from it, and what no hold n
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from ledger_svc.domain.accounts import AccountKind
+from ledger_svc.domain.values import value
 
 DEFAULT_PRIORITY = 100
 MAX_PRIORITY = 1_000
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class CreditLot:
     """One credit. ``kind``: the account that it is part of. ``priority``: a lower one is spent first. Times in Unix
     milliseconds; ``expires_at_ms`` 0: never.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from ledger_svc.domain.accounts import SPENDABLE, AccountKind, admit_amount, spread
@@ -16,12 +14,13 @@ from ledger_svc.domain.holds import Hold, HoldState
 from ledger_svc.domain.journal import Transfer, TransferKind
 from ledger_svc.domain.keys import admit_key
 from ledger_svc.domain.receipts import Receipt, attempts_document, facts_document
+from ledger_svc.domain.values import lazy, value
 from meshkit.principal import Principal
 
 _CHARGED = (AccountKind.REVENUE, AccountKind.PLATFORM_LOSS)
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class Settle(Command[Receipt]):
     """Turns a hold into a charge and a receipt. An expired hold is settled too."""
 
@@ -38,7 +37,7 @@ class Settle(Command[Receipt]):
         """The hold and the accounts of a charge. Not the key: a revoked key still pays for what was delivered."""
         return Needs(self.org_id, SPENDABLE + _CHARGED, self.request_id)
 
-    @cached_property
+    @lazy
     def fingerprint(self) -> str:
         """Of the facts and the attempts; another trace does not make it another settlement."""
         return fingerprint_of("settle", _charge_content(self.facts), attempts_document(self.attempts))
@@ -62,7 +61,7 @@ class Settle(Command[Receipt]):
         return _charge(book, hold, self, owed, self.attempts, admitted_nano_usd=admitted)
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class Charge(Command[Receipt]):
     """Hold and settlement in one step, for a replay."""
 
@@ -82,7 +81,7 @@ class Charge(Command[Receipt]):
             payer.org_id, ADMITTED + _CHARGED, self.request_id, payer.key_id, payer.project_id, at_ms=self.now_ms
         )
 
-    @cached_property
+    @lazy
     def fingerprint(self) -> str:
         """Of the payer and the facts, but not the trace."""
         return fingerprint_of("charge", self.principal.project_id, self.principal.key_id, _charge_content(self.facts))

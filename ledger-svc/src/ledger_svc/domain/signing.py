@@ -11,7 +11,6 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ledger_svc.domain.merkle import leaf_hash
+from ledger_svc.domain.values import value
 
 ALGORITHM = "EdDSA"
 KEY_BYTES = 32
@@ -45,7 +45,7 @@ class InvalidSignatureError(Exception):
     """It is not what one of the known keys has signed, or not in the form that it is signed in."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Seal:
     """A document's signature, and the hash of its leaf: SHA-256(0x00 || JWS)."""
 

@@ -17,6 +17,7 @@ import orjson
 from ledger_svc.domain.charges import Tags
 from ledger_svc.domain.latency import Latencies, latencies_of
 from ledger_svc.domain.receipts import Receipt
+from ledger_svc.domain.values import value
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -61,7 +62,7 @@ class Dimension(Enum):
     TAG = "tag"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Group:
     """Whose requests a sum is over. What a failed request has not is ""."""
 
@@ -74,7 +75,7 @@ class Group:
     tag_value: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Use:
     """One request, as usage counts it, or some that differ in nothing else: ``counts`` of ``COUNTS``; ``latencies`` 0:
     none of it is among them.
@@ -160,12 +161,12 @@ def names_of(use: Use) -> Iterator[SumName]:
     """The sums that a request is part of."""
     group = use.group
     tagged = [("", group)]
-    for key, value in use.tags:
+    for key, text in use.tags:
         tagged.append(
             (
                 key,
                 Group(
-                    group.project_id, group.key_id, group.model, group.source_id, group.tier, group.served_mode, value
+                    group.project_id, group.key_id, group.model, group.source_id, group.tier, group.served_mode, text
                 ),
             )
         )
@@ -216,7 +217,7 @@ def group_id(group: Group) -> str:
     return hashlib.sha256(orjson.dumps(texts)).hexdigest()[:32]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Question:
     """What to sum: from an hour's start until another's, Unix milliseconds; filters "": any."""
 
@@ -261,7 +262,7 @@ COLUMN_OF = {
 """What of a group a dimension is."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Usage:
     """The answer: sums by group, and what was given back of the charges in each."""
 

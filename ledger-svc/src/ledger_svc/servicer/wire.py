@@ -125,9 +125,16 @@ def facts_from_proto(message: pb.ChargeFacts) -> ChargeFacts:
         price=decoded("facts.price", _price, message.price.SerializeToString(deterministic=True)),
         served_mode=known("facts.served_mode", MODES, message.served_mode),
         outcome=known("facts.outcome", _OUTCOMES, message.outcome),
+        requested_model=message.requested_model,
+        model=message.model,
+        source_id=message.source_id,
+        upstream_model=message.upstream_model,
+        origin_receipt_id=message.origin_receipt_id,
+        trace_id=message.trace_id,
+        request_digest=message.request_digest,
+        answer_digest=message.answer_digest,
         tags=tuple(sorted(message.tags.items())) if message.tags else (),
         started_at_ms=message.started_at_ms,
-        **{name: getattr(message, name) for name in _FACT_TEXTS},
     )
 
 
