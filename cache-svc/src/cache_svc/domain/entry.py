@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from cache_svc.domain.request import Group
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 
 MAGIC = b"TGC1"
@@ -70,13 +71,13 @@ def request_of(blob: bytes) -> bytes:
     return blob[_request_at(blob) :]
 
 
-def organization_of(blob: bytes) -> str | None:
+def owner_of(blob: bytes) -> Group | None:
     """Whose request the entry in ``blob`` answers, to judge by the request in it; None: it is no entry."""
     try:
-        org_id: str = orjson.loads(request_of(blob))["scope"]["org"]
-    except (Poisoned, ValueError, KeyError, TypeError):
+        facts = orjson.loads(request_of(blob))
+        return Group(facts["scope"]["org"], facts["scope"].get("project", ""), facts["model"])
+    except (Poisoned, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return org_id
 
 
 def open_sealed(blob: bytes, request: bytes) -> Entry:

@@ -155,13 +155,7 @@ def keyed(
     return CacheRequest(
         canonical=b"".join((_BEFORE_BODY, body_bytes, rest)),
         address=_sha256_with(body_hash, rest),
-        epoch_names=(
-            epoch_name(principal.org_id),
-            shared_epoch_name(principal.org_id)
-            if share_in_org
-            else epoch_name(principal.org_id, project_id=principal.project_id),
-            epoch_name(principal.org_id, model=model),
-        ),
+        epoch_names=epoch_names_of(Group(principal.org_id, "" if share_in_org else principal.project_id, model)),
         endpoint=endpoint,
         body=body,
         stream=whole.get("stream") is True,
@@ -184,6 +178,13 @@ def epoch_name(org_id: str, *, project_id: str = "", model: str = "") -> str:
 def shared_epoch_name(org_id: str) -> str:
     """What the purge epoch of the answers that an organisation's projects share is called."""
     return orjson.dumps(["shared", org_id]).decode()
+
+
+def epoch_names_of(group: Group) -> tuple[str, str, str]:
+    """Those of the requests of ``group``."""
+    org_id = group.org_id
+    whose = epoch_name(org_id, project_id=group.project_id) if group.project_id else shared_epoch_name(org_id)
+    return epoch_name(org_id), whose, epoch_name(org_id, model=group.model)
 
 
 def group_of(epoch_names: Sequence[str]) -> Group:

@@ -13,6 +13,7 @@ from cache_svc.service import (
     BadRequest,
     CacheService,
     FillService,
+    Leave,
     Recorder,
     Recordings,
     StoreFull,
@@ -123,19 +124,15 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         except ValueError as error:
             raise BadRequest(f"usage or price: {error}") from error
         if ticket.record and not ticket.key:
-            refusal = ticket.asked.why_not_stored
+            refusal, ended = ticket.asked.why_not_stored, False
         else:
-            refusal = await self._service.store(
-                subject,
-                ticket.key,
-                fresh,
-                ttl_s=_ttl_s(ticket.ttl_s),
-                up_to=_tier(ticket.up_to),
-                lesson=ticket.lesson,
-            )
+            leave = Leave(_ttl_s(ticket.ttl_s), _tier(ticket.up_to), ticket.lesson, tuple(ticket.epochs))
+            ending = self._fills.ending(lead, ended_with(request, stored=True)) if lead is not None else None
+            stored = await self._service.store_and_end(subject, ticket.key, fresh, leave, ending)
+            refusal, ended = stored.refusal, stored.ended
         if ticket.record:
             self._recorder.note(answered(subject, ticket.asked, fresh, refusal))
-        if lead is not None:
+        if lead is not None and not ended:
             await self._fills.end(lead, ended_with(request, stored=not refusal), shared=not refusal)
         return cache_pb2.StoreResponse(stored=not refusal, reason=refusal)
 
@@ -280,6 +277,7 @@ def _miss(miss: Miss, subject: Subject, controls: cache_pb2.CacheControls, lease
                 ttl_s=controls.ttl_s,
                 share_in_org=controls.share_in_org,
                 record=controls.record,
+                epochs=miss.epochs,
             )
         )
     if miss.lead is not None:

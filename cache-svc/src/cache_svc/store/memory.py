@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cache_svc.domain.fill import Claim
 from cache_svc.domain.request import Group, group_of
 from cache_svc.domain.statistics import Held
-from cache_svc.service import Found, NewEpoch, StoreFull, StoreUsage
+from cache_svc.service import Ending, Found, NewEpoch, Put, StoreFull, StoreUsage
 from meshkit.clock import Clock
 
 ENTRY_OVERHEAD_BYTES = 208
@@ -106,8 +106,20 @@ class MemoryStore:
         for name in missing:
             self._epochs[name] = self._new_epoch()
 
-    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
-        """Keeps ``blob``; the least recently used go to make room."""
+    async def put(
+        self,
+        address: bytes,
+        blob: bytes,
+        *,
+        ttl_s: int,
+        epoch_names: Sequence[str],
+        epochs: Sequence[int] = (),
+        ending: Ending | None = None,
+    ) -> Put:
+        """Keeps ``blob``; the least recently used go to make room. A flight is ended elsewhere, at no cost."""
+        del ending
+        if epochs and tuple(epochs) != await self.epochs(epoch_names):
+            return Put(kept=False)
         self.sweep(_SWEPT_A_PUT)
         size = _size(address, blob)
         most = self._max_bytes - self._epoch_bytes
@@ -125,6 +137,7 @@ class MemoryStore:
         self._held_bytes += size + self._cost_of(slot)
         self._entries[address] = (blob, expires_at_s, account)
         self._expiring.setdefault(slot, set()).add(address)
+        return Put(kept=True)
 
     def sweep(self, at_most: int) -> int:
         """Forgets entries that have expired, in the order of their minutes. Returns how much was left undone of
@@ -140,8 +153,9 @@ class MemoryStore:
             at_most -= 1
         return at_most
 
-    async def delete(self, address: bytes) -> None:
+    async def delete(self, address: bytes, epoch_names: Sequence[str] = ()) -> None:
         """Forgets what is at ``address``."""
+        del epoch_names  # kept with it
         if address in self._entries:
             self._drop(address)
 
