@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -51,8 +51,8 @@ def seal(entry: Entry, request: bytes) -> bytes:
         {
             "epochs": entry.epochs,
             "stored_at_ms": entry.stored_at_ms,
-            "usage": {**asdict(entry.usage), "provenance": entry.usage.provenance.value},
-            "price": {**asdict(entry.price), "tier": entry.price.tier.value},
+            "usage": entry.usage,
+            "price": _written(entry.price, entry.price.catalog_revision),
             "receipt_id": entry.receipt_id,
             "source_id": entry.source_id,
             "upstream_model": entry.upstream_model,
@@ -60,6 +60,12 @@ def seal(entry: Entry, request: bytes) -> bytes:
     )
     covered = b"".join((_LENGTHS.pack(len(facts), len(entry.answer), len(request)), facts, entry.answer))
     return b"".join((MAGIC, hashlib.sha256(covered).digest(), covered, request))
+
+
+@lru_cache(maxsize=1024)
+def _written(price: PriceSnapshot, revision: str) -> orjson.Fragment:
+    del revision  # no part of what makes two prices equal
+    return orjson.Fragment(orjson.dumps(price))
 
 
 def request_of(blob: bytes) -> bytes:

@@ -6,8 +6,8 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import structlog
@@ -115,7 +115,7 @@ class CacheService:
         Raises:
             NotCanonical: the body has no canonical form.
         """
-        request = await _aside(len(subject.body), partial(_read, subject))
+        request = await _request(subject)
         try:
             outcome = await self._find(request, controls, completion_id, claim if self._fills else None)
         except StoreUnavailable:
@@ -188,8 +188,8 @@ class CacheService:
             return miss
         if leader == ALONE:
             return miss
-        standing = Lead(name, leader)
-        return replace(miss, lead=standing) if leads else replace(miss, underway=standing)
+        lead, underway = (Lead(name, leader), None) if leads else (None, Lead(name, leader))
+        return Miss(miss.reason, miss.key, miss.detail, miss.lesson, lead, underway, miss.epochs)
 
     async def _verified(self, request: CacheRequest, found: Found) -> Entry | None:
         if found.blob is None:
@@ -270,7 +270,7 @@ class CacheService:
         Raises:
             NotStorable: it is none to keep.
         """
-        request = await _aside(len(subject.body), partial(_read, subject))
+        request = await _request(subject)
         # Whether a sample may be replayed was decided when the ticket was given.
         ineligible = why_never_stored(request.endpoint, request.body, allow_sampled=True)
         if ineligible:
@@ -374,6 +374,10 @@ def _group(subject: Subject) -> Group:
     return Group(subject.principal.org_id, project_id, subject.model)
 
 
+_REMEMBERED_BYTES = 8 * 1024
+"""The longest request of which the reading is remembered: of 512 of them, so 25 MB at most."""
+
+
 def _read(subject: Subject) -> CacheRequest:
     return read_request(
         principal=subject.principal,
@@ -383,3 +387,13 @@ def _read(subject: Subject) -> CacheRequest:
         raw=subject.body,
         share_in_org=subject.share_in_org,
     )
+
+
+_read_again = lru_cache(maxsize=512)(_read)
+
+
+async def _request(subject: Subject) -> CacheRequest:
+    """The request of ``subject``. A fresh one is read for its lookup and for its store, a hot one all the time."""
+    if len(subject.body) <= _REMEMBERED_BYTES:
+        return _read_again(subject)
+    return await _aside(len(subject.body), partial(_read, subject))
