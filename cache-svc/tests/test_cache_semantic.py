@@ -244,8 +244,7 @@ async def test_what_projects_share_is_not_read(rig: Rig) -> None:
     request = rig.sample.read()
     tier = rig.service._upper._tiers[0]
     assert tier.reads(request)
-    scope = {name: value for name, value in request._facts["scope"].items() if name != "project"}
-    assert not tier.reads(replace(request, _facts={**request._facts, "scope": scope}))
+    assert not tier.reads(replace(request, _facts=replace(request._facts, shared=True)))
 
 
 async def test_the_guards_come_first_and_the_next_one_is_asked(rig: Rig) -> None:
