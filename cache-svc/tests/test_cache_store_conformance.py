@@ -60,6 +60,16 @@ async def test_a_second_put_replaces_the_first(store: EntryStore) -> None:
     assert (await store.find(ADDRESS, NAMES)).blob == b"two"
 
 
+async def test_a_put_under_epochs_holds_while_they_do(store: EntryStore) -> None:
+    epochs = await store.epochs(NAMES)
+    assert (await store.put(ADDRESS, b"one", ttl_s=60, epoch_names=NAMES, epochs=epochs)).kept
+    await store.raise_epoch(NAMES[1])
+    assert not (await store.put(ADDRESS, b"two", ttl_s=60, epoch_names=NAMES, epochs=epochs)).kept
+    assert not (await store.put(OTHER, b"two", ttl_s=60, epoch_names=NAMES, epochs=epochs)).kept
+    assert (await store.find(ADDRESS, NAMES)).blob == b"one"
+    assert (await store.find(OTHER, NAMES)).blob is None
+
+
 async def test_delete_forgets_that_one(store: EntryStore) -> None:
     await store.put(ADDRESS, b"one", ttl_s=60, epoch_names=NAMES)
     await store.put(OTHER, b"two", ttl_s=60, epoch_names=NAMES)

@@ -113,11 +113,12 @@ async def open_stores(settings: CacheSettings, clock: Clock) -> AsyncIterator[St
     """The stores that ``settings.url`` names."""
     if settings.url == "memory://":
         memory = MemoryStore(max_bytes=settings.max_bytes, clock=clock, new_epoch=epochs_of(clock))
-        sweeper = asyncio.create_task(sweeping(memory, every_s=settings.sweep_every_s))
+        flights = MemoryFlights(max_bytes=settings.flight_max_bytes, clock=clock)
+        sweeper = asyncio.create_task(sweeping(memory, flights, every_s=settings.sweep_every_s))
         try:
             yield Stores(
                 _packed(memory, settings),
-                MemoryFlights(max_bytes=settings.flight_max_bytes, clock=clock),
+                flights,
                 MemoryFills(clock),
                 MemoryRecords(record_bounds(settings), max_bytes=settings.recording_total_max_bytes, clock=clock),
             )

@@ -1,6 +1,6 @@
 """The cache's use cases, and the Protocols of what they need."""
 
-from cache_svc.service.answers import CacheService, Counters, Leave, Limits
+from cache_svc.service.answers import CacheService, Counters, Leave, Limits, Stored
 from cache_svc.service.canonical_tier import CanonicalTier
 from cache_svc.service.fills import FillLimits, FillService, FillStore
 from cache_svc.service.flights import FlightLimits, FlightService, FlightStore, Kept
@@ -53,6 +53,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "StoreUsage",
+    "Stored",
     "UpperTier",
     "Verdict",
 ]

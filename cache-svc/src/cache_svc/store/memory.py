@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from cache_svc.domain.fill import Claim
 from cache_svc.domain.request import Group, group_of
@@ -218,10 +219,17 @@ class MemoryStore:
         return account
 
 
-async def sweeping(store: MemoryStore, *, every_s: float) -> None:
-    """Sweeps ``store`` until it is cancelled: a part at a time, with calls let in between."""
+class Swept(Protocol):
+    """A store of what expires."""
+
+    def sweep(self, at_most: int) -> int:
+        """Forgets so much of what has expired. Returns how much was left undone of it: 0 where there may be more."""
+
+
+async def sweeping(*stores: Swept, every_s: float) -> None:
+    """Sweeps ``stores`` until it is cancelled: a part at a time, with calls let in between."""
     while True:
-        done = store.sweep(_SWEPT_AT_ONCE) > 0
+        done = min(store.sweep(_SWEPT_AT_ONCE) for store in stores) > 0
         await asyncio.sleep(every_s if done else 0)
 
 
