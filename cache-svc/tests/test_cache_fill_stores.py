@@ -16,6 +16,7 @@ from cache_svc.service import FillStore, StoreUnavailable
 from cache_svc.service.fills import Attended
 from cache_svc.store.memory_fills import KEPT_S, MemoryFills
 from cache_svc.store.redis import RedisStore, connect
+from cache_svc.store.redis_commands import RedisCommands
 from cache_svc.store.redis_fills import RedisFills, subscriber
 from meshkit.testing import FakeClock
 
@@ -32,18 +33,19 @@ def claim(token: str, lease_s: float = 60.0) -> Claim:
 async def over_redis(valkey: ValkeyServer) -> AsyncIterator[RedisFills]:
     url = f"unix://{valkey.unix_socket_path}"
     client = connect(url, timeout_s=5, max_connections=8)
-    store = RedisFills(client, subscriber(url, timeout_s=5))
+    commands = RedisCommands(client)
+    store = RedisFills(commands, subscriber(url, timeout_s=5))
     try:
         yield store
     finally:
         await store.aclose()
-        await client.aclose()
+        await commands.aclose()
 
 
 @asynccontextmanager
 async def emptied(valkey: ValkeyServer) -> AsyncIterator[RedisFills]:
     async with over_redis(valkey) as store:
-        await store._client.flushall()
+        await store._commands.client.flushall()
         yield store
 
 
@@ -211,7 +213,7 @@ async def test_in_redis_everything_has_an_end(valkey: ValkeyServer) -> None:
         await store.board(NAME, claim("first", lease_s=7))
         await store.follow(FIRST, live=True)
         await store.publish(FIRST, [b"one"])
-        client = store._client
+        client = store._commands.client
         lives = sorted([await client.pttl(key) for key in await client.keys()])
         assert len(lives) == 3
         assert 0 < lives[0] <= 7_000 < lives[1] <= 60_000 < lives[2] <= 900_000
@@ -224,7 +226,7 @@ async def test_in_redis_a_flight_that_nobody_follows_leaves_nothing(valkey: Valk
     async with emptied(valkey) as store:
         await store.board(NAME, claim("first"))
         await store.end(FIRST, b"last", alone_s=0)
-        assert await store._client.keys() == []
+        assert await store._commands.client.keys() == []
 
 
 async def test_processes_hear_of_each_other_through_redis(valkey: ValkeyServer) -> None:
@@ -242,7 +244,7 @@ async def test_processes_hear_of_each_other_through_redis(valkey: ValkeyServer) 
 async def test_redis_leads_in_the_trip_that_finds_nothing(valkey: ValkeyServer) -> None:
     """Under the name that everyone else makes of address and epochs; not before the epochs are there, nor on a hit."""
     async with emptied(valkey) as fills:
-        entries = RedisStore(fills._client, new_epoch=iter(range(10**15, 10**16)).__next__)
+        entries = RedisStore(fills._commands, new_epoch=iter(range(10**15, 10**16)).__next__)
         assert (await entries.find(b"a" * 32, EPOCHS, claim=claim("first"))).leader == ""
         found = await entries.find(b"a" * 32, EPOCHS, claim=claim("first"))
         assert (found.leader, found.blob) == ("first", None)
@@ -260,7 +262,7 @@ async def test_redis_leads_in_the_trip_that_finds_nothing(valkey: ValkeyServer) 
 async def test_a_server_that_is_away_is_said_to_be(tmp_path: object) -> None:
     url = f"unix://{tmp_path}/nobody"
     client = connect(url, timeout_s=1, max_connections=2)
-    store = RedisFills(client, subscriber(url, timeout_s=1))
+    store = RedisFills(RedisCommands(client), subscriber(url, timeout_s=1))
     for call in (
         store.board(NAME, claim("first")),
         store.renew(FIRST, 1),

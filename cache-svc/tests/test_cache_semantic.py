@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cache_svc.domain.guards import signature, why_apart
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason, Mode, Tier
 from cache_svc.domain.trust import STEPS
-from cache_svc.service import CacheService, Limits, SemanticCounters, StoreUnavailable
+from cache_svc.service import CacheService, Leave, Limits, SemanticCounters, StoreUnavailable
 from cache_svc.service.semantic import COMPARISONS_TTL_S, MAX_TEXT_CHARS, Lesson, SemanticTier, Vector
 from cache_svc.store.memory import MemoryStore
 from cache_svc.store.memory_vectors import MemoryComparisons, MemoryVectors
@@ -93,7 +93,10 @@ class Rig:
         assert isinstance(outcome, Miss)
         subject = self.sample.subject(body, **more)
         fresh = self.sample.fresh(self.answer(says))
-        assert await self.service.store(subject, outcome.key, fresh, up_to=controls.up_to, lesson=outcome.lesson) == ""
+        assert (
+            await self.service.store(subject, outcome.key, fresh, Leave(up_to=controls.up_to, lesson=outcome.lesson))
+            == ""
+        )
         return outcome
 
     def answer(self, says: str) -> dict[str, Any]:
@@ -241,8 +244,7 @@ async def test_what_projects_share_is_not_read(rig: Rig) -> None:
     request = rig.sample.read()
     tier = rig.service._upper._tiers[0]
     assert tier.reads(request)
-    scope = {name: value for name, value in request._facts["scope"].items() if name != "project"}
-    assert not tier.reads(replace(request, _facts={**request._facts, "scope": scope}))
+    assert not tier.reads(replace(request, _facts=replace(request._facts, shared=True)))
 
 
 async def test_the_guards_come_first_and_the_next_one_is_asked(rig: Rig) -> None:
@@ -322,7 +324,9 @@ async def test_a_lesson_of_another_form_teaches_nothing_and_hinders_nothing(rig:
     miss = await rig.look(KEPT)
     assert isinstance(miss, Miss)
     subject = rig.sample.subject(rig.body(KEPT))
-    assert await rig.service.store(subject, miss.key, rig.sample.fresh(), up_to=Tier.SEMANTIC, lesson=lesson) == ""
+    assert (
+        await rig.service.store(subject, miss.key, rig.sample.fresh(), Leave(up_to=Tier.SEMANTIC, lesson=lesson)) == ""
+    )
     assert (await rig.ask(rig.reworded())).lesson != b"", "it is a neighbour all the same"
 
 

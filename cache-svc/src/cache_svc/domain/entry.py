@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
+from cache_svc.domain.request import Group
 from meshkit.money import BillingTier, PriceSnapshot, Provenance, Rates, RateTier, Usage
 
 MAGIC = b"TGC1"
@@ -50,8 +51,8 @@ def seal(entry: Entry, request: bytes) -> bytes:
         {
             "epochs": entry.epochs,
             "stored_at_ms": entry.stored_at_ms,
-            "usage": {**asdict(entry.usage), "provenance": entry.usage.provenance.value},
-            "price": {**asdict(entry.price), "tier": entry.price.tier.value},
+            "usage": entry.usage,
+            "price": _written(entry.price, entry.price.catalog_revision),
             "receipt_id": entry.receipt_id,
             "source_id": entry.source_id,
             "upstream_model": entry.upstream_model,
@@ -59,6 +60,12 @@ def seal(entry: Entry, request: bytes) -> bytes:
     )
     covered = b"".join((_LENGTHS.pack(len(facts), len(entry.answer), len(request)), facts, entry.answer))
     return b"".join((MAGIC, hashlib.sha256(covered).digest(), covered, request))
+
+
+@lru_cache(maxsize=1024)
+def _written(price: PriceSnapshot, revision: str) -> orjson.Fragment:
+    del revision  # no part of what makes two prices equal
+    return orjson.Fragment(orjson.dumps(price))
 
 
 def request_of(blob: bytes) -> bytes:
@@ -70,13 +77,13 @@ def request_of(blob: bytes) -> bytes:
     return blob[_request_at(blob) :]
 
 
-def organization_of(blob: bytes) -> str | None:
+def owner_of(blob: bytes) -> Group | None:
     """Whose request the entry in ``blob`` answers, to judge by the request in it; None: it is no entry."""
     try:
-        org_id: str = orjson.loads(request_of(blob))["scope"]["org"]
-    except (Poisoned, ValueError, KeyError, TypeError):
+        facts = orjson.loads(request_of(blob))
+        return Group(facts["scope"]["org"], facts["scope"].get("project", ""), facts["model"])
+    except (Poisoned, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return org_id
 
 
 def open_sealed(blob: bytes, request: bytes) -> Entry:

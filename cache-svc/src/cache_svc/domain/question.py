@@ -21,13 +21,14 @@ from cache_svc.domain.wording.verbatim import MAX_CHARS
 @dataclass(frozen=True, slots=True)
 class Question:
     """``text``: of the last user message. ``before`` and ``after``: the canonical request around the JSON string that
-    it is. ``bucket``: SHA-256 of the two, 32 bytes.
+    it is. ``bucket``: SHA-256 of the two, 32 bytes. ``epoch_names``: of the request.
     """
 
     text: str
     before: bytes
     after: bytes
     bucket: bytes
+    epoch_names: tuple[str, ...] = ()
 
     def text_in(self, canonical_request: bytes) -> str | None:
         """The text in another canonical request, if that differs from this one in nothing else; otherwise None."""
@@ -67,7 +68,7 @@ def read_question(request: CacheRequest) -> Question | None:
     if not found or mark.encode() in after:
         return None
     before, after = b'{"body":' + before, after + request.facts_tail
-    return Question(text, before, after, _bucket(before, after))
+    return Question(text, before, after, _bucket(before, after), request.epoch_names)
 
 
 def _split(content: Any, mark: str) -> tuple[str, Any] | None:

@@ -101,9 +101,9 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """Nothing to replay. ``key``: leave to store the fresh answer under it; empty: it must not be stored. ``lesson``:
-    what an upper tier wants back with the fresh answer, to learn from it. ``lead``: the caller leads the flight of such
-    requests; ``underway``: another does; neither: it goes on by itself.
+    """Nothing to replay. ``key``: leave to store the fresh answer under it; empty: it must not be stored. ``epochs``:
+    the purge epochs in it. ``lesson``: what an upper tier wants back with the fresh answer, to learn from it. ``lead``:
+    the caller leads the flight of such requests; ``underway``: another does; neither: it goes on by itself.
     """
 
     reason: MissReason
@@ -112,6 +112,7 @@ class Miss:
     lesson: bytes = b""
     lead: Lead | None = None
     underway: Lead | None = None
+    epochs: tuple[int, ...] = field(default=(), compare=False)  # they are in the key
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,23 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What the key has beside the body, written. ``before`` and ``after``: the place of the purge epochs."""
+
+    before: bytes
+    after: bytes
+    epoch_names: tuple[str, str, str]
+    shared: bool
+
+    def under(self, epochs: Sequence[int]) -> bytes:
+        """With these purge epochs."""
+        return b"".join((self.before, _epochs_written(tuple(epochs)), self.after))
+
+
+@dataclass(slots=True)
 class CacheRequest:
-    """A parsed request. ``body`` is what of it is in the key.
+    """A parsed request, never changed (and not frozen, which would be a tenth of a key). ``body`` is what of it is in
+    the key.
 
     ``canonical`` is the key's JSON without the purge epochs: the bytes that a hit compares. ``address`` is its SHA-256:
     where the entry lies, whatever the epochs. ``epoch_names`` name the epochs of organisation, of project or what its
@@ -65,35 +80,35 @@ class CacheRequest:
 
     canonical: bytes
     address: bytes
-    epoch_names: tuple[str, str, str]
     endpoint: str
     body: dict[str, Any]
     stream: bool
     include_usage: bool
     _body_hash: _Hash = field(repr=False, compare=False)
-    _facts: dict[str, Any] = field(repr=False, compare=False)
+    _facts: Facts = field(repr=False, compare=False)
+
+    @property
+    def epoch_names(self) -> tuple[str, str, str]:
+        """See the class."""
+        return self._facts.epoch_names
 
     def key(self, epochs: Sequence[int]) -> bytes:
         """K, 32 bytes, under these purge epochs."""
-        return _sha256_with(self._body_hash, self._after_body_under(epochs))
+        return _sha256_with(self._body_hash, self._facts.under(epochs))
 
     def key_of(self, other: bytes, epochs: Sequence[int]) -> bytes:
         """K of another canonical request, whose facts beside its body are this one's."""
-        return _sha256_with(hashlib.sha256(other.removesuffix(self.facts_tail)), self._after_body_under(epochs))
+        return _sha256_with(hashlib.sha256(other.removesuffix(self.facts_tail)), self._facts.under(epochs))
 
     @property
     def facts_tail(self) -> bytes:
         """How ``canonical`` ends: all but the body."""
-        return _after_body(self._facts)
+        return self._facts.before + self._facts.after
 
     @property
     def shared(self) -> bool:
         """Whether other projects of the organisation are in its scope."""
-        return "project" not in self._facts["scope"]
-
-    def _after_body_under(self, epochs: Sequence[int]) -> bytes:
-        # As text: an epoch may be beyond 2^53-1.
-        return _after_body({**self._facts, "purge_epochs": [str(epoch) for epoch in epochs]})
+        return self._facts.shared
 
 
 def read_request(
@@ -130,38 +145,24 @@ def keyed(
         NotCanonical: the body has no canonical form.
     """
     body = {name: value for name, value in whole.items() if name not in _OUTSIDE_BODY}
-    if _has_markers(body):
+    nested = [name for name, value in body.items() if type(value) in _NESTED]
+    if _has_markers(body, nested):
         body = _without_markers(body)
     body_bytes = canonical.dump(body)
-    scope = {"org": principal.org_id}
-    if not share_in_org:
-        scope["project"] = principal.project_id
+    project_id = "" if share_in_org else principal.project_id
+    property_order = _property_order(body, nested)
     if "user" in whole:
-        scope["user"] = whole["user"]
-    facts: dict[str, Any] = {
-        "endpoint": endpoint,
-        "model": model,
-        "scope": scope,
-        "source_policy_epoch": policy_epoch,
-        "v": KEY_VERSION,
-    }
-    property_order = _property_order(body)
-    if property_order:
-        facts["property_order"] = property_order
-    rest = _after_body(facts)
+        group = Group(principal.org_id, project_id, model)
+        facts = _facts_of(group, share_in_org, endpoint, policy_epoch, property_order, whole)
+    else:
+        facts = _facts_again(principal.org_id, project_id, model, share_in_org, endpoint, policy_epoch, property_order)
     body_hash = hashlib.sha256(_BEFORE_BODY)
     body_hash.update(body_bytes)
+    rest = facts.before + facts.after
     options = whole.get("stream_options")
     return CacheRequest(
         canonical=b"".join((_BEFORE_BODY, body_bytes, rest)),
         address=_sha256_with(body_hash, rest),
-        epoch_names=(
-            epoch_name(principal.org_id),
-            shared_epoch_name(principal.org_id)
-            if share_in_org
-            else epoch_name(principal.org_id, project_id=principal.project_id),
-            epoch_name(principal.org_id, model=model),
-        ),
         endpoint=endpoint,
         body=body,
         stream=whole.get("stream") is True,
@@ -169,6 +170,50 @@ def keyed(
         _body_hash=body_hash,
         _facts=facts,
     )
+
+
+def _facts_of(
+    group: Group,
+    share_in_org: bool,
+    endpoint: str,
+    policy_epoch: str,
+    property_order: Sequence[Sequence[str]],
+    whole: dict[str, Any],
+) -> Facts:
+    scope: dict[str, Any] = {"org": group.org_id}
+    if not share_in_org:
+        scope["project"] = group.project_id
+    if "user" in whole:
+        scope["user"] = whole["user"]
+    before: dict[str, Any] = {"endpoint": endpoint, "model": group.model}
+    if property_order:
+        before["property_order"] = property_order
+    after = {"scope": scope, "source_policy_epoch": policy_epoch, "v": KEY_VERSION}
+    # One object in the end, of which "body" is the first member, and "purge_epochs" sorts between the two halves.
+    return Facts(
+        b"," + canonical.dump(before)[1:-1], b"," + canonical.dump(after)[1:], epoch_names_of(group), share_in_org
+    )
+
+
+@lru_cache(maxsize=4096)
+def _facts_again(
+    org_id: str,
+    project_id: str,
+    model: str,
+    share_in_org: bool,
+    endpoint: str,
+    policy_epoch: str,
+    property_order: Sequence[Sequence[str]],
+) -> Facts:
+    """Remembered: they are the same for all requests of a project for a model with the same tools."""
+    group = Group(org_id, project_id, model)
+    return _facts_of(group, share_in_org, endpoint, policy_epoch, property_order, {})
+
+
+@lru_cache(maxsize=4096)
+def _epochs_written(epochs: tuple[int, ...]) -> bytes:
+    # As text: an epoch may be beyond 2^53-1.
+    return b',"purge_epochs":' + canonical.dump([str(epoch) for epoch in epochs])
 
 
 @lru_cache(maxsize=4096)
@@ -186,15 +231,17 @@ def shared_epoch_name(org_id: str) -> str:
     return orjson.dumps(["shared", org_id]).decode()
 
 
+def epoch_names_of(group: Group) -> tuple[str, str, str]:
+    """Those of the requests of ``group``."""
+    org_id = group.org_id
+    whose = epoch_name(org_id, project_id=group.project_id) if group.project_id else shared_epoch_name(org_id)
+    return epoch_name(org_id), whose, epoch_name(org_id, model=group.model)
+
+
 def group_of(epoch_names: Sequence[str]) -> Group:
     """Whose entries have the ``epoch_names`` of a request."""
     (_, org_id), whose, (_, _, model) = map(orjson.loads, epoch_names)
     return Group(org_id, whose[2] if whose[0] == "project" else "", model)
-
-
-def _after_body(facts: dict[str, Any]) -> bytes:
-    """The rest of the object whose first member is the body: "body" sorts before every fact."""
-    return b"," + canonical.dump(facts)[1:]
 
 
 def _sha256_with(body_hash: _Hash, rest: bytes) -> bytes:
@@ -208,9 +255,11 @@ _MARKER = "cache_control"
 _MARKED_LISTS = ("messages", "tools", "functions")
 
 
-def _has_markers(body: dict[str, Any]) -> bool:
+def _has_markers(body: dict[str, Any], nested: list[str]) -> bool:
     """Whether ``_without_markers`` would find one. To look for the name in the body's bytes costs twice as much."""
-    return _MARKER in body or any(map(_any_marked, map(body.get, _MARKED_LISTS)))
+    if _MARKER in body:
+        return True
+    return any(name in _MARKED_LISTS and _any_marked(body[name]) for name in nested)
 
 
 def _any_marked(items: Any) -> bool:
@@ -264,18 +313,19 @@ def _marks(value: Any) -> bool:
 _MARKER_FIELDS = frozenset({"type", "ttl"})
 
 
-def _property_order(body: dict[str, Any]) -> Sequence[Sequence[str]]:
-    """The order in which each schema in ``body`` names its properties; schemas go by their sorted paths.
+def _property_order(body: dict[str, Any], nested: list[str]) -> Sequence[Sequence[str]]:
+    """The order in which each schema in ``body`` names its properties; schemas go by their sorted paths. ``nested``:
+    the members that are objects or lists, markers among them.
 
     Sources answer with the properties in the order of the schema
     (https://platform.openai.com/docs/guides/structured-outputs, "Key ordering"), so whoever moves `reasoning` before
     `answer` asks for another answer. It is the one place where the order of an object's keys is content.
     """
-    nested = {name: value for name, value in body.items() if type(value) in _NESTED and name != "messages"}
-    if not nested:
+    schemas = {name: body[name] for name in nested if name != "messages" and name in body}
+    if not schemas:
         return ()
     # Clients send the same tools with each request, and to write them costs a tenth of walking them.
-    written = orjson.dumps(nested)
+    written = orjson.dumps(schemas)
     return _property_order_in(written) if len(written) <= _REMEMBERED_BYTES else _collected_from(written)
 
 

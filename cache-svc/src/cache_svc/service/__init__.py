@@ -1,10 +1,10 @@
 """The cache's use cases, and the Protocols of what they need."""
 
-from cache_svc.service.answers import CacheService, Counters, Limits
+from cache_svc.service.answers import CacheService, Counters, Leave, Limits, Stored
 from cache_svc.service.canonical_tier import CanonicalTier
 from cache_svc.service.fills import FillLimits, FillService, FillStore
 from cache_svc.service.flights import FlightLimits, FlightService, FlightStore, Kept
-from cache_svc.service.ports import EntryStore, Found, NewEpoch, StoreUsage
+from cache_svc.service.ports import Ending, EntryStore, Found, NewEpoch, Put, StoreUsage
 from cache_svc.service.recordings import (
     Drop,
     Held,
@@ -26,6 +26,7 @@ __all__ = [
     "Clue",
     "Counters",
     "Drop",
+    "Ending",
     "EntryStore",
     "FillLimits",
     "FillService",
@@ -38,8 +39,10 @@ __all__ = [
     "Kept",
     "KeptAnswer",
     "KeptRecord",
+    "Leave",
     "Limits",
     "NewEpoch",
+    "Put",
     "QueueLimits",
     "RecordBounds",
     "RecordStore",
@@ -50,6 +53,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "StoreUsage",
+    "Stored",
     "UpperTier",
     "Verdict",
 ]

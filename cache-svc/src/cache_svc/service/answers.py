@@ -6,21 +6,28 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import structlog
 
 from cache_svc.domain import answer as answers
 from cache_svc.domain.eligibility import why_never_stored
-from cache_svc.domain.entry import Entry, Poisoned, open_sealed, organization_of, seal
+from cache_svc.domain.entry import Entry, Poisoned, open_sealed, owner_of, seal
 from cache_svc.domain.fill import ALONE, Claim, Lead, fill_name
 from cache_svc.domain.replay import Controls, FreshAnswer, Hit, Miss, MissReason, Mode, Subject, Tier
-from cache_svc.domain.request import CacheRequest, Group, epoch_name, read_request, shared_epoch_name
+from cache_svc.domain.request import (
+    CacheRequest,
+    Group,
+    epoch_name,
+    epoch_names_of,
+    read_request,
+    shared_epoch_name,
+)
 from cache_svc.domain.statistics import Held, Tallies, Tally
 from cache_svc.service.fills import FillStore
-from cache_svc.service.ports import EntryStore, Found, StoreUsage
+from cache_svc.service.ports import Ending, EntryStore, Found, StoreUsage
 from cache_svc.service.refusals import BadRequest, StoreFull, StoreUnavailable
 from cache_svc.service.tiers import Answered, SemanticCounters, UpperTier, UpperTiers
 from meshkit.clock import Clock
@@ -38,6 +45,31 @@ class Limits:
 
     max_entry_bytes: int
     ttl_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """What a lookup said of storing the fresh answer, besides its key. ``ttl_s``: the longest that it is kept; 0: as
+    long as any. ``up_to``: the last tier that may find it. ``lesson``, ``epochs``: of the ``Miss``; without epochs,
+    those that are in force.
+    """
+
+    ttl_s: int = 0
+    up_to: Tier = Tier.EXACT
+    lesson: bytes = b""
+    epochs: tuple[int, ...] = ()
+
+
+LEAVE = Leave()
+"""For as long as any, in the exact tier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """``refusal``: why the answer was not kept; empty: it was. ``ended``: the end of its flight was said with it."""
+
+    refusal: str
+    ended: bool
 
 
 @dataclass(slots=True)
@@ -83,7 +115,7 @@ class CacheService:
         Raises:
             NotCanonical: the body has no canonical form.
         """
-        request = await _aside(len(subject.body), partial(_read, subject))
+        request = await _request(subject)
         try:
             outcome = await self._find(request, controls, completion_id, claim if self._fills else None)
         except StoreUnavailable:
@@ -107,7 +139,8 @@ class CacheService:
         if ineligible:
             return Miss(MissReason.NOT_ELIGIBLE, detail=ineligible)
         if controls.mode is Mode.REFRESH:
-            return Miss(MissReason.BYPASSED, request.key(await self._store.epochs(request.epoch_names)))
+            epochs = await self._store.epochs(request.epoch_names)
+            return Miss(MissReason.BYPASSED, request.key(epochs), epochs=epochs)
         if controls.mode is Mode.ONLY or (controls.max_age_s is not None and controls.max_age_s <= 0):
             claim = None  # it takes no answer that is not there yet; or none but its own
         return await self._found(request, controls, completion_id, claim)
@@ -131,13 +164,13 @@ class CacheService:
                 return self._render(request, exact, completion_id)
             reason = MissReason.STALE
         if ask is None:
-            return await self._boarded(Miss(reason, leave), request, found, claim)
+            return await self._boarded(Miss(reason, leave, epochs=found.epochs), request, found, claim)
         search = await self._upper.search(request, ask, found.clues, controls)
         self.counters.poisoned += search.poisoned
         if search.answered is not None:
             return self._render(request, search.answered, completion_id)
         reason = MissReason.STALE if search.stale else reason
-        miss = Miss(reason, leave, search.detail, search.lesson if leave else b"")
+        miss = Miss(reason, leave, search.detail, search.lesson if leave else b"", epochs=found.epochs)
         return await self._boarded(miss, request, found, claim)
 
     async def _boarded(self, miss: Miss, request: CacheRequest, found: Found, claim: Claim | None) -> Miss:
@@ -145,15 +178,18 @@ class CacheService:
         if claim is None or self._fills is None:
             return miss
         name = fill_name(request.address, found.epochs)
+        leader, leads = found.leader, found.leads
         try:
-            leader = found.leader or await self._fills.board(name, claim)
+            if not leader:
+                leader = await self._fills.board(name, claim)
+                leads = leader == claim.token
         except StoreUnavailable as error:
             _log.warning("fill_not_boarded", why=str(error))
             return miss
         if leader == ALONE:
             return miss
-        standing = Lead(name, leader)
-        return replace(miss, lead=standing) if leader == claim.token else replace(miss, underway=standing)
+        lead, underway = (Lead(name, leader), None) if leads else (None, Lead(name, leader))
+        return Miss(miss.reason, miss.key, miss.detail, miss.lesson, lead, underway, miss.epochs)
 
     async def _verified(self, request: CacheRequest, found: Found) -> Entry | None:
         if found.blob is None:
@@ -163,10 +199,11 @@ class CacheService:
         except Poisoned as error:
             self.counters.poisoned += 1
             _log.error("cache_entry_poisoned", address=request.address.hex(), why=str(error))
-            await self._store.delete(request.address)
+            await self._store.delete(request.address, request.epoch_names)
             return None
         if entry.epochs != found.epochs:
-            await self._store.delete(request.address)  # purged: found under no key any more, so its bytes may go
+            # Purged: found under no key any more, so its bytes may go.
+            await self._store.delete(request.address, request.epoch_names)
             return None
         return entry
 
@@ -189,23 +226,29 @@ class CacheService:
             address=found.address,
         )
 
-    async def store(
-        self,
-        subject: Subject,
-        key: bytes,
-        fresh: FreshAnswer,
-        *,
-        ttl_s: int = 0,
-        up_to: Tier = Tier.EXACT,
-        lesson: bytes = b"",
-    ) -> str:
-        """Keeps a fresh answer under the key that its lookup gave, for ``ttl_s`` at most; 0: as long as any. Returns
-        why it did not; empty: it did.
+    async def store(self, subject: Subject, key: bytes, fresh: FreshAnswer, leave: Leave = LEAVE) -> str:
+        """Keeps a fresh answer under the key that its lookup gave. Returns why it did not; empty: it did."""
+        return (await self.store_and_end(subject, key, fresh, leave)).refusal
 
-        ``up_to``: the last tier that may find it, as its lookup said. ``lesson``: of the ``Miss``.
-        """
+    async def store_and_end(
+        self, subject: Subject, key: bytes, fresh: FreshAnswer, leave: Leave, ending: Ending | None = None
+    ) -> Stored:
+        """The same, and where the answer is kept, the end of its flight is said in the same trip, if the store can."""
+        ended = False
         try:
-            refusal = await self._keep(subject, key, fresh, ttl_s or self._limits.ttl_s, up_to, lesson)
+            request, blob, answer = await self._sealed(subject, key, fresh, leave.epochs)
+            ttl_s = min(leave.ttl_s or self._limits.ttl_s, self._limits.ttl_s)
+            put = await self._store.put(
+                request.address,
+                blob,
+                ttl_s=ttl_s,
+                epoch_names=request.epoch_names,
+                epochs=answer.epochs,
+                ending=ending,
+            )
+            refusal, ended = "" if put.kept else _PURGED, put.ended
+            if put.kept:
+                await self._upper.keep(request, answer.answer, leave.up_to, ttl_s=ttl_s, lesson=leave.lesson)
         except answers.NotStorable as error:
             refusal = str(error)
         except StoreUnavailable:
@@ -217,23 +260,28 @@ class CacheService:
         else:
             self.counters.stores += 1
             self._tallies.of(_group(subject)).stores += 1
-        return refusal
+        return Stored(refusal, ended)
 
-    async def _keep(
-        self, subject: Subject, key: bytes, fresh: FreshAnswer, ttl_s: int, up_to: Tier, lesson: bytes
-    ) -> str:
-        request = await _aside(len(subject.body), partial(_read, subject))
+    async def _sealed(
+        self, subject: Subject, key: bytes, fresh: FreshAnswer, epochs: tuple[int, ...]
+    ) -> tuple[CacheRequest, bytes, Entry]:
+        """The entry, as it is and as bytes.
+
+        Raises:
+            NotStorable: it is none to keep.
+        """
+        request = await _request(subject)
         # Whether a sample may be replayed was decided when the ticket was given.
         ineligible = why_never_stored(request.endpoint, request.body, allow_sampled=True)
         if ineligible:
-            return ineligible
+            raise answers.NotStorable(ineligible)
         if fresh.usage.provenance is not Provenance.PROVIDER:
-            return "the source did not say what the answer used"
+            raise answers.NotStorable("the source did not say what the answer used")
         body = await _aside(len(fresh.body) + sum(map(len, fresh.chunks)), partial(_read_answer, fresh))
         answers.check_choices(body, request.body)
-        epochs = await self._store.epochs(request.epoch_names)
+        epochs = epochs or await self._store.epochs(request.epoch_names)
         if request.key(epochs) != key:
-            return "the ticket is not for this request, or what it was for has been purged since"
+            raise answers.NotStorable(_PURGED)
         entry = Entry(
             answer=answers.stored_form(body),
             epochs=epochs,
@@ -246,11 +294,8 @@ class CacheService:
         )
         blob = seal(entry, request.canonical)
         if len(blob) > self._limits.max_entry_bytes:
-            return f"the entry has {len(blob)} bytes, the limit is {self._limits.max_entry_bytes}"
-        ttl_s = min(ttl_s, self._limits.ttl_s)
-        await self._store.put(request.address, blob, ttl_s=ttl_s, epoch_names=request.epoch_names)
-        await self._upper.keep(request, entry.answer, up_to, ttl_s=ttl_s, lesson=lesson)
-        return ""
+            raise answers.NotStorable(f"the entry has {len(blob)} bytes, the limit is {self._limits.max_entry_bytes}")
+        return request, blob, entry
 
     async def purge(self, org_id: str, *, project_id: str = "", model: str = "") -> int:
         """Forgets the answers of an organisation, or of one project or model in it. Returns the epoch now in force.
@@ -286,8 +331,9 @@ class CacheService:
             )
         forgotten = 0
         for address, blob in await self._store.under(prefix.lower()):
-            if organization_of(blob) == org_id:
-                await self._store.delete(address)
+            owner = owner_of(blob)
+            if owner is not None and owner.org_id == org_id:
+                await self._store.delete(address, epoch_names_of(owner))
                 forgotten += 1
         _log.info("cache_entries_purged", org_id=org_id, key_prefix=prefix, forgotten=forgotten)
         return forgotten
@@ -319,12 +365,17 @@ def _read_answer(fresh: FreshAnswer) -> dict[str, Any]:
     return answers.read_chunks(fresh.chunks) if fresh.chunks else answers.read_body(fresh.body)
 
 
+_PURGED = "the ticket is not for this request, or what it was for has been purged since"
 _KEY_PREFIX = re.compile(r"[0-9a-fA-F]{8,64}")
 
 
 def _group(subject: Subject) -> Group:
     project_id = "" if subject.share_in_org else subject.principal.project_id
     return Group(subject.principal.org_id, project_id, subject.model)
+
+
+_REMEMBERED_BYTES = 8 * 1024
+"""The longest request of which the reading is remembered: of 512 of them, so 25 MB at most."""
 
 
 def _read(subject: Subject) -> CacheRequest:
@@ -336,3 +387,13 @@ def _read(subject: Subject) -> CacheRequest:
         raw=subject.body,
         share_in_org=subject.share_in_org,
     )
+
+
+_read_again = lru_cache(maxsize=512)(_read)
+
+
+async def _request(subject: Subject) -> CacheRequest:
+    """The request of ``subject``. A fresh one is read for its lookup and for its store, a hot one all the time."""
+    if len(subject.body) <= _REMEMBERED_BYTES:
+        return _read_again(subject)
+    return await _aside(len(subject.body), partial(_read, subject))

@@ -50,12 +50,12 @@ class CanonicalTier:
 
     async def find(self, question: Question, clue: Clue | None, controls: Controls) -> Sequence[Candidate]:
         """What the pointer names. One that is none is deleted."""
-        del question, controls
+        del controls
         if clue is None or clue.blob is None:
             return ()
         address = clue.blob.removeprefix(POINTER_MAGIC)
         if len(address) != _ADDRESS_BYTES or len(clue.blob) == len(address):
-            await self._store.delete(clue.address)
+            await self._store.delete(clue.address, question.epoch_names)
             return ()
         return (Candidate(address, context=clue.address),)
 
@@ -73,9 +73,8 @@ class CanonicalTier:
         address = self.clue(kept.question)
         if address:
             pointer = POINTER_MAGIC + kept.address
-            await self._store.put(address, pointer, ttl_s=kept.ttl_s, epoch_names=kept.epoch_names)
+            await self._store.put(address, pointer, ttl_s=kept.ttl_s, epoch_names=kept.question.epoch_names)
 
     async def forget(self, question: Question, candidate: Candidate) -> None:
         """Takes the pointer away."""
-        del question
-        await self._store.delete(candidate.context)
+        await self._store.delete(candidate.context, question.epoch_names)

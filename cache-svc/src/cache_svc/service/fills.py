@@ -11,6 +11,7 @@ from typing import Protocol
 import structlog
 
 from cache_svc.domain.fill import Claim, Lead
+from cache_svc.service.ports import Ending
 from cache_svc.service.refusals import StoreFull, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -125,6 +126,10 @@ class FillService:
         except StoreFull as error:
             _log.warning("fill_not_published", why=str(error))
             return False
+
+    def ending(self, lead: Lead, event: bytes) -> Ending:
+        """What says the last together with the answer that is kept."""
+        return Ending(lead, _END + event)
 
     async def end(self, lead: Lead, event: bytes, *, shared: bool = True) -> None:
         """Say the last. Never raises: where the backend is away, the lease lapses. ``shared`` False: the answer was one

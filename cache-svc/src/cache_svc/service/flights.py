@@ -15,6 +15,7 @@ from cache_svc.domain import flight as flights
 from cache_svc.domain.flight import Ending, Flight, Pass, Unreadable
 from cache_svc.service.refusals import StoreFull, StoreUnavailable
 from meshkit.clock import Clock
+from meshkit.transport import MAX_MESSAGE_BYTES
 
 _log = structlog.get_logger(__name__)
 
@@ -22,6 +23,11 @@ _MOST_SWAPS = 32
 """Tries of one change against others that change the same flight. Each failure means that another one succeeded."""
 _THREAD_FROM_BYTES = 256 * 1024
 """From this size on an answer is compressed in a thread: it takes longer than the loop should stand still."""
+
+
+MAX_UNPACKED_BYTES = MAX_MESSAGE_BYTES
+"""The longest landing, uncompressed: no message between services may be longer. No more is ever made of what lies in a
+store, whatever it says of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +157,8 @@ class FlightService:
         Raises:
             StoreUnavailable, StoreFull: not even ``bare`` could be kept.
         """
-        packed = await _packed(whole)
-        if len(packed) <= self._limits.max_landing_bytes:
+        packed = await _packed(whole) if len(whole) <= MAX_UNPACKED_BYTES else b""
+        if packed and len(packed) <= self._limits.max_landing_bytes:
             try:
                 kept = await self._change(ticket, lambda flight: flights.landed(flight, ticket, packed))
             except StoreFull:
@@ -160,7 +166,7 @@ class FlightService:
             else:
                 return Remembered.WHOLE if kept else Remembered.NOTHING
         else:
-            _log.info("flight_without_answer", name=ticket.name.hex(), why="too large", size_bytes=len(packed))
+            _log.info("flight_without_answer", name=ticket.name.hex(), why="too large", size_bytes=len(whole))
         short = zlib.compress(bare, 1)
         kept = await self._change(ticket, lambda flight: flights.landed(flight, ticket, short))
         return Remembered.WITHOUT_ANSWER if kept else Remembered.NOTHING
@@ -215,10 +221,16 @@ async def _packed(landing: bytes) -> bytes:
 
 
 async def _unpacked(packed: bytes) -> bytes | None:
-    """None: the bytes are damaged; the form has a checksum."""
+    """None: the bytes are damaged, which the form's checksum shows, or a bomb."""
+    if len(packed) < _THREAD_FROM_BYTES // 8:
+        return _bounded(packed)
+    return await asyncio.to_thread(_bounded, packed)
+
+
+def _bounded(packed: bytes) -> bytes | None:
+    reader = zlib.decompressobj()
     try:
-        if len(packed) < _THREAD_FROM_BYTES // 8:
-            return zlib.decompress(packed)
-        return await asyncio.to_thread(zlib.decompress, packed)
+        landing = reader.decompress(packed, MAX_UNPACKED_BYTES + 1)  # one more, to see that it ends there
     except zlib.error:
         return None
+    return landing if reader.eof and not reader.unused_data and len(landing) <= MAX_UNPACKED_BYTES else None

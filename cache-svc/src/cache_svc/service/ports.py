@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cache_svc.domain.fill import Claim
+from cache_svc.domain.fill import Claim, Lead
 from cache_svc.domain.request import Group
 from cache_svc.domain.statistics import Held
 
@@ -14,13 +14,32 @@ from cache_svc.domain.statistics import Held
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a store holds: the epochs in force and the bytes at the address and at the clues, in the order asked for.
-    ``leader``: of the flight, where the claim was made with it; see ``FillStore.board``.
+    ``leader``: of the flight, where the claim was made with it; see ``FillStore.board``. ``leads``: it is who asked.
     """
 
     epochs: tuple[int, ...]
     blob: bytes | None
     clues: tuple[bytes | None, ...] = ()
     leader: str = ""
+    leads: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of a flight whose answer is kept, and the ``event`` that says so; see ``FillStore.end``."""
+
+    lead: Lead
+    event: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """``kept``: False where the epochs are others by now. ``ended``: the flight was ended with it, which not every
+    backend does.
+    """
+
+    kept: bool
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +76,22 @@ class EntryStore(Protocol):
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """The epochs in force."""
 
-    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
-        """Keeps ``blob`` for ``ttl_s`` seconds, and its epochs longer. ``StoreFull``: it was not kept."""
+    async def put(
+        self,
+        address: bytes,
+        blob: bytes,
+        *,
+        ttl_s: int,
+        epoch_names: Sequence[str],
+        epochs: Sequence[int] = (),
+        ending: Ending | None = None,
+    ) -> Put:
+        """Keeps ``blob`` for ``ttl_s`` seconds, and its epochs longer, if these are ``epochs`` now; none given:
+        whatever they are. ``ending``: may be said in the same round trip. ``StoreFull``: it was not kept.
+        """
 
-    async def delete(self, address: bytes) -> None:
-        """Forgets what is at ``address``, if anything."""
+    async def delete(self, address: bytes, epoch_names: Sequence[str] = ()) -> None:
+        """Forgets what is at ``address``, if anything. ``epoch_names``: those that it was put with, for the count."""
 
     async def raise_epoch(self, epoch_name: str) -> int:
         """Sets the epoch to a value that it never had before, above the last one, and returns it."""
@@ -73,8 +103,12 @@ class EntryStore(Protocol):
         """What is held."""
 
     async def held(self, org_id: str) -> Mapping[Group, Held] | None:
-        """What is held of an organisation, by the group that its ``epoch_names`` say; None: the backend does not count
-        that.
+        """What is held of an organisation, by the group that its ``epoch_names`` say, entries among it that were purged
+        and not looked up since; None: the backend does not count that.
+
+        In memory it is exact. In Redis, entries and bytes are those that are there, without what Redis adds to them;
+        evictions are entries found gone before their time, when another of their group is kept or they are counted. If
+        Redis evicts the index itself, what it had is counted no more.
         """
 
 

@@ -71,7 +71,6 @@ class SemanticCounters:
 class KeptAnswer:
     """An answer that the exact tier has just kept at ``address`` for ``ttl_s`` seconds. ``answer``: its body, JSON.
     ``lesson``: what the tier's verdict at the lookup asked for, if this is the answer that was made then.
-    ``epoch_names``: of the request, for whatever the tier puts into the store.
     """
 
     question: Question
@@ -79,7 +78,6 @@ class KeptAnswer:
     answer: bytes
     ttl_s: int
     lesson: bytes = b""
-    epoch_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +230,14 @@ class UpperTiers:
             entry = open_sealed(held.blob, stored)
         except Poisoned as error:
             _poison(found, candidate, str(error))
-            await self._store.delete(candidate.address)
+            await self._store.delete(candidate.address, request.epoch_names)
             return None
         kept_text = question.text_in(stored)
         if kept_text is None:
             _poison(found, candidate, "what it points at answers another request")
             return None
         if entry.epochs != held.epochs:
-            await self._store.delete(candidate.address)  # purged
+            await self._store.delete(candidate.address, request.epoch_names)  # purged
             return None
         return entry, kept_text, request.key_of(stored, entry.epochs)
 
@@ -248,7 +246,7 @@ class UpperTiers:
         ask = self.ask(request, up_to)
         if ask is None:
             return
-        kept = KeptAnswer(ask.question, request.address, answer, ttl_s, lesson, request.epoch_names)
+        kept = KeptAnswer(ask.question, request.address, answer, ttl_s, lesson)
         for upper in ask.tiers:
             try:
                 await upper.keep(kept)

@@ -13,16 +13,15 @@ from cache_svc.service import (
     BadRequest,
     CacheService,
     FillService,
+    Leave,
     Recorder,
     Recordings,
     StoreFull,
     StoreUnavailable,
 )
 from cache_svc.servicer.drafts import answered, leave_to_record, replayed
-from cache_svc.servicer.wire import ended_with, lead_of, lead_to, lease_s, require
+from cache_svc.servicer.wire import ended_with, lead_of, lead_to, lease_s, price_of, price_to, require
 from meshkit.codec import (
-    price_from_proto,
-    price_to_proto,
     principal_from_proto,
     usage_from_proto,
     usage_to_proto,
@@ -113,7 +112,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         try:
             fresh = FreshAnswer(
                 usage=usage_from_proto(request.usage),
-                price=price_from_proto(request.price),
+                price=price_of(request.price),
                 receipt_id=request.receipt_id,
                 source_id=request.source_id,
                 upstream_model=request.upstream_model,
@@ -123,19 +122,15 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         except ValueError as error:
             raise BadRequest(f"usage or price: {error}") from error
         if ticket.record and not ticket.key:
-            refusal = ticket.asked.why_not_stored
+            refusal, ended = ticket.asked.why_not_stored, False
         else:
-            refusal = await self._service.store(
-                subject,
-                ticket.key,
-                fresh,
-                ttl_s=_ttl_s(ticket.ttl_s),
-                up_to=_tier(ticket.up_to),
-                lesson=ticket.lesson,
-            )
+            leave = Leave(_ttl_s(ticket.ttl_s), _tier(ticket.up_to), ticket.lesson, tuple(ticket.epochs))
+            ending = self._fills.ending(lead, ended_with(request, stored=True)) if lead is not None else None
+            stored = await self._service.store_and_end(subject, ticket.key, fresh, leave, ending)
+            refusal, ended = stored.refusal, stored.ended
         if ticket.record:
             self._recorder.note(answered(subject, ticket.asked, fresh, refusal))
-        if lead is not None:
+        if lead is not None and not ended:
             await self._fills.end(lead, ended_with(request, stored=not refusal), shared=not refusal)
         return cache_pb2.StoreResponse(stored=not refusal, reason=refusal)
 
@@ -256,7 +251,7 @@ def _hit(hit: Hit) -> cache_pb2.Hit:
         chunks=hit.chunks,
         usage_chunk=hit.usage_chunk,
         usage=usage_to_proto(entry.usage),
-        price=price_to_proto(entry.price),
+        price=price_to(entry.price),
         origin_receipt_id=entry.receipt_id,
         source_id=entry.source_id,
         upstream_model=entry.upstream_model,
@@ -280,6 +275,7 @@ def _miss(miss: Miss, subject: Subject, controls: cache_pb2.CacheControls, lease
                 ttl_s=controls.ttl_s,
                 share_in_org=controls.share_in_org,
                 record=controls.record,
+                epochs=miss.epochs,
             )
         )
     if miss.lead is not None:

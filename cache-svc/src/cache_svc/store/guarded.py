@@ -10,7 +10,7 @@ import structlog
 from cache_svc.domain.fill import Claim
 from cache_svc.domain.request import Group
 from cache_svc.domain.statistics import Held
-from cache_svc.service import EntryStore, Found, StoreFull, StoreUnavailable, StoreUsage
+from cache_svc.service import Ending, EntryStore, Found, Put, StoreFull, StoreUnavailable, StoreUsage
 from meshkit.clock import Clock
 
 _log = structlog.get_logger(__name__)
@@ -84,9 +84,9 @@ class Breaker:
 class GuardedStore:
     """An ``EntryStore`` over another, behind a ``Breaker``."""
 
-    def __init__(self, store: EntryStore, clock: Clock, *, retry_after_s: float) -> None:
+    def __init__(self, store: EntryStore, breaker: Breaker) -> None:
         self._store = store
-        self._breaker = Breaker(clock, retry_after_s=retry_after_s)
+        self._breaker = breaker
 
     async def find(
         self,
@@ -104,15 +104,26 @@ class GuardedStore:
         with self._breaker.call():
             return await self._store.epochs(epoch_names)
 
-    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
+    async def put(
+        self,
+        address: bytes,
+        blob: bytes,
+        *,
+        ttl_s: int,
+        epoch_names: Sequence[str],
+        epochs: Sequence[int] = (),
+        ending: Ending | None = None,
+    ) -> Put:
         """See ``EntryStore``."""
         with self._breaker.call():
-            await self._store.put(address, blob, ttl_s=ttl_s, epoch_names=epoch_names)
+            return await self._store.put(
+                address, blob, ttl_s=ttl_s, epoch_names=epoch_names, epochs=epochs, ending=ending
+            )
 
-    async def delete(self, address: bytes) -> None:
+    async def delete(self, address: bytes, epoch_names: Sequence[str] = ()) -> None:
         """See ``EntryStore``."""
         with self._breaker.call():
-            await self._store.delete(address)
+            await self._store.delete(address, epoch_names)
 
     async def raise_epoch(self, epoch_name: str) -> int:
         """See ``EntryStore``. Let through also in an outage: whoever purges wants it tried."""

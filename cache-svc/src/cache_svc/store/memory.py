@@ -7,11 +7,12 @@ import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from cache_svc.domain.fill import Claim
 from cache_svc.domain.request import Group, group_of
 from cache_svc.domain.statistics import Held
-from cache_svc.service import Found, NewEpoch, StoreFull, StoreUsage
+from cache_svc.service import Ending, Found, NewEpoch, Put, StoreFull, StoreUsage
 from meshkit.clock import Clock
 
 ENTRY_OVERHEAD_BYTES = 208
@@ -106,8 +107,20 @@ class MemoryStore:
         for name in missing:
             self._epochs[name] = self._new_epoch()
 
-    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
-        """Keeps ``blob``; the least recently used go to make room."""
+    async def put(
+        self,
+        address: bytes,
+        blob: bytes,
+        *,
+        ttl_s: int,
+        epoch_names: Sequence[str],
+        epochs: Sequence[int] = (),
+        ending: Ending | None = None,
+    ) -> Put:
+        """Keeps ``blob``; the least recently used go to make room. A flight is ended elsewhere, at no cost."""
+        del ending
+        if epochs and tuple(epochs) != await self.epochs(epoch_names):
+            return Put(kept=False)
         self.sweep(_SWEPT_A_PUT)
         size = _size(address, blob)
         most = self._max_bytes - self._epoch_bytes
@@ -125,6 +138,7 @@ class MemoryStore:
         self._held_bytes += size + self._cost_of(slot)
         self._entries[address] = (blob, expires_at_s, account)
         self._expiring.setdefault(slot, set()).add(address)
+        return Put(kept=True)
 
     def sweep(self, at_most: int) -> int:
         """Forgets entries that have expired, in the order of their minutes. Returns how much was left undone of
@@ -140,8 +154,9 @@ class MemoryStore:
             at_most -= 1
         return at_most
 
-    async def delete(self, address: bytes) -> None:
+    async def delete(self, address: bytes, epoch_names: Sequence[str] = ()) -> None:
         """Forgets what is at ``address``."""
+        del epoch_names  # kept with it
         if address in self._entries:
             self._drop(address)
 
@@ -204,10 +219,17 @@ class MemoryStore:
         return account
 
 
-async def sweeping(store: MemoryStore, *, every_s: float) -> None:
-    """Sweeps ``store`` until it is cancelled: a part at a time, with calls let in between."""
+class Swept(Protocol):
+    """A store of what expires."""
+
+    def sweep(self, at_most: int) -> int:
+        """Forgets so much of what has expired. Returns how much was left undone of it: 0 where there may be more."""
+
+
+async def sweeping(*stores: Swept, every_s: float) -> None:
+    """Sweeps ``stores`` until it is cancelled: a part at a time, with calls let in between."""
     while True:
-        done = store.sweep(_SWEPT_AT_ONCE) > 0
+        done = min(store.sweep(_SWEPT_AT_ONCE) for store in stores) > 0
         await asyncio.sleep(every_s if done else 0)
 
 

@@ -12,6 +12,7 @@ from cache_svc.store.memory import ENTRY_OVERHEAD_BYTES
 from meshkit.clock import Clock
 
 _VERSION_BYTES = 8
+_SWEPT_A_SWAP = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class MemoryFlights:
         self, name: bytes, version: bytes | None, blob: bytes, *, ttl_s: int, pinned_until_ms: int = 0
     ) -> bool:
         """See ``FlightStore``."""
+        self.sweep(_SWEPT_A_SWAP)
         entry = self._live(name)
         if (entry.kept.version if entry else None) != version:
             return False
@@ -84,6 +86,19 @@ class MemoryFlights:
             self._drop(name)
             return None
         return entry
+
+    def sweep(self, at_most: int) -> int:
+        """Forgets those that have expired, in the order of their last change, in which they expire. Returns how much
+        was left undone of ``at_most``: 0 where there may be more.
+        """
+        now_s = self._clock.monotonic_s()
+        while at_most > 0 and self._entries:
+            name, entry = next(iter(self._entries.items()))
+            if now_s < entry.expires_at_s:
+                break
+            self._drop(name)
+            at_most -= 1
+        return at_most
 
     def _make_room(self, more_bytes: int, *, keep: bytes) -> None:
         now_ms = self._clock.now_ms()

@@ -17,7 +17,7 @@ from dataclasses import replace
 from cache_svc.domain.fill import Claim
 from cache_svc.domain.request import Group
 from cache_svc.domain.statistics import Held
-from cache_svc.service import EntryStore, Found, StoreUsage
+from cache_svc.service import Ending, EntryStore, Found, Put, StoreUsage
 
 MAGIC = b"TGZ1"
 _LENGTH = struct.Struct(">I")
@@ -50,20 +50,34 @@ class PackedStore:
     ) -> Found:
         """See ``EntryStore``."""
         found = await self._store.find(address, epoch_names, clues, claim)
-        restored = [await self._restored(clue) for clue in found.clues] if found.clues else ()
+        if not any(blob is not None and blob.startswith(MAGIC) for blob in (found.blob, *found.clues)):
+            return found
+        restored = [await self._restored(clue) for clue in found.clues]
         return replace(found, blob=await self._restored(found.blob), clues=tuple(restored))
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """See ``EntryStore``."""
         return await self._store.epochs(epoch_names)
 
-    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
+    async def put(
+        self,
+        address: bytes,
+        blob: bytes,
+        *,
+        ttl_s: int,
+        epoch_names: Sequence[str],
+        epochs: Sequence[int] = (),
+        ending: Ending | None = None,
+    ) -> Put:
         """See ``EntryStore``."""
-        await self._store.put(address, await self._packed(blob), ttl_s=ttl_s, epoch_names=epoch_names)
+        packed = await self._packed(blob) if self._is_to_pack(blob) else blob
+        return await self._store.put(
+            address, packed, ttl_s=ttl_s, epoch_names=epoch_names, epochs=epochs, ending=ending
+        )
 
-    async def delete(self, address: bytes) -> None:
+    async def delete(self, address: bytes, epoch_names: Sequence[str] = ()) -> None:
         """See ``EntryStore``."""
-        await self._store.delete(address)
+        await self._store.delete(address, epoch_names)
 
     async def raise_epoch(self, epoch_name: str) -> int:
         """See ``EntryStore``."""
@@ -83,14 +97,14 @@ class PackedStore:
         return await self._store.usage()
 
     async def _packed(self, blob: bytes) -> bytes:
-        looks_packed = blob.startswith(MAGIC)
-        if not looks_packed and not self._from_bytes <= len(blob) <= self._max_bytes:
-            return blob
         if len(blob) < _PACK_IN_THREAD_FROM_BYTES:
             packed = pack(blob)
         else:
             packed = await asyncio.to_thread(pack, blob)
-        return packed if looks_packed or len(packed) < len(blob) else blob
+        return packed if blob.startswith(MAGIC) or len(packed) < len(blob) else blob
+
+    def _is_to_pack(self, blob: bytes) -> bool:
+        return self._from_bytes <= len(blob) <= self._max_bytes or blob.startswith(MAGIC)
 
     async def _restored(self, packed: bytes | None) -> bytes | None:
         if packed is None or not packed.startswith(MAGIC):

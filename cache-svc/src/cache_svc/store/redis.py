@@ -20,43 +20,20 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from cache_svc.domain.fill import Claim
-from cache_svc.service import Found, NewEpoch, StoreFull, StoreUnavailable, StoreUsage
+from cache_svc.domain.request import Group, epoch_name, group_of
+from cache_svc.domain.statistics import Held
+from cache_svc.service import Ending, Found, NewEpoch, Put, StoreFull, StoreUnavailable, StoreUsage
+from cache_svc.store import redis_scripts as scripts
+from cache_svc.store.redis_commands import RedisCommands, Word
 
-_ENTRY = b"tallygate:cache:1:entry:"
-_EPOCH = b"tallygate:cache:1:epoch:"
 _EPOCH_TTL_S = 30 * 24 * 3600
 _SCAN_KEYS = 1_000
 """Keys that the server looks at in one step, about: half a millisecond."""
+_COUNTED_KEYS = 1_000
+_COUNTED_MOST = 100_000
+"""Entries of one group that are looked at when they are counted; past them, bytes are in proportion."""
 _GLOB = re.compile(rb"[*?\[\]\\^-]")
 """What means something in a pattern of SCAN."""
-
-LED = b"tallygate:cache:1:fill:"
-"""Before the name of a flight: the key that says who leads it."""
-BOARD = """
-local function board(key, token, lease_ms)
-    local leader = redis.call('GET', key)
-    if not leader then
-        redis.call('SET', key, token, 'PX', lease_ms)
-        leader = token
-    end
-    return leader
-end
-"""
-"""A function for scripts: who leads, the caller where nobody did."""
-_FIND_OR_LEAD = (
-    BOARD
-    + """
-local found = redis.call('MGET', unpack(KEYS))
-local name = ARGV[1]
-for i = 2, #KEYS do
-    if not found[i] then return {false, unpack(found, 1, #KEYS)} end
-    name = name .. '|' .. found[i]
-end
-if found[1] then return {false, unpack(found, 1, #KEYS)} end
-return {board(name, ARGV[2], ARGV[3]), unpack(found, 1, #KEYS)}
-"""
-)
-"""What MGET gives, after who leads the flight of a request without an entry. The name is that of domain.fill."""
 
 
 def connect(url: str, *, timeout_s: float, max_connections: int, queue_s: float = 1.5) -> Redis:
@@ -78,16 +55,16 @@ def connect(url: str, *, timeout_s: float, max_connections: int, queue_s: float 
 
 
 class RedisStore:
-    """An ``EntryStore`` in Redis. Owns ``client``."""
+    """An ``EntryStore`` in Redis. Owns ``commands``."""
 
-    def __init__(self, client: Redis, *, new_epoch: NewEpoch) -> None:
-        self._client = client
+    def __init__(self, commands: RedisCommands, *, new_epoch: NewEpoch) -> None:
+        self._commands = commands
+        self._client = commands.client
         self._new_epoch = new_epoch
-        self._find_or_lead = client.register_script(_FIND_OR_LEAD)
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._client.aclose()
+        await self._commands.aclose()
 
     async def find(
         self,
@@ -97,47 +74,56 @@ class RedisStore:
         claim: Claim | None = None,
     ) -> Found:
         """One MGET, or one script; a second round trip only where an epoch is not there yet."""
-        keys = [_ENTRY + address, *(_ENTRY + clue for clue in clues), *_epoch_keys(epoch_names)]
+        keys = [scripts.ENTRY + address, *(scripts.ENTRY + clue for clue in clues), *_epoch_keys(epoch_names)]
+        leader: bytes | None = None
         with away():
             if claim is None or clues:
-                answers = [None, *await self._client.mget(keys)]
+                answers = await self._commands.run("MGET", *keys)
             else:
-                lease_ms = round(1_000 * claim.lease_s)
-                answers = await self._find_or_lead(keys, [LED + address, claim.token, lease_ms])
-            # Bytes, because the client decodes nothing.
-            leader, blob, *rest = cast("list[bytes | None]", answers)
-            read, epochs = tuple(rest[: len(clues)]), rest[len(clues) :]
-            known = [int(epoch) for epoch in epochs if epoch is not None]
-        if len(known) < len(epochs):
-            return Found(await self.epochs(epoch_names), blob, read)
-        return Found(tuple(known), blob, read, leader.decode() if leader else "")
+                arguments = (scripts.LED + address, claim.token, round(1_000 * claim.lease_s))
+                leader, *answers = await self._commands.run_script(scripts.FIND_OR_LEAD, keys, arguments)
+            blob, read, epochs = answers[0], tuple(answers[1 : 1 + len(clues)]), answers[1 + len(clues) :]
+            if None in epochs:
+                return Found(await self.epochs(epoch_names), blob, read)
+            led_by = leader.decode() if leader else ""
+            return Found(tuple(map(int, epochs)), blob, read, led_by, leads=claim is not None and led_by == claim.token)
 
     async def epochs(self, epoch_names: Sequence[str]) -> tuple[int, ...]:
         """The epochs in force; those that are not there are begun."""
-        keys = _epoch_keys(epoch_names)
+        begun = [_EPOCH_TTL_S, *(self._new_epoch() for _ in epoch_names)]
         with away():
-            async with self._client.pipeline(transaction=False) as pipe:
-                for key in keys:
-                    pipe.set(key, self._new_epoch(), nx=True, ex=_EPOCH_TTL_S)
-                pipe.mget(keys)
-                *_, values = await pipe.execute()
+            values = await self._commands.run_script(scripts.BEGIN_EPOCHS, _epoch_keys(epoch_names), begun)
             if None in values:
                 raise StoreUnavailable("an epoch was evicted as soon as it was set")
-            return tuple(int(value) for value in values)
+            return tuple(map(int, values))
 
-    async def put(self, address: bytes, blob: bytes, *, ttl_s: int, epoch_names: Sequence[str]) -> None:
-        """Keeps ``blob``, and its epochs for longer than that."""
+    async def put(
+        self,
+        address: bytes,
+        blob: bytes,
+        *,
+        ttl_s: int,
+        epoch_names: Sequence[str],
+        epochs: Sequence[int] = (),
+        ending: Ending | None = None,
+    ) -> Put:
+        """One script: keeps ``blob``, and its epochs for longer than that, counts it, and ends the flight."""
+        group = _field_of(epoch_names)
+        keys = [scripts.ENTRY + address, scripts.HELD + group, _groups_key(epoch_names), *_epoch_keys(epoch_names)]
+        arguments: list[Word] = [blob, 1_000 * ttl_s, 1_000 * max(_EPOCH_TTL_S, 2 * ttl_s), address, group]
+        arguments += (len(epoch_names), len(epochs), *epochs)
+        if ending is not None:
+            keys += scripts.flight_keys(ending.lead)
+            arguments += (ending.lead.token, *scripts.last_words(ending.lead, ending.event))
         with away():
-            async with self._client.pipeline(transaction=False) as pipe:
-                for key in _epoch_keys(epoch_names):
-                    pipe.expire(key, max(_EPOCH_TTL_S, 2 * ttl_s))
-                pipe.set(_ENTRY + address, blob, ex=ttl_s)
-                await pipe.execute()
+            kept, ended = await self._commands.run_script(scripts.PUT, keys, arguments)
+        return Put(bool(kept), bool(ended))
 
-    async def delete(self, address: bytes) -> None:
+    async def delete(self, address: bytes, epoch_names: Sequence[str] = ()) -> None:
         """Forgets what is at ``address``."""
+        keys = [scripts.ENTRY + address, scripts.HELD + _field_of(epoch_names)]
         with away():
-            await self._client.delete(_ENTRY + address)
+            await self._commands.run_script(scripts.DELETE, keys, [address])
 
     async def raise_epoch(self, epoch_name: str) -> int:
         """Sets a new value, above the last one.
@@ -159,11 +145,11 @@ class RedisStore:
     async def under(self, prefix: str) -> list[tuple[bytes, bytes]]:
         """SCAN over all that the server holds, many small steps between which it serves others."""
         whole_bytes = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
-        pattern = _ENTRY + _GLOB.sub(rb"\\\g<0>", whole_bytes) + b"*"
+        pattern = scripts.ENTRY + _GLOB.sub(rb"\\\g<0>", whole_bytes) + b"*"
         found: dict[bytes, bytes] = {}  # SCAN may give a key more than once
         with away():
             async for key in self._client.scan_iter(match=pattern, count=_SCAN_KEYS):
-                address = cast("bytes", key)[len(_ENTRY) :]
+                address = cast("bytes", key)[len(scripts.ENTRY) :]
                 if address.hex().startswith(prefix):
                     blob = cast("bytes | None", await self._client.get(key))
                     if blob is not None:
@@ -171,15 +157,47 @@ class RedisStore:
         return list(found.items())
 
     async def usage(self) -> StoreUsage:
-        """Nothing: the server counts its bytes for all its users together."""
+        """Nothing: the server counts its bytes for all its users together, and entries are counted by organisation."""
         return StoreUsage(0, 0)
 
-    async def held(self, org_id: str) -> None:
-        """Not known, for the same reason."""
+    async def held(self, org_id: str) -> dict[Group, Held]:
+        """What is there of each group, looked at entry by entry up to 100,000 of them; see ``EntryStore``."""
+        found = {}
+        groups = _groups_key([epoch_name(org_id)])
+        with away():
+            listed = await self._commands.run("HKEYS", groups)
+            for group in cast("list[bytes]", listed):
+                found[group_of(group.decode().split(_BETWEEN))] = await self._counted(groups, group)
+        return found
+
+    async def _counted(self, groups: bytes, group: bytes) -> Held:
+        entries, held_bytes, rank, evictions = 0, 0, 0, 0
+        while rank < _COUNTED_MOST:
+            looked, there, size, all_entries, evictions = await self._commands.run_script(
+                scripts.COUNT, [scripts.HELD + group, groups], [scripts.ENTRY, group, rank, _COUNTED_KEYS]
+            )
+            entries, held_bytes, rank = entries + there, held_bytes + size, rank + there
+            if looked < _COUNTED_KEYS:
+                break
+            if rank >= _COUNTED_MOST:
+                return Held(all_entries, held_bytes * all_entries // entries, evictions)
+        return Held(entries, held_bytes, evictions)
+
+
+_BETWEEN = "\n"
+"""Stands between the names of a group's epochs; in none of them, as they are JSON."""
+
+
+def _field_of(epoch_names: Sequence[str]) -> bytes:
+    return _BETWEEN.join(epoch_names).encode()
+
+
+def _groups_key(epoch_names: Sequence[str]) -> bytes:
+    return scripts.GROUPS + epoch_names[0].encode() if epoch_names else scripts.GROUPS
 
 
 def _epoch_keys(names: Sequence[str]) -> list[bytes]:
-    return [_EPOCH + name.encode() for name in names]
+    return [scripts.EPOCH + name.encode() for name in names]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import cast
 
 import structlog
@@ -19,46 +20,36 @@ from redis.exceptions import RedisError
 
 from cache_svc.domain.fill import ALONE, Claim, Lead
 from cache_svc.service.fills import Attended, Said
-from cache_svc.store.redis import BOARD, LED, away
+from cache_svc.store import redis_scripts as scripts
+from cache_svc.store.redis import away
+from cache_svc.store.redis_commands import RedisCommands, Script, Word
+from cache_svc.store.redis_scripts import CHANNEL, FOLLOWED, LED, SAID, SAID_MS, word_of
+from cache_svc.store.shared import Trips
 
-_SAID = b"tallygate:cache:1:fill-said:"
-_FOLLOWED = b"tallygate:cache:1:fill-followed:"
-_CHANNEL = b"tallygate:cache:1:fills"
-_SAID_MS = 60_000
-"""What was said is kept so long after the last of it: longer than a lease, and than a follower may lag behind."""
 _FOLLOWED_MS = 15 * 60_000
 """Longer than any answer takes."""
 _PUSHED_AT_ONCE = 1_000
 _RECONNECT_S = 1.0
 
-_ONLY_BOARD = BOARD + "return board(KEYS[1], ARGV[1], ARGV[2])"
-_RENEW = """
+_RENEW = Script("""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0} end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local followed = redis.call('GET', KEYS[2])
 return {1, followed and 1 or 0, followed == '1' and 1 or 0}
-"""
-_FOLLOW = """
+""")
+_FOLLOW = Script("""
 if ARGV[1] == '1' then redis.call('SET', KEYS[1], '1', 'PX', ARGV[2])
 else redis.call('SET', KEYS[1], '0', 'PX', ARGV[2], 'NX') end
 redis.call('PUBLISH', ARGV[3], ARGV[4])
-"""
-_PUBLISH = """
+""")
+_PUBLISH = Script("""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('RPUSH', KEYS[2], unpack(ARGV, 5))
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return 1
-"""
-_END = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[6] == '0' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[7], 'PX', ARGV[6]) end
-if redis.call('DEL', KEYS[3]) == 0 then return 1 end
-redis.call('RPUSH', KEYS[2], ARGV[5])
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
-redis.call('PUBLISH', ARGV[3], ARGV[4])
-return 1
-"""
+""")
+_READ = Script("return {redis.call('LRANGE', KEYS[1], ARGV[1], -1), redis.call('GET', KEYS[2])}")
 
 _log = structlog.get_logger(__name__)
 
@@ -69,16 +60,12 @@ def subscriber(url: str, *, timeout_s: float) -> Redis:
 
 
 class RedisFills:
-    """A ``FillStore`` in Redis. Does not own ``client``; owns ``listener``, which listens from the first watch on."""
+    """A ``FillStore`` in Redis. Does not own ``commands``; owns ``listener``, which listens from the first watch on."""
 
-    def __init__(self, client: Redis, listener: Redis) -> None:
-        self._client = client
+    def __init__(self, commands: RedisCommands, listener: Redis) -> None:
+        self._commands = commands
         self._listener = listener
-        self._board = client.register_script(_ONLY_BOARD)
-        self._renew = client.register_script(_RENEW)
-        self._follow = client.register_script(_FOLLOW)
-        self._publish = client.register_script(_PUBLISH)
-        self._end = client.register_script(_END)
+        self._boards: Trips[str] = Trips()
         self._watchers: defaultdict[bytes, set[asyncio.Event]] = defaultdict(set)
         self._listening: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
@@ -91,46 +78,51 @@ class RedisFills:
         await self._listener.aclose()
 
     async def board(self, name: bytes, claim: Claim) -> str:
-        """One script."""
+        """One script, for all who ask at once."""
+        leader, _ = await self._boards.ask((name, claim.lease_s), partial(self._board, name, claim))
+        return leader
+
+    async def _board(self, name: bytes, claim: Claim) -> str:
         with away():
-            leader = await self._board([LED + name], [claim.token, _ms(claim.lease_s)])
+            leader = await self._commands.run_script(scripts.BOARD, [LED + name], [claim.token, _ms(claim.lease_s)])
         return cast("bytes", leader).decode()
 
     async def renew(self, lead: Lead, lease_s: float) -> Attended:
         """One script."""
+        keys = [LED + lead.name, FOLLOWED + word_of(lead)]
         with away():
-            leads, *follows = await self._renew([LED + lead.name, _followed(lead)], [lead.token, _ms(lease_s)])
+            leads, *follows = await self._commands.run_script(_RENEW, keys, [lead.token, _ms(lease_s)])
         return Attended(True, *map(bool, follows)) if leads else Attended(leads=False)
 
     async def follow(self, lead: Lead, *, live: bool) -> None:
         """One script."""
+        word = word_of(lead)
         with away():
-            await self._follow([_followed(lead)], [int(live), _FOLLOWED_MS, _CHANNEL, _word(lead)])
+            await self._commands.run_script(_FOLLOW, [FOLLOWED + word], [int(live), _FOLLOWED_MS, CHANNEL, word])
 
     async def publish(self, lead: Lead, events: Sequence[bytes]) -> bool:
-        """A script for each thousand events."""
-        keys = [LED + lead.name, _said(lead)]
-        arguments: list[bytes | str | int] = [lead.token, _SAID_MS, _CHANNEL, _word(lead)]
+        """A script for each thousand events. None is sent twice: followers would hear it twice."""
+        word = word_of(lead)
+        keys = [LED + lead.name, SAID + word]
+        arguments: list[Word] = [lead.token, SAID_MS, CHANNEL, word]
         with away():
             for start in range(0, len(events), _PUSHED_AT_ONCE):
-                if not await self._publish(keys, [*arguments, *events[start : start + _PUSHED_AT_ONCE]]):
+                pushed = [*arguments, *events[start : start + _PUSHED_AT_ONCE]]
+                if not await self._commands.run_script(_PUBLISH, keys, pushed, again=False):
                     return False
         return True
 
     async def end(self, lead: Lead, event: bytes, *, alone_s: float) -> bool:
         """One script. The last is kept only where somebody follows."""
-        keys = [LED + lead.name, _said(lead), _followed(lead)]
-        arguments: list[bytes | str | int] = [lead.token, _SAID_MS, _CHANNEL, _word(lead), event, _ms(alone_s), ALONE]
+        arguments = (lead.token, _ms(alone_s), ALONE, *scripts.last_words(lead, event))
         with away():
-            return bool(await self._end(keys, arguments))
+            return bool(await self._commands.run_script(scripts.END, scripts.flight_keys(lead), arguments))
 
     async def read(self, lead: Lead, position: int) -> Said:
-        """One transaction: who leads no longer has said its last before."""
+        """One script: who leads no longer has said its last before."""
+        keys = [SAID + word_of(lead), LED + lead.name]
         with away():
-            async with self._client.pipeline(transaction=True) as pipe:
-                pipe.lrange(_said(lead), position, -1)
-                pipe.get(LED + lead.name)
-                events, leader = await pipe.execute()
+            events, leader = await self._commands.run_script(_READ, keys, [position])
         return Said(cast("list[bytes]", events), leader == lead.token.encode())
 
     @asynccontextmanager
@@ -138,7 +130,7 @@ class RedisFills:
         """Hears of what happens from when this has been entered."""
         if self._listening is None:
             self._listening = asyncio.create_task(self._listen(), name="listen to flights")
-        event, word = asyncio.Event(), _word(lead)
+        event, word = asyncio.Event(), word_of(lead)
         self._watchers[word].add(event)
         try:
             with suppress(TimeoutError):
@@ -155,7 +147,7 @@ class RedisFills:
         while True:
             try:
                 async with self._listener.pubsub() as channel:
-                    await channel.subscribe(_CHANNEL)
+                    await channel.subscribe(CHANNEL)
                     async for message in channel.listen():
                         if message["type"] == "message":
                             self._tell(message["data"])
@@ -178,15 +170,3 @@ class RedisFills:
 
 def _ms(seconds: float) -> int:
     return round(1_000 * seconds)
-
-
-def _word(lead: Lead) -> bytes:
-    return lead.name + b"|" + lead.token.encode()
-
-
-def _said(lead: Lead) -> bytes:
-    return _SAID + _word(lead)
-
-
-def _followed(lead: Lead) -> bytes:
-    return _FOLLOWED + _word(lead)

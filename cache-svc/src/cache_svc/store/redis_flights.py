@@ -8,36 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable
 from typing import cast
-
-from redis.asyncio import Redis
 
 from cache_svc.service import Kept
 from cache_svc.store.redis import away
+from cache_svc.store.redis_commands import RedisCommands, Script
 
 _FLIGHT = b"tallygate:cache:1:flight:"
 _VERSION_BYTES = 16
 _POLL_S = 0.05
 """How often a waiter looks. Whoever waits is a retry of a call that takes a second or more."""
 
-_SWAP = f"""
+_SWAP = Script(f"""
 if redis.call('GETRANGE', KEYS[1], 0, {_VERSION_BYTES - 1}) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 return 1
-"""
+""")
 
 
 class RedisFlights:
-    """A ``FlightStore`` in Redis. Does not own ``client``."""
+    """A ``FlightStore`` in Redis. Does not own ``commands``."""
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
+    def __init__(self, commands: RedisCommands) -> None:
+        self._commands = commands
 
     async def load(self, name: bytes) -> Kept | None:
         """One GET."""
         with away():
-            value = cast("bytes | None", await self._client.get(_FLIGHT + name))
+            value = cast("bytes | None", await self._commands.run("GET", _FLIGHT + name))
         return None if value is None else Kept(value[:_VERSION_BYTES], value[_VERSION_BYTES:])
 
     async def swap(
@@ -47,8 +45,7 @@ class RedisFlights:
         del pinned_until_ms
         value = secrets.token_bytes(_VERSION_BYTES) + blob
         with away():
-            call = self._client.eval(_SWAP, 1, _FLIGHT + name, version or b"", value, ttl_s)
-            return bool(await cast("Awaitable[int]", call))
+            return bool(await self._commands.run_script(_SWAP, [_FLIGHT + name], [version or b"", value, ttl_s]))
 
     async def changed(self, name: bytes, version: bytes, within_s: float) -> None:
         """After a moment: the caller looks again."""

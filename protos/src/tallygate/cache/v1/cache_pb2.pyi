@@ -456,6 +456,7 @@ class Ticket(_message.Message):
     UP_TO_FIELD_NUMBER: _builtins.int
     LESSON_FIELD_NUMBER: _builtins.int
     ASKED_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     """The cache key, 32 bytes. The epochs of a purge are part of it, so that an answer begun before a purge is not found
     after it.
@@ -480,6 +481,10 @@ class Ticket(_message.Message):
     def asked(self) -> Global___Asked:
         """Of the lookup, for the record; only where record is set."""
 
+    @_builtins.property
+    def epochs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The purge epochs in the key, so that the answer is kept in one trip if they still hold. None: of an older cache."""
+
     def __init__(
         self,
         *,
@@ -493,10 +498,11 @@ class Ticket(_message.Message):
         up_to: Global___ReplayTier.ValueType = ...,
         lesson: _builtins.bytes = ...,
         asked: Global___Asked | None = ...,
+        epochs: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "endpoint", b"endpoint", "key", b"key", "lesson", b"lesson", "model", b"model", "policy_epoch", b"policy_epoch", "record", b"record", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s", "up_to", b"up_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "endpoint", b"endpoint", "epochs", b"epochs", "key", b"key", "lesson", b"lesson", "model", b"model", "policy_epoch", b"policy_epoch", "record", b"record", "share_in_org", b"share_in_org", "ttl_s", b"ttl_s", "up_to", b"up_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
