@@ -21,6 +21,10 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE := copy
 export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/.venv
+# Compiled modules are kept, in one place, also on machines that say to keep none: the tests start some two hundred processes,
+# and each would compile everything that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.make/pycache
 
 .PHONY: help setup demo account-demo up mesh test faults bench bench-quick bench-ledger bench-cache cache-safety check format protos protos-baseline lock catalog-seed clean
 
