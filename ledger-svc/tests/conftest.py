@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -36,7 +34,6 @@ from ledger_svc.store.audit import audit
 from ledger_svc.store.database import Database, WriteSession
 from ledger_svc.store.directory import Directory
 from ledger_svc.store.log import ReceiptLog
-from ledger_svc.store.migrate import migrate
 from ledger_svc.store.movements import Movements
 from ledger_svc.store.opening import open_database
 from ledger_svc.store.records import Records
@@ -52,6 +49,8 @@ from meshkit.principal import Principal
 from meshkit.testing import FakeClock
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the files of tests that are not tests
+
+from ledger_postgresql import ReusedDatabases, prepare, run_apart
 
 DATABASES = ("sqlite", "postgresql")
 Fresh = Callable[[str], AbstractContextManager[str]]
@@ -76,31 +75,6 @@ PRICE = PriceSnapshot(
 
 def _open(url: str) -> Database:
     return open_database(url, connections=8, wait_s=20)
-
-
-async def _prepare(url: str) -> None:
-    database = _open(url)
-    try:
-        await migrate(database)
-    finally:
-        await database.close()
-
-
-def _run_apart(work: Callable[[], Any]) -> None:
-    """In a thread, so that its event loop does not meet that of the tests."""
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            asyncio.run(work())
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
 
 
 def _started(start: Callable[[str], Any]) -> Any:
@@ -130,8 +104,14 @@ def postgresql() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def postgresql_databases(postgresql: Any) -> ReusedDatabases:
+    """Those of the server, to be used again."""
+    return ReusedDatabases(postgresql)
+
+
+@pytest.fixture(scope="session")
 def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fresh:
-    """Gives the URL of a migrated, empty database of a kind; each is a copy of one that was migrated once."""
+    """Gives the URL of a migrated, empty database of a kind, which was migrated once for all."""
     numbers = itertools.count()
     folder = tmp_path_factory.mktemp("sqlite")
     templates: set[str] = set()
@@ -140,23 +120,15 @@ def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     def sqlite() -> Iterator[str]:
         template, copy = folder / "template.db", folder / f"{next(numbers)}.db"
         if "sqlite" not in templates:
-            _run_apart(lambda: _prepare(f"sqlite:///{template}"))
+            run_apart(lambda: prepare(f"sqlite:///{template}"))
             templates.add("sqlite")
         shutil.copyfile(template, copy)
         yield f"sqlite:///{copy}"
         copy.unlink()
 
-    @contextmanager
-    def postgresql() -> Iterator[str]:
-        server = request.getfixturevalue("postgresql")
-        if "postgresql" not in templates:
-            server.psql("CREATE DATABASE ledger_template")
-            _run_apart(lambda: _prepare(server.get_uri("ledger_template")))
-            templates.add("postgresql")
-        name = f"ledger_{next(numbers)}"
-        server.psql(f"CREATE DATABASE {name} TEMPLATE ledger_template")
-        yield server.get_uri(name)
-        server.psql(f"DROP DATABASE {name} WITH (FORCE)")
+    def postgresql() -> AbstractContextManager[str]:
+        databases: ReusedDatabases = request.getfixturevalue("postgresql_databases")
+        return databases.one()
 
     return lambda kind: {"sqlite": sqlite, "postgresql": postgresql}[kind]()
 

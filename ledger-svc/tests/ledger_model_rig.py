@@ -230,17 +230,15 @@ class Rig:
                     org_id, receipt or "rcpt_unknown", amount_nano_usd=amount, reason="", idempotency_key=name
                 )
 
-    def _cap(self, operation: SetCap) -> capping.SetCap:
+    def _cap(self, operation: SetCap) -> capping.SetCaps:
         """The command itself: the service asks first whether there is such a key, and comes later than its
         neighbours.
         """
-        return capping.SetCap(
+        return capping.SetCaps(
             org_id=self._org_id(operation.org),
             scope=CapScope(operation.scope[0]),
             scope_id=self._scope_ids(operation.org)[operation.scope],
-            period=CapPeriod(operation.period),
-            unit=CapUnit(operation.unit),
-            limit=operation.limit,
+            limits=(capping.CapLimit(CapPeriod(operation.period), CapUnit(operation.unit), operation.limit),),
             now_ms=self.clock.now_ms(),
         )
 

@@ -15,7 +15,7 @@ from tallygate_deploy.account import commands
 from tests.harness.commands import tallygate
 from tests.harness.gateway import Gateway
 
-pytestmark = pytest.mark.parametrize("running", ["allinone"], indirect=True, scope="session")
+pytestmark = pytest.mark.parametrize("running", ["allinone"], indirect=True, scope="module")
 
 
 def run(gateway: Gateway, key: str, *arguments: str) -> subprocess.CompletedProcess[str]:

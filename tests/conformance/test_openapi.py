@@ -30,7 +30,7 @@ from meshkit.money import NANO_PER_USD
 from meshkit.testing import FakeClock
 from tests.harness.gateway import Gateway
 
-pytestmark = pytest.mark.parametrize("running", ["allinone"], indirect=True, scope="session")
+pytestmark = pytest.mark.parametrize("running", ["allinone"], indirect=True, scope="module")
 """The edge is the same in the other mode."""
 
 CHECKS = [

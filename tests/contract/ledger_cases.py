@@ -179,6 +179,34 @@ async def caps(world: World) -> None:
     await refused(world.ledger.SetCap(request, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_NOT_FOUND)
 
 
+@covers("LedgerService/SetCaps")
+async def caps_together(world: World) -> None:
+    key = (await new_key(world)).key
+    day, month = ledger_pb2.CAP_PERIOD_DAY, ledger_pb2.CAP_PERIOD_MONTH
+    request = ledger_pb2.SetCapsRequest(
+        org_id=world.org_id,
+        scope=ledger_pb2.CAP_SCOPE_KEY,
+        scope_id=key.key_id,
+        limits=[
+            ledger_pb2.CapLimit(period=month, unit=ledger_pb2.CAP_UNIT_NANO_USD, limit=100),
+            ledger_pb2.CapLimit(period=day, unit=ledger_pb2.CAP_UNIT_TOKENS, limit=7),
+        ],
+    )
+    made = await world.ledger.SetCaps(request, timeout=TIMEOUT_S)
+    assert [(cap.period, cap.limit) for cap in made.caps] == [(month, 100), (day, 7)]
+    request.limits[0].ClearField("limit")
+    request.limits[1].limit = 8
+    cleared = await world.ledger.SetCaps(request, timeout=TIMEOUT_S)
+    assert [(cap.period, cap.limit) for cap in cleared.caps] == [(day, 8)]
+    request.limits[0].CopyFrom(request.limits[1])
+    await refused(world.ledger.SetCaps(request, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_INVALID_REQUEST)
+    del request.limits[:]
+    await refused(world.ledger.SetCaps(request, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_INVALID_REQUEST)
+    request.limits.add(period=day, unit=ledger_pb2.CAP_UNIT_TOKENS)
+    request.scope_id = "key_missing"
+    await refused(world.ledger.SetCaps(request, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_NOT_FOUND)
+
+
 @covers("LedgerService/RefundCredit")
 @covers("LedgerService/CorrectCharge")
 @covers("LedgerService/ListCreditLots")

@@ -185,21 +185,21 @@ def test_a_wrong_command_says_what_to_do(wrong: tuple[str, ...], said: str, tmp_
 
 
 def test_a_receipt_can_be_corrected_by_the_operator(gateway: Gateway) -> None:
-    answer = chat(gateway.base_url, gateway.api_key, "test/cached-usage")
+    answer = chat(gateway.base_url, gateway.process.api_key, "test/cached-usage")
     receipt_id, cost = answer.headers["x-receipt-id"], answer.headers["x-cost-usd"]
     corrected = gateway.process.tallygate("receipt", "correct", receipt_id, cost, "--reason", "a bad answer")
     assert (corrected.returncode, "balance $" in corrected.stdout) == (0, True), corrected.stderr
     again = gateway.process.tallygate("receipt", "correct", receipt_id, cost)
     assert (again.returncode, "only 0 are left" in again.stderr) == (1, True)
-    headers = {"Authorization": f"Bearer {gateway.api_key}"}
+    headers = {"Authorization": f"Bearer {gateway.process.api_key}"}
     receipt = httpx.get(f"{gateway.base_url}/receipts/{receipt_id}", headers=headers).json()
     assert (receipt["charged_usd"], receipt["corrected_usd"]) == (cost, cost)
 
 
 def test_a_receipt_can_be_shown_by_the_operator(gateway: Gateway) -> None:
-    answer = chat(gateway.base_url, gateway.api_key, "test/cached-usage")
+    answer = chat(gateway.base_url, gateway.process.api_key, "test/cached-usage")
     shown = gateway.process.tallygate("receipt", "show", answer.headers["x-receipt-id"])
-    headers = {"Authorization": f"Bearer {gateway.api_key}"}
+    headers = {"Authorization": f"Bearer {gateway.process.api_key}"}
     over_http = httpx.get(f"{gateway.base_url}/receipts/{answer.headers['x-receipt-id']}", headers=headers)
     assert json.loads(shown.stdout) == over_http.json()
 

@@ -61,6 +61,8 @@ class Gateway:
     upstream: ScriptedUpstream
     spans: SpanReceiver
     tenants: Tenants
+    api_key: str
+    """With credit."""
     poor_key: str
     """Of an organisation without credit."""
     revoked_key: str
@@ -69,11 +71,6 @@ class Gateway:
     def base_url(self) -> str:
         """What a client sets as ``base_url``."""
         return self.process.base_url
-
-    @property
-    def api_key(self) -> str:
-        """A key with credit."""
-        return self.process.api_key
 
 
 @contextmanager

@@ -25,7 +25,10 @@ STOP_GRACE_S = 10.0
 READY_POLL_S = 0.02
 STDERR_TAIL_BYTES = 4096
 # What an interpreter may need to start. Provider keys stay with the parent.
-CHILD_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+CHILD_ENVIRONMENT = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"),
+    *("PYTHONPATH", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE"),
+)
 
 log = structlog.get_logger(__name__)
 

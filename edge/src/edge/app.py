@@ -30,7 +30,7 @@ from edge.observe import Observe
 from edge.openapi import Described
 from edge.routes.account import account_routers
 from edge.routes.chat import ChatCompletions
-from edge.routes.health import Health
+from edge.routes.health import RATE_LIMITS, Health
 from edge.routes.log import Log
 from edge.routes.models import Models
 from edge.routes.receipts import Receipts
@@ -84,7 +84,8 @@ def create_app(
     )
     idempotency = Idempotency(mesh.flights, mesh.ledger, settings, clock=clock, make_id=make_id)
     chat = ChatCompletions(mesh, authenticator, limits, catalog, idempotency, settings, clock=clock, new_salt=new_salt)
-    log, health = Log(mesh.ledger), Health(mesh, catalog, version("tallygate-edge"))
+    probes = {**mesh.probes, **({RATE_LIMITS: limits.backend} if limits.backend else {})}
+    log, health = Log(mesh.ledger), Health(probes, catalog, version("tallygate-edge"))
     for prefix in PREFIXES:
         _route(routed, "POST", f"{prefix}/chat/completions", chat.create, openapi.CHAT)
         _route_reading(routed, prefix, Models(authenticator, catalog), Receipts(authenticator, mesh.ledger), log)

@@ -22,6 +22,7 @@ async def rate_limits(settings: EdgeSettings, clock: Clock) -> AsyncIterator[Rat
             limiter,
             MemoryLimiter(clock, max_buckets=settings.limits_entries),
             FixedLimits(settings.account_requests_per_minute, settings.failed_authentications_per_minute),
+            backend=limiter if isinstance(limiter, GuardedLimiter) else None,
         )
         try:
             yield rates

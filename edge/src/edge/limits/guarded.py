@@ -14,6 +14,9 @@ from edge.limits.limiter import LimiterAway, RateLimiter
 from edge.limits.window import Verdict
 from meshkit.clock import Clock
 
+PROBE_BUCKET = "probe"
+"""Nothing is ever taken from it."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -76,6 +79,13 @@ class GuardedLimiter:
             self._is_away(error)
         else:
             self._is_there()
+
+    async def serving(self) -> bool:
+        """Whether the backend is there; asked, it takes nothing. While an outage lasts it is not asked more often than
+        by requests.
+        """
+        await self.ask(PROBE_BUCKET, 1)
+        return self._away_since_s is None
 
     def _may_ask(self) -> bool:
         if self._away_since_s is None:

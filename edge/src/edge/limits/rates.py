@@ -19,6 +19,7 @@ from edge.errors import refusal
 from edge.exchange import Exchange
 from edge.limits.limiter import LimiterAway, RateLimiter
 from edge.limits.window import Verdict
+from edge.mesh import Probe
 from meshkit.errors import MeshError
 from tallygate.common.v1.errors_pb2 import ErrorReason
 
@@ -55,10 +56,14 @@ class Tokens:
 
 class RateLimits:
     """The limits of one edge. ``limiter``: of keys. ``addresses``: of client addresses, in this process alone: that
-    spares the ledger, and whoever has many addresses must not fill what edges share.
+    spares the ledger, and whoever has many addresses must not fill what edges share. ``backend``: says whether what
+    edges share is there; None: nothing is shared.
     """
 
-    def __init__(self, limiter: RateLimiter, addresses: RateLimiter, fixed: FixedLimits) -> None:
+    def __init__(
+        self, limiter: RateLimiter, addresses: RateLimiter, fixed: FixedLimits, *, backend: Probe | None = None
+    ) -> None:
+        self.backend = backend
         self._limiter = limiter
         self._addresses = addresses
         self._fixed = fixed

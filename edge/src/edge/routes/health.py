@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -10,17 +11,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edge.catalog import CatalogView
-from edge.mesh import Mesh
+from edge.mesh import Probe
 
 _OK, _DEGRADED, _AWAY = "ok", "degraded", "unavailable"
-_DISPENSABLE = {"cache"}
+RATE_LIMITS = "rate_limits"
+"""What edges keep the limits of keys in. Without it each keeps them by itself."""
+_DISPENSABLE = {"cache", RATE_LIMITS}
 
 
 class Health:
-    """The two resources; neither asks for a key."""
+    """The two resources; neither asks for a key. ``probes``: of what this service depends on, by name."""
 
-    def __init__(self, mesh: Mesh, catalog: CatalogView, version: str) -> None:
-        self._mesh = mesh
+    def __init__(self, probes: Mapping[str, Probe], catalog: CatalogView, version: str) -> None:
+        self._probes = probes
         self._catalog = catalog
         self._version = version
 
@@ -29,9 +32,11 @@ class Health:
         return _json({"status": _OK, "service": "edge", "version": self._version})
 
     async def ready(self, _: Request) -> Response:
-        """200 if requests can be served, with or without the cache; 503 if not. Says of each dependency how it is."""
-        names = list(self._mesh.probes)
-        serving = await asyncio.gather(*(self._mesh.probes[name].serving() for name in names))
+        """200 if requests can be served, with or without the cache and the shared rate limits; 503 if not. Says of each
+        dependency how it is.
+        """
+        names = list(self._probes)
+        serving = await asyncio.gather(*(probe.serving() for probe in self._probes.values()))
         dependencies = {name: self._dependency(name, up) for name, up in zip(names, serving, strict=True)}
         worst = {dependency["status"] for dependency in dependencies.values()}
         ready = _AWAY not in worst

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from edge.errors import invalid
+from edge.wire.breadth import refuse_too_many_values
 from edge.wire.tags import check_metadata
 
 MAX_CHOICES = 128
@@ -38,8 +39,9 @@ def parse_chat(body: bytes) -> ChatCall:
     """Parses and checks.
 
     Raises:
-        MeshError: INVALID_REQUEST, naming the field at fault.
+        MeshError: INVALID_REQUEST, naming the field at fault; REQUEST_TOO_LARGE for more values than can be read.
     """
+    refuse_too_many_values(body)
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError as error:

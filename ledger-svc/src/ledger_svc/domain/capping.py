@@ -1,4 +1,4 @@
-"""The command that sets a cap, or clears it."""
+"""The command that sets caps, or clears them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from ledger_svc.domain.trail import told
 from meshkit.principal import OPERATOR, Actor
 
 
+@dataclass(frozen=True, slots=True)
+class CapLimit:
+    """One cap of the thing that is spoken of, and its limit in nano-USD or tokens; ``UNLIMITED`` clears it."""
+
+    period: CapPeriod
+    unit: CapUnit
+    limit: int
+
+
 @dataclass(frozen=True)
-class SetCap(Command[Cap]):
-    """Sets the cap of a key, a project or an organisation for a period and a unit. ``limit`` in nano-USD or tokens,
-    ``UNLIMITED`` clears it. Again: the same cap, and nothing changes. What was spent in the period before counts.
+class SetCaps(Command[list[Cap]]):
+    """Sets caps of a key, a project or an organisation, all of them or none; gives them in the order of ``limits``.
+    Again: the same caps, and nothing changes. What was spent in a period before counts.
     """
 
     org_id: str
     scope: CapScope
     scope_id: str
-    period: CapPeriod
-    unit: CapUnit
-    limit: int
+    limits: tuple[CapLimit, ...]
     now_ms: int
     actor: Actor = OPERATOR
 
@@ -31,34 +38,36 @@ class SetCap(Command[Cap]):
 
     @property
     def needs(self) -> Needs:
-        """The accounts for their lock, the cap and its bucket."""
+        """The accounts for their lock, the caps and their buckets."""
         return Needs(self.org_id, SPENDABLE, scope_id=self.scope_id, at_ms=self.now_ms)
 
-    def decide(self, book: Book) -> Cap:
+    def decide(self, book: Book) -> list[Cap]:
         """Raises:
         NotFound: no such organisation.
         """
         for kind in SPENDABLE:
             book.account(self.org_id, kind)
-        existing = next(
-            (c for c in book.caps.get(self.scope_id, ()) if (c.period, c.unit) == (self.period, self.unit)), None
-        )
-        if existing is not None and existing.limit == self.limit:
+        return [self._set(book, wanted) for wanted in self.limits]
+
+    def _set(self, book: Book, wanted: CapLimit) -> Cap:
+        known = book.caps.get(self.scope_id, ())
+        existing = next((c for c in known if (c.period, c.unit) == (wanted.period, wanted.unit)), None)
+        if existing is not None and existing.limit == wanted.limit:
             return existing
         cap = Cap(
             scope_id=self.scope_id,
-            period=self.period,
-            unit=self.unit,
+            period=wanted.period,
+            unit=wanted.unit,
             revision=existing.revision + 1 if existing else 1,
             org_id=self.org_id,
             scope=self.scope,
-            limit=self.limit,
+            limit=wanted.limit,
             set_at_ms=self.now_ms,
         )
         if existing is not None:
-            for known, name in book.bucket_names(self.needs):
-                if known is existing:
-                    book.put_bucket(book.buckets[name].bounded_by(self.limit))
+            for other, name in book.bucket_names(self.needs):
+                if other is existing:
+                    book.put_bucket(book.buckets[name].bounded_by(wanted.limit))
         book.put_cap(cap)
         self._tell(book, existing, cap)
         return cap

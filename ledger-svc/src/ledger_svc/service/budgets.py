@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from ledger_svc.domain.capping import SetCap
+from collections.abc import Sequence
+
+from ledger_svc.domain.capping import CapLimit, SetCaps
 from ledger_svc.domain.caps import MAX_LIMIT, UNLIMITED, Bucket, Cap, CapPeriod, CapScope, CapUnit
-from ledger_svc.domain.errors import NotFound
+from ledger_svc.domain.errors import InvalidRequest, NotFound
 from ledger_svc.domain.limits import check_range, check_text
 from ledger_svc.service.ports import Directory, Ledger, Records
 from meshkit.clock import Clock
 from meshkit.principal import OPERATOR, Actor
+
+MAX_LIMITS = len(CapPeriod) * len(CapUnit)
+"""Different caps that one thing can have."""
 
 
 class BudgetService:
@@ -19,6 +24,30 @@ class BudgetService:
         self._records = records
         self._directory = directory
         self._clock = clock
+
+    async def set_caps(
+        self, org_id: str, scope: CapScope, scope_id: str, limits: Sequence[CapLimit], *, actor: Actor = OPERATOR
+    ) -> list[tuple[Cap, Bucket]]:
+        """Sets caps of one key, project or organisation, from the next hold on: all of them or none, in one
+        transaction. Gives each with what counts for it now: what was spent in the period before counts, too.
+
+        Raises:
+            NotFound: the organisation has no such project or key.
+            InvalidRequest: also where one cap is given twice.
+        """
+        check_range("limits (entries)", len(limits), 1, MAX_LIMITS)
+        for wanted in limits:
+            check_range("limit", wanted.limit, UNLIMITED, MAX_LIMIT)
+        if len({(wanted.period, wanted.unit) for wanted in limits}) < len(limits):
+            raise InvalidRequest("limits", "has the same cap twice")
+        check_text("org_id", org_id)
+        # Neither keys nor projects are ever moved or deleted, so this need not be asked in the transaction.
+        await self._require(org_id, scope, scope_id)
+        now_ms = self._clock.now_ms()
+        caps = await self._ledger.execute(
+            SetCaps(org_id=org_id, scope=scope, scope_id=scope_id, limits=tuple(limits), now_ms=now_ms, actor=actor)
+        )
+        return [(cap, await self._records.bucket(cap, now_ms)) for cap in caps]
 
     async def set_cap(
         self,
@@ -31,31 +60,9 @@ class BudgetService:
         limit: int,
         actor: Actor = OPERATOR,
     ) -> tuple[Cap, Bucket]:
-        """Sets a cap in nano-USD or tokens, from the next hold on; ``UNLIMITED`` clears it. Gives it with what
-        counts for it now: what was spent in the period before counts, too.
-
-        Raises:
-            NotFound: the organisation has no such project or key.
-            InvalidRequest.
-        """
-        check_range("limit", limit, UNLIMITED, MAX_LIMIT)
-        check_text("org_id", org_id)
-        # Neither keys nor projects are ever moved or deleted, so this need not be asked in the transaction.
-        await self._require(org_id, scope, scope_id)
-        now_ms = self._clock.now_ms()
-        cap = await self._ledger.execute(
-            SetCap(
-                org_id=org_id,
-                scope=scope,
-                scope_id=scope_id,
-                period=period,
-                unit=unit,
-                limit=limit,
-                now_ms=now_ms,
-                actor=actor,
-            )
-        )
-        return cap, await self._records.bucket(cap, now_ms)
+        """Sets one; see ``set_caps``."""
+        (found,) = await self.set_caps(org_id, scope, scope_id, [CapLimit(period, unit, limit)], actor=actor)
+        return found
 
     async def caps(self, org_id: str, *, scope: CapScope | None = None, scope_id: str = "") -> list[tuple[Cap, Bucket]]:
         """Every cap that is set in an organisation, or of one key, project or organisation, with what counts for it in

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+from ledger_svc.domain.capping import CapLimit
 from ledger_svc.domain.caps import UNLIMITED
 from ledger_svc.domain.keys import ApiKey
 from ledger_svc.domain.lots import DEFAULT_PRIORITY
@@ -190,6 +191,24 @@ class LedgerServicer(LedgerServiceServicer):
             actor=actor_of(request),
         )
         return pb.SetCapResponse(cap=cap_to_proto(cap, bucket) if cap.is_set else None)
+
+    async def SetCaps(self, request: pb.SetCapsRequest, context: Context) -> pb.SetCapsResponse:
+        """See ledger.proto."""
+        found = await self._budgets.set_caps(
+            request.org_id,
+            known("scope", CAP_SCOPES, request.scope),
+            request.scope_id,
+            [
+                CapLimit(
+                    known("limits.period", CAP_PERIODS, wanted.period),
+                    known("limits.unit", CAP_UNITS, wanted.unit),
+                    wanted.limit if wanted.HasField("limit") else UNLIMITED,
+                )
+                for wanted in request.limits
+            ],
+            actor=actor_of(request),
+        )
+        return pb.SetCapsResponse(caps=[cap_to_proto(cap, bucket) for cap, bucket in found if cap.is_set])
 
     async def ListCaps(self, request: pb.ListCapsRequest, context: Context) -> pb.ListCapsResponse:
         """See ledger.proto."""

@@ -52,17 +52,14 @@ def caps_router(account: Account, authenticator: Authenticator) -> APIRouter:
         return await changed(caller, "organization", caller.org_id, body)
 
     async def changed(caller: AccountCaller, scope: Scope, scope_id: str, body: SpendCapChange) -> SpendCap:
-        for period, limit_nano_usd in body.limits():
-            request = ledger_pb2.SetCapRequest(
-                org_id=caller.org_id,
-                scope=SCOPES[scope],
-                scope_id=scope_id,
-                period=period,
-                unit=ledger_pb2.CAP_UNIT_NANO_USD,
-                limit=limit_nano_usd,
-                actor=caller.actor,
-            )
-            await account.ask(account.ledger.SetCap, request)
+        limits = [
+            ledger_pb2.CapLimit(period=period, unit=ledger_pb2.CAP_UNIT_NANO_USD, limit=limit_nano_usd)
+            for period, limit_nano_usd in body.limits()
+        ]
+        request = ledger_pb2.SetCapsRequest(
+            org_id=caller.org_id, scope=SCOPES[scope], scope_id=scope_id, limits=limits, actor=caller.actor
+        )
+        await account.ask(account.ledger.SetCaps, request)
         return await shown(caller, scope, scope_id)
 
     async def shown(caller: AccountCaller, scope: Scope, scope_id: str) -> SpendCap:

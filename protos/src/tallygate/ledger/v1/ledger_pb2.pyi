@@ -1346,6 +1346,104 @@ class SetCapResponse(_message.Message):
 Global___SetCapResponse: _TypeAlias = SetCapResponse  # noqa: Y015
 
 @_typing.final
+class CapLimit(_message.Message):
+    """A cap to set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERIOD_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    period: Global___CapPeriod.ValueType
+    """How long it counts."""
+    unit: Global___CapUnit.ValueType
+    """What it counts."""
+    limit: _builtins.int
+    """The most, in its unit, 0 or more; not given: the cap is cleared."""
+    def __init__(
+        self,
+        *,
+        period: Global___CapPeriod.ValueType = ...,
+        unit: Global___CapUnit.ValueType = ...,
+        limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "period", b"period", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___CapLimit: _TypeAlias = CapLimit  # noqa: Y015
+
+@_typing.final
+class SetCapsRequest(_message.Message):
+    """Which caps to set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SCOPE_ID_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """The organisation."""
+    scope: Global___CapScope.ValueType
+    """Whose spending."""
+    scope_id: _builtins.str
+    """The id of the key, project or organisation."""
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___CapLimit]:
+        """The caps, 1 to 4, each once. What is not among them stays as it is."""
+
+    @_builtins.property
+    def actor(self) -> _actor_pb2.Actor:
+        """Who does it, for the audit trail; not given: the operator."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        scope: Global___CapScope.ValueType = ...,
+        scope_id: _builtins.str = ...,
+        limits: _abc.Iterable[Global___CapLimit] | None = ...,
+        actor: _actor_pb2.Actor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "limits", b"limits", "org_id", b"org_id", "scope", b"scope", "scope_id", b"scope_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCapsRequest: _TypeAlias = SetCapsRequest  # noqa: Y015
+
+@_typing.final
+class SetCapsResponse(_message.Message):
+    """The caps are set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cap]:
+        """As they stand, in the order of the request, without those that were cleared."""
+
+    def __init__(
+        self,
+        *,
+        caps: _abc.Iterable[Global___Cap] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caps", b"caps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCapsResponse: _TypeAlias = SetCapsResponse  # noqa: Y015
+
+@_typing.final
 class ListCapsRequest(_message.Message):
     """Whose caps."""
 

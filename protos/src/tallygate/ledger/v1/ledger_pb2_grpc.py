@@ -103,6 +103,11 @@ class LedgerServiceStub:
                 request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapRequest.SerializeToString,
                 response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapResponse.FromString,
                 _registered_method=True)
+        self.SetCaps = channel.unary_unary(
+                '/tallygate.ledger.v1.LedgerService/SetCaps',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapsRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapsResponse.FromString,
+                _registered_method=True)
         self.ListCaps = channel.unary_unary(
                 '/tallygate.ledger.v1.LedgerService/ListCaps',
                 request_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.ListCapsRequest.SerializeToString,
@@ -261,6 +266,14 @@ class LedgerServiceServicer:
     def SetCap(self, request, context):
         """Sets or clears what a key, a project or an organisation may spend in a day or a month. Holds from then on obey it.
         NOT_FOUND when the organisation has no such project or key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCaps(self, request, context):
+        """Sets or clears several caps of one key, project or organisation: all of them or none, in one transaction. NOT_FOUND as in
+        SetCap; INVALID_REQUEST where one cap is given twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -425,6 +438,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.SetCap,
                     request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapRequest.FromString,
                     response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapResponse.SerializeToString,
+            ),
+            'SetCaps': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCaps,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapsRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapsResponse.SerializeToString,
             ),
             'ListCaps': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCaps,
@@ -842,6 +860,33 @@ class LedgerService:
             '/tallygate.ledger.v1.LedgerService/SetCap',
             tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapRequest.SerializeToString,
             tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCaps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.LedgerService/SetCaps',
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapsRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_ledger__pb2.SetCapsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,10 @@ class LedgerServiceStub:
     """Sets or clears what a key, a project or an organisation may spend in a day or a month. Holds from then on obey it.
     NOT_FOUND when the organisation has no such project or key.
     """
+    SetCaps: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.SetCapsRequest, _ledger_pb2.SetCapsResponse]
+    """Sets or clears several caps of one key, project or organisation: all of them or none, in one transaction. NOT_FOUND as in
+    SetCap; INVALID_REQUEST where one cap is given twice.
+    """
     ListCaps: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListCapsRequest, _ledger_pb2.ListCapsResponse]
     """The caps of an organisation and of its projects and keys, or of one of them, with what counts for each now. NOT_FOUND
     when the organisation has no such project or key.
@@ -145,6 +149,10 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     SetCap: _aio.UnaryUnaryMultiCallable[_ledger_pb2.SetCapRequest, _ledger_pb2.SetCapResponse]  # type: ignore[assignment]
     """Sets or clears what a key, a project or an organisation may spend in a day or a month. Holds from then on obey it.
     NOT_FOUND when the organisation has no such project or key.
+    """
+    SetCaps: _aio.UnaryUnaryMultiCallable[_ledger_pb2.SetCapsRequest, _ledger_pb2.SetCapsResponse]  # type: ignore[assignment]
+    """Sets or clears several caps of one key, project or organisation: all of them or none, in one transaction. NOT_FOUND as in
+    SetCap; INVALID_REQUEST where one cap is given twice.
     """
     ListCaps: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListCapsRequest, _ledger_pb2.ListCapsResponse]  # type: ignore[assignment]
     """The caps of an organisation and of its projects and keys, or of one of them, with what counts for each now. NOT_FOUND
@@ -298,6 +306,16 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ledger_pb2.SetCapResponse, _abc.Awaitable[_ledger_pb2.SetCapResponse]]:
         """Sets or clears what a key, a project or an organisation may spend in a day or a month. Holds from then on obey it.
         NOT_FOUND when the organisation has no such project or key.
+        """
+
+    @_abc_1.abstractmethod
+    def SetCaps(
+        self,
+        request: _ledger_pb2.SetCapsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.SetCapsResponse, _abc.Awaitable[_ledger_pb2.SetCapsResponse]]:
+        """Sets or clears several caps of one key, project or organisation: all of them or none, in one transaction. NOT_FOUND as in
+        SetCap; INVALID_REQUEST where one cap is given twice.
         """
 
     @_abc_1.abstractmethod
