@@ -74,7 +74,7 @@ def create_app(
     ]
     app = FastAPI(
         title="Tallygate",
-        lifespan=lambda _: _running(tasks, failures),
+        lifespan=lambda _: _running(tasks, failures, catalog.arrived(settings.catalog_wait_s)),
         middleware=[
             Middleware(Observe, telemetry=telemetry, clock=clock, make_id=make_id, note_end=failures.note_end),
             Middleware(Admission, max_inflight=settings.max_inflight),
@@ -106,10 +106,13 @@ def create_app(
 
 
 @asynccontextmanager
-async def _running(tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]], failures: Failures) -> AsyncIterator[None]:
-    """Runs what goes on beside the requests; at the end no failure is left untold."""
+async def _running(
+    tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]], failures: Failures, first: Awaitable[None]
+) -> AsyncIterator[None]:
+    """Runs what goes on beside the requests, which are let in after ``first``; at the end no failure is left untold."""
     begun = [asyncio.create_task(task()) for task in tasks]
     try:
+        await first
         yield
     finally:
         for task in begun:
