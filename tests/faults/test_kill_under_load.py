@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -22,7 +21,8 @@ from tests.bench.gateway.programs import Ask, Load, Programs, answered, build, l
 from tests.bench.gateway.rounds import body_of
 from tests.faults.clients import RICH_NANO_USD, found_tenant
 from tests.faults.deployments import AllInOne, Deployment, Mesh
-from tests.faults.parts import kill, until
+from tests.faults.parts import is_gone, kill, until
+from tests.faults.trigger import Arming
 from tests.harness.commands import tallygate
 from tests.upstream.overlay import API_KEY_ENVS
 from tests.upstream.server import ScriptedUpstream
@@ -109,13 +109,20 @@ async def assert_kept(deployment: Deployment, told: list[str], source_port: int)
     assert checked.returncode == 0, checked.stdout
 
 
+async def killed_in_a_commit(deployment: Deployment, victim: str) -> None:
+    """In the middle of the load, between what the ledger has decided and what it has written."""
+    pid = await deployment.pid_of(victim)
+    deployment.trigger.arm(Arming(1, "before_commit", passes=5, victim_pid=pid))
+    assert await until(lambda: is_gone(pid), WITHIN_S), "no commit comes"
+
+
 @pytest.mark.timeout(120)
 async def test_one_process_is_killed(tmp_path: Path, programs: Programs) -> None:
     with running_upstream(programs) as source_port:
         async with AllInOne.running(tmp_path / "data", BenchSource(source_port)) as allinone:
             async with load_on(allinone, programs, tmp_path) as clients:
                 await clients.flow()
-                kill(await allinone.pid_of("up"))
+                await killed_in_a_commit(allinone, "up")
                 facts = await clients.ended()
             assert facts["right"] == len(clients.receipts)
             assert facts["wrong"] == 0, "a client is given the right answer or none"
@@ -129,12 +136,14 @@ async def test_ledger_and_router_of_the_mesh_are_killed(tmp_path: Path, programs
         async with Mesh.running(tmp_path / "data", BenchSource(source_port)) as mesh:
             mesh.data.claim("mesh")
             async with load_on(mesh, programs, tmp_path) as clients:
-                for victim in ("ledger", "router"):
-                    await clients.flow()
-                    kill(await mesh.pid_of(victim))
-                    await mesh.revive(victim)
                 await clients.flow()
-                os.kill(clients.process.pid, 15)
+                await killed_in_a_commit(mesh, "ledger")
+                await mesh.revive("ledger")
+                await clients.flow()
+                kill(await mesh.pid_of("router"))
+                await mesh.revive("router")
+                await clients.flow()
+                clients.process.terminate()
                 facts = await clients.ended()
             assert facts["right"] == len(clients.receipts)
             await assert_kept(mesh, clients.receipts, source_port)

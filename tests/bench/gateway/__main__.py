@@ -53,19 +53,24 @@ def main() -> int:
                 if arguments.soak and name in ("allinone", "mesh"):
                     result.soak[name] = _soak(programs, one, name, arguments.soak)
                 result.rss[name] = one.rss_mib()
+    _write(result, arguments.out)  # what there is so far, should a curve fail
     if arguments.curves:
         with result.timed("curves"):
             curves.measure(programs, result, scale=arguments.scale, receipts=arguments.receipts, say=_say)
+        _write(result, arguments.out)
     _say("seconds: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in result.seconds.items()))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "result.json").write_text(json.dumps(result.as_json(), indent=1), encoding="utf-8")
-    (arguments.out / "report.html").write_text(page(result), encoding="utf-8")
     print(table(result))
     print(f"\n{arguments.out / 'report.html'}")
     for name, why in result.missing.items():
         print(f"missing: {name}: {why}")
     print(json.dumps({name: result.line(name) for name in result.versions} | dict.fromkeys(result.missing)))
     return 0
+
+
+def _write(result: Result, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(result.as_json(), indent=1), encoding="utf-8")
+    (folder / "report.html").write_text(page(result), encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
