@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ async def test_without_the_shared_rate_limits_it_serves_and_says_so(
 
 async def test_without_a_first_snapshot_nothing_is_ready_and_requests_say_so(fresh_world: Any) -> None:
     fresh_world.catalog.current = None
-    await fresh_world.start_edge()
+    await fresh_world.start_edge(catalog_wait_s=0)
     response = await fresh_world.client.get("/readyz")
     assert response.status_code == 503
     assert response.json()["dependencies"]["catalog"] == {"status": "unavailable", "revision": None}
@@ -78,3 +79,17 @@ async def test_without_a_first_snapshot_nothing_is_ready_and_requests_say_so(fre
         refused = await asked
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "unavailable"
+
+
+async def test_nobody_is_let_in_before_the_first_snapshot_has_come(fresh_world: Any) -> None:
+    first, fresh_world.catalog.current = fresh_world.catalog.current, None
+
+    async def watched() -> bool:
+        return bool(fresh_world.catalog.watchers)
+
+    starting = asyncio.create_task(fresh_world.start_edge(catalog_wait_s=60))
+    await fresh_world.until(watched)
+    assert not starting.done()
+    fresh_world.catalog.publish(first)
+    await starting
+    assert (await fresh_world.client.get("/v1/models")).status_code == 200

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,9 @@ from tests.bench.gateway.curves import slope
 from tests.bench.gateway.programs import (
     EVENTS,
     GAP_US,
+    MARKER,
+    PLAIN_TEXT,
+    STREAM_TEXT,
     Ask,
     BenchError,
     Load,
@@ -72,6 +75,17 @@ def test_an_open_loop_keeps_its_rate(programs: Programs, upstream: int) -> None:
     assert timing.rps == pytest.approx(200, rel=0.15)
 
 
+def _plain(marker: str) -> bytes:
+    return json.dumps({"content": PLAIN_TEXT.replace(MARKER, marker)}).encode()
+
+
+def _stream(events: Iterable[int], end: bytes = b"data: [DONE]\n\n") -> bytes:
+    """Those of the events of the right answer."""
+    words = [f"{MARKER} ", *re.findall(" [a-z]+|A", STREAM_TEXT.removeprefix(f"{MARKER} "))]
+    assert len(words) == EVENTS
+    return b"".join(b'data: {"content": "%s"}\n\n' % words[number].encode() for number in events) + end
+
+
 @pytest.fixture
 def wrong_server() -> Iterator[tuple[int, dict[str, web.Response]]]:
     """A server in a thread that gives the answer that a test puts in."""
@@ -107,14 +121,24 @@ def wrong_server() -> Iterator[tuple[int, dict[str, web.Response]]]:
     thread.join()
 
 
+def test_a_right_answer_passes(programs: Programs, wrong_server: tuple[int, dict[str, web.Response]]) -> None:
+    port, told = wrong_server
+    for stream, body in ((False, _plain(MARKER)), (True, _stream(range(EVENTS)))):
+        told["answer"] = web.Response(body=body)
+        send(programs, ask(port, stream=stream), Load(1, 2, unique=False))
+
+
 @pytest.mark.parametrize(
     ("answer", "stream", "said"),
     [
         (web.Response(body=b'{"content": "#0000000000000007"}'), False, "2 of 2 were wrong"),
         (web.Response(status=500, body=b"#0000000000000000"), False, "status 500"),
-        (web.Response(body=b'data: {"content": "#0000000000000000"}'), True, "2 of 2 were wrong"),
+        (web.Response(body=_plain("#0000000000000007")), False, "2 of 2 were wrong"),
+        (web.Response(body=_plain("#0000000000000000")[:-40] + b'"}'), False, "2 of 2 were wrong"),
+        (web.Response(body=_stream(range(EVENTS), end=b"")), True, "2 of 2 were wrong"),
+        (web.Response(body=_stream(range(EVENTS - 1))), True, "2 of 2 were wrong"),
     ],
-    ids=["another's answer", "an error", "a stream that is cut"],
+    ids=["no answer", "an error", "another's", "the end is missing", "no [DONE]", "an event is missing"],
 )
 def test_a_wrong_answer_ends_the_bench(
     programs: Programs, wrong_server: tuple[int, dict[str, web.Response]], answer: web.Response, stream: bool, said: str
@@ -139,7 +163,9 @@ def samples() -> Result:
             result.add("mesh", scenario, Sample(Timing(p50_ms=4.5, **timing), parts))  # type: ignore[arg-type]
     result.rss["mesh"] = {"edge": 100.0, "ledger": 90.5}
     result.soak["mesh"] = [(0, 180.0), (1_000, 190.5)]
-    result.curves["mesh"] = [{"curve": "body", "size": size, "cpu_ms": size / 1_000} for size in (1_000, 10_000)]
+    result.curves["mesh"] = [
+        {"curve": "body", "size": size, "cpu_ms": size / 1_000, "rps": 50.0} for size in (1_000, 10_000)
+    ]
     return result
 
 
@@ -157,7 +183,9 @@ def test_the_report_shows_what_the_last_line_says() -> None:
     assert not re.search(r"(?:src|href)=|https?://", shown), "it needs nothing else"
     assert shown.count("<svg") == 5
     assert "slope 1.00" in shown
+    assert "<td>6<br><small>3 to 9</small>" in shown, "medians have their spread"
     assert re.search(r"fresh, CPU-ms +2 +6", table(result))
+    assert re.search(r"largest service, MiB +- +100", table(result))
 
 
 def test_costs_are_by_part_and_slopes_by_logarithms() -> None:

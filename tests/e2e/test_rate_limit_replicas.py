@@ -120,7 +120,7 @@ async def _edge(found: Addresses, valkey: ValkeyServer, log: Path) -> AsyncItera
         async with service_process(
             "edge", "edge", environment, log=log, stop_after_s=20, pass_fds=[listener.fileno()]
         ) as child:
-            await until_edge_ready(child, f"{url}/v1")
+            await until_edge_ready([child], f"{url}/v1")
             yield url
 
 

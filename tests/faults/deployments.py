@@ -182,7 +182,7 @@ class Mesh(Deployment):
     async def _start(self, name: str) -> None:
         child = await self._services[name].start(**{PLANTED: self.planted})
         if name == "edge":
-            await until_edge_ready(child, self.base_url)
+            await until_edge_ready([child], self.base_url)
             return
         async with Dialer(Telemetry.off("faults")) as dial:
             await until_healthy(child, dial(self._addresses[name]))

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,12 @@ class Gateway:
 
 @contextmanager
 def running_gateway(
-    mode: str, data: Path, *, catalog: Path | None = None, environment: Mapping[str, str] | None = None
+    mode: str,
+    data: Path,
+    *,
+    catalog: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[RunningGateway]:
     """`tallygate up` (mode "allinone") or `tallygate mesh` (mode "mesh") on a free port; SIGTERM must give exit 0."""
     data.mkdir(parents=True, exist_ok=True)
@@ -93,6 +98,7 @@ def running_gateway(
     ]
     if catalog is not None:
         command += ["--catalog", str(catalog)]
+    command += options
     clean = {
         name: value for name, value in os.environ.items() if name not in PROVIDER_KEYS and not name.startswith("OTEL_")
     }

@@ -1,4 +1,7 @@
-"""`tallygate up`: every service in one process, over local channels, on SQLite and an in-process cache."""
+"""`tallygate up`: every service in one process, over local channels, on SQLite and an in-process cache.
+
+With `--workers` the parts that keep nothing, edge and router, are in several processes more.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ import ledger_svc.wiring
 from cache_svc.settings import CacheSettings
 from catalog_svc.settings import CatalogSettings
 from edge.serving import running_http
-from edge.settings import EdgeSettings
 from ledger_svc.settings import LedgerSettings
 from meshkit.channels import Dialer
 from meshkit.heap import settle_heap
@@ -25,11 +27,17 @@ from meshkit.logs import configure_logging
 from meshkit.serve import running, until_signalled
 from meshkit.telemetry import Telemetry
 from router_svc.settings import RouterSettings
-from tallygate_deploy.composition import Addresses, Builds, Composition, ServiceSettings
+from tallygate_deploy import worker
+from tallygate_deploy.composition import Addresses, Builds, Composition, ServiceSettings, edge_settings
 from tallygate_deploy.data_dir import DataDir
 from tallygate_deploy.first_start import provision
-from tallygate_deploy.installation import StartOptions, announce, base_url, fresh_ready_file, listening
+from tallygate_deploy.installation import StartOptions, announce, base_url, fresh_ready_file, listening, sharing
+from tallygate_deploy.local_parts import valkey
 from tallygate_deploy.model_choice import ModelChoice, chosen_models
+from tallygate_deploy.shared_port import SharedPort
+from tallygate_deploy.workers import WorkerProgram, Workers
+
+_STOP_AFTER_S = 75.0  # a little more than an edge and then its router take to drain
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +52,14 @@ async def run(options: StartOptions, builds: Builds | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then let running requests finish. ``builds``: of the services, if not as usual."""
     configure_logging("tallygate")
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(listening(options))
-        models = await stack.enter_async_context(chosen_models(options))
-        served = await stack.enter_async_context(serving(options, models, listener, builds))
+        if options.workers == 1:
+            listener = stack.enter_context(listening(options))
+            models = await stack.enter_async_context(chosen_models(options))
+            served = await stack.enter_async_context(serving(options, models, listener, builds))
+        else:
+            port = stack.enter_context(sharing(options))
+            models = await stack.enter_async_context(chosen_models(options))
+            served = await stack.enter_async_context(serving_by_workers(options, models, port, builds))
         stack.enter_context(fresh_ready_file(options))
         welcome = await provision(options.data, served.ledger, mint_key=options.ready_file is not None)
         announce(options, served.url, welcome, model=models.example)
@@ -69,12 +82,7 @@ async def serving(
         )
         stack.enter_context(options.data.announced_ledger(operator_address))
         dial, telemetry = await composition.node("edge")
-        settings = EdgeSettings(
-            catalog_addr=found.catalog,
-            ledger_addr=found.ledger,
-            cache_addr=found.cache,
-            router_addr=found.router,
-        )
+        settings = edge_settings(found)
         app = await stack.enter_async_context(edge.wiring.build(settings, dial, telemetry))
         bound = await stack.enter_async_context(
             running_http(
@@ -87,6 +95,35 @@ async def serving(
             )
         )
         yield Served(base_url(options.host, int(bound.rpartition(":")[2])), dial(found.ledger))
+
+
+@asynccontextmanager
+async def serving_by_workers(
+    options: StartOptions, models: ModelChoice, port: SharedPort, builds: Builds | None = None
+) -> AsyncIterator[Served]:
+    """What is kept (ledger, catalog, cache) in this process, and in each worker an edge and a router. ADR 0047.
+
+    Raises:
+        ServiceDiedError: a worker did not start.
+        LocalPartError: the server that counts the rate limits of all workers did not.
+    """
+    async with AsyncExitStack() as stack:
+        limits_url = await stack.enter_async_context(valkey(options.data.root / "valkey"))
+        composition = await stack.enter_async_context(Composition(builds=builds))
+        private = stack.enter_context(tempfile.TemporaryDirectory(prefix="tallygate-"))
+        wanted = Addresses(*(f"unix://{private}/{name}.sock" for name in ("catalog", "ledger", "cache")))
+        found = await composition.serve_kept(service_settings(options.data, models), wanted)
+        stack.enter_context(options.data.announced_ledger(found.ledger))
+        program = WorkerProgram(
+            "worker",
+            worker.__name__,
+            worker.environment(found, limits_url),
+            options.data.root / "logs",
+            _STOP_AFTER_S,
+        )
+        await stack.enter_async_context(Workers(program, options.workers, port).running())
+        dial = await stack.enter_async_context(Dialer(Telemetry.off("tallygate")))
+        yield Served(base_url(options.host, port.port), dial(found.ledger))
 
 
 def service_settings(data: DataDir, models: ModelChoice) -> ServiceSettings:

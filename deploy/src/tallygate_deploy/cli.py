@@ -52,6 +52,16 @@ LocalModelOption = Annotated[
     bool | None,
     typer.Option(help="Serve the embedded model. By default only when no source in the catalog can be called."),
 ]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=64,
+        help="Processes that answer clients, on one port. From 2 on, edge and router are in them, and ledger, catalog "
+        "and cache in this one; a Redis-protocol server from packages counts the rate limits of all.",
+    ),
+]
+EdgesOption = Annotated[int, typer.Option("--workers", min=1, max=64, help="Edges on one port.")]
 
 
 @app.command()
@@ -62,11 +72,13 @@ def up(
     catalog: CatalogOption = None,
     ready_file: ReadyFileOption = None,
     local_model: LocalModelOption = None,
+    workers: WorkersOption = 1,
 ) -> None:
     """All services in one process. SQLite, an in-process cache, no other server. SIGTERM drains and exits 0."""
     from tallygate_deploy import allinone  # noqa: PLC0415 - imports every service; other commands need not wait for it
 
-    _run_installation("up", allinone.run, StartOptions(DataDir(data), host, port, catalog, ready_file, local_model))
+    options = StartOptions(DataDir(data), host, port, catalog, ready_file, local_model, workers)
+    _run_installation("up", allinone.run, options)
 
 
 @app.command("mesh")
@@ -77,11 +89,13 @@ def mesh_command(
     catalog: CatalogOption = None,
     ready_file: ReadyFileOption = None,
     local_model: LocalModelOption = None,
+    workers: EdgesOption = 1,
 ) -> None:
     """Each service in a process of its own, with PostgreSQL and a Redis-protocol server from packages."""
     from tallygate_deploy import mesh  # noqa: PLC0415 - as above
 
-    _run_installation("mesh", mesh.run, StartOptions(DataDir(data), host, port, catalog, ready_file, local_model))
+    options = StartOptions(DataDir(data), host, port, catalog, ready_file, local_model, workers)
+    _run_installation("mesh", mesh.run, options)
 
 
 @app.command("demo")

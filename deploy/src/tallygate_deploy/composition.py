@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ import ledger_svc.settings
 import ledger_svc.wiring
 import router_svc.settings
 import router_svc.wiring
+from edge.settings import EdgeSettings
 from meshkit.channels import Dial, Dialer
 from meshkit.local import LocalNetwork
 from meshkit.serve import Register, running
@@ -57,6 +58,16 @@ class Builds:
     ledger: Build[ledger_svc.settings.LedgerSettings] = ledger_svc.wiring.build
     cache: Build[cache_svc.settings.CacheSettings] = cache_svc.wiring.build
     router: Build[router_svc.settings.RouterSettings] = router_svc.wiring.build
+
+
+def edge_settings(addresses: Addresses) -> EdgeSettings:
+    """Of an edge that dials all four at ``addresses``."""
+    return EdgeSettings(
+        catalog_addr=addresses.catalog,
+        ledger_addr=addresses.ledger,
+        cache_addr=addresses.cache,
+        router_addr=addresses.router,
+    )
 
 
 class Composition:
@@ -101,6 +112,13 @@ class Composition:
 
         ``operator_address``: the ledger listens there too, for the operator's command line.
         """
+        found = await self.serve_kept(settings, addresses, operator_address=operator_address)
+        return await self.serve_router(settings.router, found)
+
+    async def serve_kept(
+        self, settings: ServiceSettings, addresses: Addresses, *, operator_address: str | None = None
+    ) -> Addresses:
+        """Catalog, ledger and cache: those that keep something. As ``serve_four``."""
         ledger_at = [addresses.ledger, *([operator_address] if operator_address else [])]
         catalog, *_ = await self.serve(
             "catalog", self._builds.catalog, settings.catalog, addresses.catalog, drain_s=settings.catalog.drain_s
@@ -111,10 +129,19 @@ class Composition:
         cache, *_ = await self.serve(
             "cache", self._builds.cache, settings.cache, addresses.cache, drain_s=settings.cache.drain_s
         )
-        found = {"catalog_addr": catalog, "ledger_addr": ledger, "cache_addr": cache}
-        routed = settings.router.model_copy(update=found)
+        return Addresses(catalog, ledger, cache, addresses.router)
+
+    async def serve_router(self, settings: router_svc.settings.RouterSettings, addresses: Addresses) -> Addresses:
+        """The router, which dials the other three at ``addresses``; gives them with its own as bound."""
+        routed = settings.model_copy(
+            update={
+                "catalog_addr": addresses.catalog,
+                "ledger_addr": addresses.ledger,
+                "cache_addr": addresses.cache,
+            }
+        )
         (router,) = await self.serve("router", self._builds.router, routed, addresses.router, drain_s=routed.drain_s)
-        return Addresses(catalog, ledger, cache, router)
+        return replace(addresses, router=router)
 
     async def __aenter__(self) -> Composition:
         return self

@@ -7,13 +7,14 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from meshkit.money import format_usd
 from tallygate_deploy.data_dir import DataDir, write_private
 from tallygate_deploy.first_start import STARTING_CREDIT_NANO_USD, Welcome
+from tallygate_deploy.shared_port import SharedPort, shared_port
 
 _BACKLOG = 2_048
 
@@ -24,7 +25,9 @@ class CannotStartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StartOptions:
-    """What the command line asked for. ``port`` 0 picks a free one; ``local_model`` None decides by the catalog."""
+    """What the command line asked for. ``port`` 0 picks a free one; ``local_model`` None decides by the catalog.
+    ``workers``: processes that answer clients.
+    """
 
     data: DataDir
     host: str = "127.0.0.1"
@@ -32,6 +35,7 @@ class StartOptions:
     catalog: Path | None = None
     ready_file: Path | None = None
     local_model: bool | None = None
+    workers: int = 1
 
 
 RunInstallation = Callable[[StartOptions], Coroutine[None, None, None]]
@@ -54,8 +58,27 @@ def listening(options: StartOptions) -> socket.socket:
     try:
         return socket.create_server((options.host, options.port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        where = f"{options.host}:{options.port}"
-        raise CannotStartError(f"can't listen on {where} ({error.strerror}): choose another --port") from error
+        raise _port_taken(options, error) from error
+
+
+@contextmanager
+def sharing(options: StartOptions) -> Iterator[SharedPort]:
+    """The port that clients connect to, where several processes answer them. Bound as early as ``listening``.
+
+    Raises:
+        CannotStartError: it can't be bound.
+    """
+    with ExitStack() as stack:
+        try:
+            port = stack.enter_context(shared_port(options.host, options.port))
+        except OSError as error:
+            raise _port_taken(options, error) from error
+        yield port
+
+
+def _port_taken(options: StartOptions, error: OSError) -> CannotStartError:
+    where = f"{options.host}:{options.port}"
+    return CannotStartError(f"can't listen on {where} ({error.strerror}): choose another --port")
 
 
 def announce(options: StartOptions, url: str, welcome: Welcome, *, model: str) -> None:

@@ -1,6 +1,7 @@
 """`tallygate mesh`: five processes on one machine, with PostgreSQL and a Redis-protocol server from packages.
 
-Each service is started as in a cluster: `python -m SERVICE`, told by its environment where the others are.
+Each service is started as in a cluster: `python -m SERVICE`, told by its environment where the others are. With
+`--workers` there are as many edges, on one port.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -23,10 +25,12 @@ from meshkit.serve import until_signalled
 from meshkit.telemetry import Telemetry
 from tallygate_deploy.data_dir import DataDir
 from tallygate_deploy.first_start import provision
-from tallygate_deploy.installation import StartOptions, announce, base_url, fresh_ready_file, listening
+from tallygate_deploy.installation import StartOptions, announce, base_url, fresh_ready_file, listening, sharing
 from tallygate_deploy.local_parts import postgres, valkey
 from tallygate_deploy.model_choice import ModelChoice, chosen_models
 from tallygate_deploy.processes import ServiceProcess, service_process, until_one_dies
+from tallygate_deploy.shared_port import SharedPort
+from tallygate_deploy.workers import WorkerProgram, Workers
 
 _READY_WITHIN_S = 60.0
 _STOP_AFTER_S = 40.0  # a little more than a service takes to drain
@@ -45,7 +49,9 @@ async def run(options: StartOptions) -> None:
     """
     configure_logging("tallygate-mesh")
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(listening(options))
+        front: socket.socket | SharedPort = (
+            stack.enter_context(listening(options)) if options.workers == 1 else stack.enter_context(sharing(options))
+        )
         models = await stack.enter_async_context(chosen_models(options))
         database_url = await stack.enter_async_context(postgres(options.data.postgres))
         cache_url = await stack.enter_async_context(valkey(options.data.root / "valkey"))
@@ -59,18 +65,31 @@ async def run(options: StartOptions) -> None:
         ]
         dial = await stack.enter_async_context(Dialer(Telemetry.off("tallygate-mesh")))
         await asyncio.gather(*(until_healthy(child, dial(addresses[child.name])) for child in children))
-        port, fd = listener.getsockname()[1], listener.fileno()
-        edge_environment = {**environments["edge"], "TALLYGATE_EDGE_FD": str(fd)}
-        child = await stack.enter_async_context(_started(options, "edge", edge_environment, fds=[fd]))
-        listener.close()
-        children.append(child)
-        await until_edge_ready(child, base_url(options.host, port))
+        if isinstance(front, SharedPort):
+            port = front.port
+            program = WorkerProgram("edge", "edge", environments["edge"], options.data.root / "logs", _STOP_AFTER_S)
+            await stack.enter_async_context(Workers(program, options.workers, front).running())
+        else:
+            port = front.getsockname()[1]
+            children.append(await stack.enter_async_context(_started_edge(options, environments["edge"], front)))
+        await until_edge_ready(children, base_url(options.host, port))
         stack.enter_context(options.data.announced_ledger(addresses["ledger"]))
         stack.enter_context(fresh_ready_file(options))
         mint_key = options.ready_file is not None
         welcome = await provision(options.data, dial(addresses["ledger"]), mint_key=mint_key)
         announce(options, base_url(options.host, port), welcome, model=models.example)
         await _until_stopped(children)
+
+
+@asynccontextmanager
+async def _started_edge(
+    options: StartOptions, environment: Mapping[str, str], listener: socket.socket
+) -> AsyncIterator[ServiceProcess]:
+    """The only one, which takes the socket over."""
+    fd = listener.fileno()
+    async with _started(options, "edge", {**environment, "TALLYGATE_EDGE_FD": str(fd)}, fds=[fd]) as child:
+        listener.close()
+        yield child
 
 
 def service_environments(
@@ -122,11 +141,12 @@ async def until_healthy(child: ServiceProcess, channel: grpc.aio.Channel) -> Non
             await asyncio.sleep(_POLL_S)
 
 
-async def until_edge_ready(child: ServiceProcess, url: str) -> None:
-    """Waits until the edge can reach all that it needs."""
+async def until_edge_ready(children: Sequence[ServiceProcess], url: str) -> None:
+    """Waits until an edge can reach all that it needs, and that ``children`` live meanwhile."""
     async with asyncio.timeout(_READY_WITHIN_S), httpx.AsyncClient() as client:
         while True:
-            child.assert_alive()
+            for child in children:
+                child.assert_alive()
             try:
                 if (await client.get(url.removesuffix("/v1") + "/readyz")).status_code == httpx.codes.OK:
                     return

@@ -1,4 +1,4 @@
-"""The five services as child processes of one launcher, on loopback."""
+"""Services as child processes of one launcher, on loopback."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ class ServiceDiedError(Exception):
     """A child ended though nobody asked it to."""
 
 
-# Run before the child's own program: asks the kernel for SIGTERM when the launcher ends, also by SIGKILL
+# Run before the child's own program: asks the kernel for a signal when the launcher ends, also by SIGKILL
 # (PR_SET_PDEATHSIG is 1). Not a preexec_fn, which would fork this process with gRPC's threads in it.
 _TIED = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, int(sys.argv[1])); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
 )
 
 
@@ -63,11 +64,13 @@ async def service_process(
     stop_after_s: float,
     arguments: Sequence[str] = (),
     pass_fds: Sequence[int] = (),
+    orphaned: signal.Signals = signal.SIGTERM,
 ) -> AsyncIterator[ServiceProcess]:
     """Runs ``python -m module arguments`` with ``environment`` added.
 
     On leaving: SIGTERM, ``stop_after_s`` seconds to drain, then SIGKILL. The child has a process group of its own, so
-    that a Ctrl-C in the terminal reaches the launcher only, which stops the services in their order.
+    that a Ctrl-C in the terminal reaches the launcher only, which stops the services in their order. ``orphaned``: what
+    it is sent where the launcher is killed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -75,6 +78,7 @@ async def service_process(
             sys.executable,
             "-c",
             _TIED,
+            str(int(orphaned)),
             "-m",
             module,
             *arguments,

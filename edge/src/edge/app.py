@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -70,7 +70,7 @@ def create_app(
     ]
     routed = Routed(
         title="Tallygate",
-        lifespan=lambda _: _running(tasks, failures),
+        lifespan=lambda _: _running(tasks, failures, catalog.arrived(settings.catalog_wait_s)),
         exception_handlers={
             MeshError: _refused,
             HTTPException: _not_routed,
@@ -104,10 +104,13 @@ def create_app(
 
 
 @asynccontextmanager
-async def _running(tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]], failures: Failures) -> AsyncIterator[None]:
-    """Runs what goes on beside the requests; at the end no failure is left untold."""
+async def _running(
+    tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]], failures: Failures, first: Awaitable[None]
+) -> AsyncIterator[None]:
+    """Runs what goes on beside the requests, which are let in after ``first``; at the end no failure is left untold."""
     begun = [asyncio.create_task(task()) for task in tasks]
     try:
+        await first
         yield
     finally:
         for task in begun:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import orjson
@@ -42,11 +44,18 @@ class CatalogView:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._index: _Index | None = None
+        self._arrived = asyncio.Event()
 
     @property
     def revision(self) -> str:
         """The revision held; empty before the first has come."""
         return self._index.revision if self._index else ""
+
+    async def arrived(self, within_s: float) -> None:
+        """Returns when there is a snapshot, and without one after so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._arrived.wait()
 
     def resolve(self, name: str) -> catalog_pb2.Model:
         """The model of a name, which may be an alias.
@@ -132,6 +141,7 @@ class CatalogView:
             snapshot=snapshot,
             regions={source.id: source.region for source in snapshot.sources},
         )
+        self._arrived.set()
         _log.info("catalog_revision", revision=snapshot.revision, models=len(models), aliases=len(names) - len(models))
 
     def _current(self) -> _Index:

@@ -73,6 +73,10 @@ class EdgeSettings(BaseSettings):
     probe_timeout_s: float = Field(default=2.0, gt=0)
     """A dependency answers the health check of ``/readyz`` within so many seconds, or counts as away."""
 
+    catalog_wait_s: float = Field(default=5.0, ge=0)
+    """A process that starts listens once it has the catalog, and without it after so many seconds; then requests are
+    refused until it has come."""
+
     watch_timeout_s: float = Field(default=3_600.0, gt=0)
     """A watch of catalog or revocations is opened anew after so many seconds."""
 

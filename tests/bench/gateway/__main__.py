@@ -1,11 +1,12 @@
 """How much a gateway costs: Tallygate with its ledger on, in both modes, beside others, in one run.
 
     python -m tests.bench.gateway [--quick] [--contenders allinone,mesh,litellm,portkey] [--rounds N] [--scale X]
+                                  [--soak N] [--curves] [--receipts N]
 
 Every gateway stands on one core, over a source in C that answers at once; the client, in C, stands on the other and
-checks each answer: that it is whole, and that it is to the request that it came for. Rounds go around the gateways in
-turn. CPU-ms are those of a gateway's processes by /proc, databases apart. Writes result.json and report.html to --out,
-prints a table, and ends with one line of JSON.
+checks each answer: that it says what the source says to the request that it came for, to the end. Rounds go around
+the gateways in turn. CPU-ms are those of a gateway's processes by /proc, databases apart. Writes result.json and
+report.html to --out, prints a table, and ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main() -> int:
     """Runs it."""
     arguments = _arguments()
     programs = build(HOME)
-    result = Result()
+    result = Result(made_by=" ".join(["python -m tests.bench.gateway", *sys.argv[1:]]))
     asked = named(scenarios(arguments.scale), QUICK if arguments.quick else [s.name for s in scenarios(1)])
     present = _present(chosen(arguments.contenders.split(","), HOME), result)
     with ExitStack() as stack:
@@ -44,23 +45,32 @@ def main() -> int:
             _say(f"starting {contender.name} {contender.version}")
             started = contender.running(folder / contender.name, upstream_port)
             running[contender.name] = stack.enter_context(started)
-        for number in range(arguments.rounds):
-            _round(number, programs, running, asked, upstream_port, result)
-        for name, one in running.items():
-            if arguments.soak and name in ("allinone", "mesh"):
-                result.soak[name] = _soak(programs, one, name, arguments.soak)
-            result.rss[name] = one.rss_mib()
+        with result.timed("rounds"):
+            for number in range(arguments.rounds):
+                _round(number, programs, running, asked, upstream_port, result)
+        with result.timed("soak"):
+            for name, one in running.items():
+                if arguments.soak and name in ("allinone", "mesh"):
+                    result.soak[name] = _soak(programs, one, name, arguments.soak)
+                result.rss[name] = one.rss_mib()
+    _write(result, arguments.out)  # what there is so far, should a curve fail
     if arguments.curves:
-        curves.measure(programs, HOME, result, scale=arguments.scale, say=_say)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "result.json").write_text(json.dumps(result.as_json(), indent=1), encoding="utf-8")
-    (arguments.out / "report.html").write_text(page(result), encoding="utf-8")
+        with result.timed("curves"):
+            curves.measure(programs, result, scale=arguments.scale, receipts=arguments.receipts, say=_say)
+        _write(result, arguments.out)
+    _say("seconds: " + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in result.seconds.items()))
     print(table(result))
     print(f"\n{arguments.out / 'report.html'}")
     for name, why in result.missing.items():
         print(f"missing: {name}: {why}")
     print(json.dumps({name: result.line(name) for name in result.versions} | dict.fromkeys(result.missing)))
     return 0
+
+
+def _write(result: Result, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(result.as_json(), indent=1), encoding="utf-8")
+    (folder / "report.html").write_text(page(result), encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
@@ -73,6 +83,7 @@ def _arguments() -> argparse.Namespace:
         "--soak", type=int, help="requests over which memory is watched; default 100,000; 0 with --quick"
     )
     parser.add_argument("--curves", action=argparse.BooleanOptionalAction, help="cost against size; not with --quick")
+    parser.add_argument("--receipts", type=int, help="the most in a ledger for its curve; default 1,000,000 x scale")
     parser.add_argument("--out", type=Path, default=HOME / "out", help="where result.json and report.html go")
     arguments = parser.parse_args()
     quick = arguments.quick
@@ -86,6 +97,8 @@ def _arguments() -> argparse.Namespace:
     for name, value in defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
+    if arguments.receipts is None:
+        arguments.receipts = round(min(arguments.scale, 1.0) * max(curves.RECEIPTS))
     return arguments
 
 

@@ -9,24 +9,37 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from tests.bench.cpu import command_line, cpu_s, family, rss_mib
-from tests.bench.gateway.programs import GATEWAY_CORE, LOAD_CORE, BenchError, free_port, pin, until_listening
+from tests.bench.gateway.programs import (
+    GATEWAY_CORE,
+    LOAD_CORE,
+    BenchError,
+    all_but_the_load,
+    free_port,
+    pin,
+    until_listening,
+)
 from tests.harness.gateway import COMMAND, NO_LIMITS, PROVIDER_KEYS, wait_until_ready
 
 MODEL, PACED_MODEL = "bench/ok", "bench/paced"
 SOURCE_KEY = "sk-bench"
 DATABASES = ("postgres", "valkey-server", "redis-server")
 """Programs whose CPU is not the gateway's."""
+SETTINGS = NO_LIMITS | {
+    "BENCH_API_KEY": SOURCE_KEY,
+    # All that comes goes to one source here; by default a router sends it half of what the curve goes up to.
+    "TALLYGATE_ROUTER_MAX_INFLIGHT_PER_SOURCE": "2000",
+}
 
 
 @dataclass(slots=True)
 class Running:
     """A gateway that serves. ``root``: the process that all of its others descend from. ``caching``: fields of a body
-    whose answer may be replayed; None: it has no cache. ``uncached``: fields of a body that must be answered afresh.
+    whose answer may be replayed; None: it has no cache. ``share``: of a scenario's requests, as its contender's.
     """
 
     port: int
@@ -37,6 +50,7 @@ class Running:
     paced_model: str = PACED_MODEL
     caching: dict[str, object] | None = field(default_factory=dict)
     data: Path | None = None
+    share: float = 1.0
 
     def processes(self) -> dict[str, list[int]]:
         """Its processes by service, and those of the databases under "databases"."""
@@ -65,6 +79,8 @@ def _name(command: list[str]) -> str:
     text = " ".join(command)
     if any(f"{program}" in text.split(" ", 1)[0] for program in DATABASES) or "tallygate_deploy.local_parts" in text:
         return "databases"
+    if "-m tallygate_deploy.worker" in text:
+        return "worker"
     for service in ("edge", "router_svc", "cache_svc", "ledger_svc", "catalog_svc"):
         if f"-m {service}" in text:
             return service.removesuffix("_svc")
@@ -82,6 +98,10 @@ class Contender(Protocol):
     def version(self) -> str:
         """Of what is measured."""
 
+    @property
+    def share(self) -> float:
+        """Of the requests of a scenario: a slow one would take up the whole time."""
+
     def missing(self) -> str:
         """Why it can't be measured on this machine; empty: it can."""
 
@@ -97,6 +117,8 @@ class Tallygate:
     command: str
     version: str = "this checkout"
     options: tuple[str, ...] = ()
+    cores: tuple[int, ...] = (GATEWAY_CORE,)
+    share: float = 1.0
 
     def missing(self) -> str:
         """It never is."""
@@ -105,9 +127,9 @@ class Tallygate:
     @contextmanager
     def running(self, folder: Path, upstream_port: int) -> Iterator[Running]:
         """As `tallygate up` or `tallygate mesh`."""
-        overlay, ready, log = folder / "catalog.yaml", folder / "ready.json", folder / "output.log"
+        catalog, ready, log = folder / "catalog.yaml", folder / "ready.json", folder / "output.log"
         folder.mkdir(parents=True)
-        overlay.write_text(_overlay(upstream_port), encoding="utf-8")
+        catalog.write_text(overlay(upstream_port), encoding="utf-8")
         arguments = [
             "--port",
             "0",
@@ -116,11 +138,11 @@ class Tallygate:
             "--ready-file",
             str(ready),
             "--catalog",
-            str(overlay),
+            str(catalog),
         ]
         variables = {name: value for name, value in os.environ.items() if name not in PROVIDER_KEYS}
-        variables |= NO_LIMITS | {"BENCH_API_KEY": SOURCE_KEY}
-        command = pin([str(COMMAND), self.command, *arguments, "--no-local-model", *self.options], GATEWAY_CORE)
+        variables |= SETTINGS
+        command = pin([str(COMMAND), self.command, *arguments, "--no-local-model", *self.options], *self.cores)
         with log.open("wb") as output:
             process = subprocess.Popen(command, env=variables, stdout=output, stderr=output)
         try:
@@ -141,7 +163,7 @@ class Tallygate:
             process.wait(60)
 
 
-def _overlay(port: int) -> str:
+def overlay(port: int, api_key_env: str = "BENCH_API_KEY") -> str:
     """The source as an operator would tell Tallygate of it. JSON, which is YAML."""
     price = {"input": 1, "output": 2}
     models = {
@@ -158,21 +180,26 @@ def _overlay(port: int) -> str:
     source = {
         "name": "Bench",
         "base_url": f"http://127.0.0.1:{port}/v1",
-        "api_key_env": "BENCH_API_KEY",
+        "api_key_env": api_key_env,
         "cancel_stops_billing": True,
     }
     offers = {f"bench/{name}": {"upstream_model": name, "price": price} for name in models}
     return json.dumps({"sources": {"bench": source}, "models": models, "offers": offers})
 
 
-def allinone(*options: str) -> Tallygate:
+def allinone() -> Tallygate:
     """One process, SQLite."""
-    return Tallygate("allinone", "up", options=options)
+    return Tallygate("allinone", "up")
 
 
-def mesh(*options: str) -> Tallygate:
+def mesh() -> Tallygate:
     """Five processes, PostgreSQL, a Redis-protocol server."""
-    return Tallygate("mesh", "mesh", options=options)
+    return Tallygate("mesh", "mesh")
+
+
+def with_workers(contender: Tallygate, count: int) -> Tallygate:
+    """The same with so many processes that answer clients, on all cores but that of the load."""
+    return replace(contender, options=("--workers", str(count)), cores=tuple(all_but_the_load()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +209,7 @@ class LiteLLM:
     home: Path
     name: str = "litellm"
     version: str = "1.106.2"
+    share: float = 0.15
 
     @property
     def _command(self) -> Path:
@@ -260,6 +288,7 @@ class LiteLLM:
                 {"authorization": "Bearer sk-bench-master"},
                 process.pid,
                 caching={"cache": {"use-cache": True}},
+                share=self.share,
             )
         finally:
             _end(process)
@@ -272,6 +301,7 @@ class Portkey:
     home: Path
     name: str = "portkey"
     version: str = "1.15.2"
+    share: float = 1.0
 
     @property
     def _script(self) -> Path:

@@ -23,6 +23,12 @@ GAP_US = 5_000
 """Between two events of a paced stream."""
 MARKER = "#0000000000000000"
 """Stands for the digits that make a request unlike any other, and that its answer repeats."""
+_HALVES = "and each side kept one, so that neither could change what was owed."
+PLAIN_TEXT = f"{MARKER} A tally stick was split in two halves, {_HALVES}"
+"""What the source says, with the request's marker."""
+_WORDS = ("A", " tally", " stick", " kept", " two", " halves", " of", " one", " debt")
+STREAM_TEXT = f"{MARKER} " + "".join(_WORDS[number % len(_WORDS)] for number in range(1, EVENTS))
+"""The same over all events of a stream."""
 GATEWAY_CORE, LOAD_CORE = 1, 0
 START_WITHIN_S = 10.0
 
@@ -75,9 +81,14 @@ class Timing:
     ttfc_p99_ms: float
 
 
-def pin(command: Sequence[str], core: int) -> list[str]:
-    """The command on one core, where there is more than one."""
-    return ["taskset", "-c", str(core), *command] if (os.cpu_count() or 1) > 1 else list(command)
+def pin(command: Sequence[str], *cores: int) -> list[str]:
+    """The command on these cores, where there is more than one."""
+    return ["taskset", "-c", ",".join(map(str, cores)), *command] if (os.cpu_count() or 1) > 1 else list(command)
+
+
+def all_but_the_load() -> list[int]:
+    """The cores that a gateway of several processes may have."""
+    return [core for core in range(os.cpu_count() or 1) if core != LOAD_CORE] or [LOAD_CORE]
 
 
 def build(folder: Path) -> Programs:
@@ -152,22 +163,28 @@ def answered(upstream_port: int) -> int:
         return int(json.load(answer)["requests"])
 
 
+def load_command(programs: Programs, ask: Ask, load: Load, folder: Path) -> list[str]:
+    """The client, whose files are put into ``folder``. One more argument: where the ids of receipts go."""
+    head, body, text = folder / "head", folder / "body", folder / "text"
+    lines = [f"POST {ask.path} HTTP/1.1", "host: 127.0.0.1", "content-type: application/json"]
+    lines += [f"{name}: {value}" for name, value in ask.headers.items()]
+    head.write_text("".join(f"{line}\r\n" for line in lines), encoding="ascii", newline="")
+    body.write_bytes(ask.body)
+    text.write_text(STREAM_TEXT if ask.stream else PLAIN_TEXT, encoding="ascii")
+    return [
+        *(str(programs.load), str(ask.port), str(head), str(body), str(text), str(load.connections)),
+        *(str(load.requests), str(load.rate), str(int(ask.stream)), str(int(load.unique))),
+    ]
+
+
 def send(programs: Programs, ask: Ask, load: Load) -> Timing:
     """Sends a load and waits for its end.
 
     Raises:
-        BenchError: an answer was wrong: not 200, not whole, or not to the request that it came for.
+        BenchError: an answer was wrong: not 200, not whole, or not what the source says to the request.
     """
     with tempfile.TemporaryDirectory(prefix="tg-load-") as folder:
-        head, body = Path(folder, "head"), Path(folder, "body")
-        lines = [f"POST {ask.path} HTTP/1.1", "host: 127.0.0.1", "content-type: application/json"]
-        lines += [f"{name}: {value}" for name, value in ask.headers.items()]
-        head.write_text("".join(f"{line}\r\n" for line in lines), encoding="ascii", newline="")
-        body.write_bytes(ask.body)
-        command = [
-            *(str(programs.load), str(ask.port), str(head), str(body), str(load.connections), str(load.requests)),
-            *(str(load.rate), str(int(ask.stream)), str(int(load.unique))),
-        ]
+        command = load_command(programs, ask, load, Path(folder))
         ended = subprocess.run(pin(command, LOAD_CORE), capture_output=True, text=True, check=False)
     if ended.returncode != 0:
         raise BenchError(f"the load ended with {ended.returncode}: {ended.stderr.strip()[:1_000]}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Callable
 
 from tests.bench.gateway.curves import slope
 from tests.bench.gateway.result import DIRECT, TIMINGS, Result, cpu_ms
-from tests.bench.gateway.rounds import Samples
+from tests.bench.gateway.rounds import Sample, Samples
 
 _ROWS = (
     ("fresh, CPU-ms", "fresh_cpu_ms"),
@@ -18,6 +19,7 @@ _ROWS = (
     ("added time to first text p50 at c=16, ms", "added_ttfc_p50_ms"),
     ("fresh at c=16, requests/s", "rps_c16"),
     ("resident memory, MiB", "rss_mib"),
+    ("of it the largest service, MiB", "largest_mib"),
 )
 _BARS = (
     ("CPU-ms for a fresh answer, 16 connections", "plain c=16"),
@@ -31,7 +33,7 @@ _WIDTH, _BAR, _LEFT, _RIGHT = 760, 30, 110, 90
 def table(result: Result) -> str:
     """The numbers of the last line, for people."""
     names = list(result.versions)
-    lines = {name: result.line(name) for name in names}
+    lines = {name: result.figures(name) for name in names}
     width = max(len(title) for title, _ in _ROWS)
     rows = [" " * width + "".join(f"{name:>12}" for name in names)]
     for title, field in _ROWS:
@@ -80,7 +82,7 @@ def _introduction(result: Result) -> str:
 
 def _summary(result: Result) -> str:
     names = list(result.versions)
-    lines = {name: result.line(name) for name in names}
+    lines = {name: result.figures(name) for name in names}
     head = "".join(f"<th>{html.escape(name)}" for name in names)
     rows = "".join(
         f"<tr><td>{title}" + "".join(f"<td>{_number(lines[name][field])}" for name in names) for title, field in _ROWS
@@ -94,14 +96,17 @@ def _everything(result: Result) -> str:
         for name in (DIRECT, *result.versions):
             kept = result.of(name, scenario)
             if kept.taken:
-                cells = [
-                    kept.median(cpu_ms),
-                    *(kept.median(TIMINGS[value]) for value in ("rps", "p50_ms", "p99_ms", "ttfc_p50_ms")),
-                ]
-                rows.append(
-                    f"<tr><td>{scenario}<td>{html.escape(name)}" + "".join(f"<td>{_number(cell)}" for cell in cells)
-                )
+                measured = (cpu_ms, *(TIMINGS[value] for value in ("rps", "p50_ms", "p99_ms", "ttfc_p50_ms")))
+                cells = "".join(f"<td>{_with_spread(kept, value)}" for value in measured)
+                rows.append(f"<tr><td>{scenario}<td>{html.escape(name)}{cells}")
     return f"<table>{''.join(rows)}</table>"
+
+
+def _with_spread(kept: Samples, value: Callable[[Sample], float | None]) -> str:
+    """The median of the rounds, and under it the least and the most."""
+    found = kept.values(value)
+    spread = f"<br><small>{_number(min(found))} to {_number(max(found))}</small>" if len(found) > 1 else ""
+    return f"{_number(kept.median(value))}{spread}"
 
 
 def _bars(title: str, by_name: dict[str, Samples]) -> str:
@@ -138,7 +143,7 @@ def _curve(title: str, points: list[dict[str, float]]) -> str:
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = (x - xs[0]) / (xs[-1] - xs[0]) * (_WIDTH - _LEFT - _RIGHT) + _LEFT
-        return across, (high - y) / max(1, high - low) * (height - 60) + 20
+        return across, (high - y) / max(1, high - low) * (height - 76) + 20
 
     places = [at(x, y) for x, y in zip(xs, ys, strict=True)]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
@@ -147,7 +152,8 @@ def _curve(title: str, points: list[dict[str, float]]) -> str:
         drawn.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{_COLOURS[0]}"/>'
             f'<text x="{x:.1f}" y="{y - 9:.1f}" text-anchor="middle">{_number(point["cpu_ms"])}</text>'
-            f'<text x="{x:.1f}" y="{height - 12}" text-anchor="middle">{point["size"]:,}</text>'
+            f'<text x="{x:.1f}" y="{height - 28}" text-anchor="middle">{point["size"]:,}</text>'
+            f'<text x="{x:.1f}" y="{height - 10}" text-anchor="middle" opacity=".7">{_number(point["rps"])}/s</text>'
         )
     heading = f"{title} (slope {slope(points):.2f} on logarithmic axes)"
     return f"<h2>{html.escape(heading)}</h2>" + _svg(height, heading, "".join(drawn))

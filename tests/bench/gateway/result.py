@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.bench.gateway.rounds import Sample, Samples, added
@@ -14,15 +20,24 @@ DIRECT = "direct"
 @dataclass(slots=True)
 class Result:
     """By contender and scenario. ``missing``: contenders that could not be measured, and why. ``rss``: MiB by service
-    at the end; ``soak``: MiB by requests served.
+    at the end; ``soak``: MiB by requests served. ``made_by``: the command; ``seconds``: what each part of it took.
     """
 
+    made_by: str = ""
     samples: dict[str, dict[str, Samples]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     rss: dict[str, dict[str, float]] = field(default_factory=dict)
     soak: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Notes how long a part of the run took."""
+        began_s = time.monotonic()
+        yield
+        self.seconds[part] = round(time.monotonic() - began_s, 1)
 
     def add(self, contender: str, scenario: str, sample: Sample) -> None:
         """Keeps a sample."""
@@ -51,6 +66,10 @@ class Result:
         }
         return {name: None if value is None else round(value, 3) for name, value in numbers.items()}
 
+    def figures(self, contender: str) -> dict[str, float | None]:
+        """What a table says of it beside that."""
+        return {**self.line(contender), "largest_mib": max(self.rss.get(contender, {}).values(), default=None)}
+
     def as_json(self) -> dict[str, Any]:
         """All of it, for later comparison."""
         samples = {
@@ -58,6 +77,9 @@ class Result:
             for contender, by_scenario in self.samples.items()
         }
         return {
+            "made_by": self.made_by,
+            "machine": machine(),
+            "seconds": self.seconds,
             "versions": self.versions,
             "missing": self.missing,
             "lines": {contender: self.line(contender) for contender in self.versions},
@@ -66,6 +88,17 @@ class Result:
             "curves": self.curves,
             "samples": samples,
         }
+
+
+def machine() -> dict[str, Any]:
+    """Where and when: the figures of another say something else."""
+    return {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "kernel": platform.release().partition("-")[0],
+        "load_before": round(os.getloadavg()[2], 1),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
 
 
 def cpu_ms(sample: Sample) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -66,17 +66,18 @@ def scenarios(scale: float) -> list[Scenario]:
 
     return [
         Scenario("plain c=1", load(1, 600)),
-        Scenario("plain c=16", load(16, 4_000)),
-        Scenario("plain c=64", load(64, 4_000)),
+        Scenario("plain c=16", load(16, 3_000)),
+        Scenario("plain c=64", load(64, 2_000)),
         Scenario("plain 100/s", load(64, 600, rate=100.0)),
         Scenario("replay c=1", load(1, 600, unique=False), replay=True),
-        Scenario("replay c=16", load(16, 4_000, unique=False), replay=True),
-        Scenario("replay c=64", load(64, 4_000, unique=False), replay=True),
+        Scenario("replay c=16", load(16, 3_000, unique=False), replay=True),
+        Scenario("replay c=64", load(64, 2_000, unique=False), replay=True),
         Scenario("stream c=1", load(1, 400), stream=True),
-        Scenario("stream c=16", load(16, 2_000), stream=True),
-        Scenario("stream c=64", load(64, 2_000), stream=True),
+        Scenario("stream c=16", load(16, 1_500), stream=True),
+        Scenario("stream c=64", load(64, 1_000), stream=True),
         Scenario("paced c=1", load(1, 16), stream=True, paced=True),
         Scenario("paced c=16", load(16, 320), stream=True, paced=True),
+        Scenario("paced c=64", load(64, 640), stream=True, paced=True),
     ]
 
 
@@ -115,11 +116,11 @@ def measure(programs: Programs, running: Running, scenario: Scenario, upstream_p
     Raises:
         BenchError: an answer was wrong, or the source was asked more or less often than it must have been.
     """
-    ask = ask_of(running, scenario)
-    warming = Load(scenario.load.connections, 2 * scenario.load.connections, unique=scenario.load.unique)
-    send(programs, ask, warming)
+    ask, connections = ask_of(running, scenario), scenario.load.connections
+    load = replace(scenario.load, requests=max(2 * connections, round(running.share * scenario.load.requests)))
+    send(programs, ask, replace(load, requests=2 * connections, rate=0))
     asked_before, cpu_before = answered(upstream_port), running.cpu_s()
-    timing = send(programs, ask, scenario.load)
+    timing = send(programs, ask, load)
     parts = spent(cpu_before, running.cpu_s(), timing.requests)
     asked = answered(upstream_port) - asked_before
     expected = 0 if scenario.replay else timing.requests

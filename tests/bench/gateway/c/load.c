@@ -1,15 +1,18 @@
 /*
  * Asks an HTTP/1.1 server for chat completions, and checks each answer, in one thread that costs next to nothing.
  *
- *   load PORT HEAD_FILE BODY_FILE CONNECTIONS REQUESTS RATE STREAM UNIQUE
+ *   load PORT HEAD_FILE BODY_FILE TEXT_FILE CONNECTIONS REQUESTS RATE STREAM UNIQUE [RECEIPTS_FILE]
  *
  * HEAD_FILE: the request's head without its end, each line ending in CRLF; Content-Length is added. BODY_FILE: the body,
- * with a marker "#" and 16 digits. UNIQUE 1: each request gets a marker of its own, which its answer must have; 0: all
- * send the same bytes. RATE 0: a closed loop; else so many requests a second begin whether or not earlier ones have ended,
+ * with a marker "#" and 16 digits. TEXT_FILE: what the answer must say, over all of its "content", with a marker too.
+ * UNIQUE 1: each request gets a marker of its own, which its answer must have; 0: all send the same bytes. RATE 0: a closed loop; else so many requests a second begin whether or not earlier ones have ended,
  * and their time runs from when they were due. STREAM 1: the answer must end with [DONE].
  *
- * Ends with one line of JSON; times in milliseconds. An answer is right if its status is 200, it is whole and it has the
- * marker. The first wrong one is printed to stderr.
+ * Ends with one line of JSON; times in milliseconds. An answer is right if its status is 200, it is whole and it says the
+ * text, with the request's marker. The first wrong one is printed to stderr.
+ *
+ * RECEIPTS_FILE: the X-Receipt-Id of each right answer is written there, a line each, as soon as the answer is whole. The
+ * server may then be killed: the load ends, as at SIGTERM, when it takes no connection any more.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -43,14 +46,15 @@ struct conn {
     int whole;
     long long began_ns, first_ns;
     char marker[MARKER + 1];
+    char receipt[64];
 };
 
 static struct {
     int port, connections, stream, unique;
     long requests;
     double rate;
-    char *head, *body;
-    size_t head_length, body_length, marker_at;
+    char *head, *body, *text;
+    size_t head_length, body_length, text_length, marker_at, text_marker_at;
 } ask;
 
 static struct conn *conns;
@@ -59,6 +63,8 @@ static long begun, ended, right_count, wrong, failed, first_count;
 static int poll_fd, timer_fd;
 static long long start_ns;
 static unsigned long long marker_base;
+static FILE *receipts;
+static volatile sig_atomic_t over;
 
 static long long now_ns(void) {
     struct timespec t;
@@ -93,7 +99,11 @@ static void open_conn(struct conn *conn) {
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     conn->fd = socket(AF_INET, SOCK_STREAM, 0);
     if (connect(conn->fd, (struct sockaddr *)&address, sizeof address) < 0) {
-        die("load: connect");
+        if (!receipts) {
+            die("load: connect");
+        }
+        over = 1;
+        return;
     }
     int on = 1;
     setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -128,6 +138,7 @@ static void begin_request(struct conn *conn, long long due_ns) {
     conn->first_ns = 0;
     conn->body_held = conn->scanned = 0;
     conn->head_done = conn->status = conn->chunked = conn->closes = conn->whole = 0;
+    conn->receipt[0] = 0;
     conn->left = -1;
     conn->sent = 0;
     char *marker = conn->out + ask.head_length + ask.marker_at;
@@ -190,6 +201,8 @@ static int read_head(struct conn *conn) {
             conn->chunked = strcasestr(line + 20, "chunked") != NULL;
         } else if (!strncasecmp(line + 2, "connection:", 11)) {
             conn->closes = !strncasecmp(line + 14, "close", 5);
+        } else if (!strncasecmp(line + 2, "x-receipt-id:", 13)) {
+            sscanf(line + 15, " %63[!-~]", conn->receipt);
         }
     }
     conn->raw_read += (size_t)(end - start) + 4;
@@ -244,8 +257,29 @@ static int read_body(struct conn *conn) {
     }
 }
 
+/* Whether the texts of all "content", one after the other, are the expected text with the request's marker. */
+static int says_the_text(const struct conn *conn) {
+    size_t said = 0;
+    memcpy(ask.text + ask.text_marker_at, conn->marker, MARKER);
+    for (const char *at = strstr(conn->body, "\"content\":"); at; at = strstr(at + 1, "\"content\":")) {
+        const char *text = at + 10;
+        while (*text == ' ') {
+            text++;
+        }
+        if (*text++ != '"') {
+            continue; /* null */
+        }
+        size_t length = strcspn(text, "\""); /* the texts have nothing that JSON escapes */
+        if (said + length > ask.text_length || memcmp(ask.text + said, text, length) != 0) {
+            return 0;
+        }
+        said += length;
+    }
+    return said == ask.text_length;
+}
+
 static void start_next(struct conn *conn) {
-    if (ask.rate == 0 && begun < ask.requests) {
+    if (ask.rate == 0 && begun < ask.requests && !over) {
         begin_request(conn, now_ns());
     }
 }
@@ -257,9 +291,12 @@ static void reopen(struct conn *conn) {
 
 static void end_request(struct conn *conn, int is_error) {
     long long now = now_ns();
-    int right = !is_error && conn->status == 200 && conn->whole && conn->body_held &&
-                memmem(conn->body, conn->body_held, conn->marker, MARKER) && (!ask.stream || strstr(conn->body, "[DONE]"));
+    int right = !is_error && conn->status == 200 && conn->whole && conn->body_held && says_the_text(conn) &&
+                (!ask.stream || strstr(conn->body, "[DONE]"));
     if (right) {
+        if (receipts) {
+            fprintf(receipts, "%s\n", conn->receipt);
+        }
         latencies[right_count++] = (double)(now - conn->began_ns) / 1e6;
         if (conn->first_ns) {
             firsts[first_count++] = (double)(conn->first_ns - conn->began_ns) / 1e6;
@@ -358,19 +395,26 @@ static double quantile(double *sorted, long count, double share) {
     return count ? sorted[(long)(share * (double)(count - 1) + 0.5)] : 0;
 }
 
-static void prepare(void) {
-    size_t length;
-    char *head = ask.head, *marker = NULL;
-    for (char *at = strchr(ask.body, '#'); at && !marker; at = strchr(at + 1, '#')) {
+static size_t find_marker(const char *bytes, const char *what) {
+    for (const char *at = strchr(bytes, '#'); at; at = strchr(at + 1, '#')) {
         if (strspn(at + 1, "0123456789") == MARKER - 1) {
-            marker = at;
+            return (size_t)(at - bytes);
         }
     }
-    if (!marker) {
-        fprintf(stderr, "load: the body has no marker\n");
-        exit(2);
-    }
-    ask.marker_at = (size_t)(marker - ask.body);
+    fprintf(stderr, "load: the %s has no marker\n", what);
+    exit(2);
+}
+
+static void end_it(int number) {
+    (void)number;
+    over = 1;
+}
+
+static void prepare(void) {
+    size_t length;
+    char *head = ask.head;
+    ask.marker_at = find_marker(ask.body, "body");
+    ask.text_marker_at = find_marker(ask.text, "text");
     length = ask.head_length + 64;
     ask.head = malloc(length);
     ask.head_length = (size_t)snprintf(ask.head, length, "%scontent-length: %zu\r\n\r\n", head, ask.body_length);
@@ -387,19 +431,28 @@ static void prepare(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 9) {
-        fprintf(stderr, "usage: load PORT HEAD_FILE BODY_FILE CONNECTIONS REQUESTS RATE STREAM UNIQUE\n");
+    if (argc != 10 && argc != 11) {
+        fprintf(stderr, "usage: load PORT HEAD_FILE BODY_FILE TEXT_FILE CONNECTIONS REQUESTS RATE STREAM UNIQUE [RECEIPTS_FILE]\n");
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGTERM, end_it);
     ask.port = atoi(argv[1]);
     ask.head = read_file(argv[2], &ask.head_length);
     ask.body = read_file(argv[3], &ask.body_length);
-    ask.connections = atoi(argv[4]);
-    ask.requests = atol(argv[5]);
-    ask.rate = atof(argv[6]);
-    ask.stream = atoi(argv[7]);
-    ask.unique = atoi(argv[8]);
+    ask.text = read_file(argv[4], &ask.text_length);
+    ask.connections = atoi(argv[5]);
+    ask.requests = atol(argv[6]);
+    ask.rate = atof(argv[7]);
+    ask.stream = atoi(argv[8]);
+    ask.unique = atoi(argv[9]);
+    if (argc == 11) {
+        receipts = fopen(argv[10], "w");
+        if (!receipts) {
+            die(argv[10]);
+        }
+        setvbuf(receipts, NULL, _IOLBF, 0);
+    }
     marker_base = (unsigned long long)time(NULL) * 1000003ULL * 1000ULL + (unsigned long long)getpid() * 10000000ULL;
     poll_fd = epoll_create1(0);
     timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
@@ -410,12 +463,15 @@ int main(int argc, char **argv) {
     for (int i = 0; ask.rate == 0 && i < ask.connections && begun < ask.requests; i++) {
         begin_request(&conns[i], now_ns());
     }
-    while (ended < ask.requests) {
+    while (ended < ask.requests && !over) {
         struct epoll_event ready[MOST_READY];
         if (ask.rate > 0) {
             begin_due();
         }
         int count = epoll_wait(poll_fd, ready, MOST_READY, 60000);
+        if (count < 0 && errno != EINTR) {
+            die("load: epoll_wait");
+        }
         if (count == 0) {
             fprintf(stderr, "load: nothing in 60 s, %ld of %ld ended\n", ended, ask.requests);
             return 1;
