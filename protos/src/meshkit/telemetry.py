@@ -22,6 +22,8 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
+from meshkit.trace_context import PassedOn, to_metadata
+
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
@@ -115,14 +117,12 @@ class UnrecordedTracer(trace.Tracer):
         """The span of the context, or one with fresh ids that records nothing."""
         del name
         current = trace.get_current_span(context)
-        if current.get_span_context().is_valid:
-            return (
-                current
-                if isinstance(current, trace.NonRecordingSpan)
-                else trace.NonRecordingSpan(current.get_span_context())
-            )
-        fresh = trace.SpanContext(self._ids.generate_trace_id(), self._ids.generate_span_id(), is_remote=False)
-        return trace.NonRecordingSpan(fresh)
+        if type(current) is PassedOn:
+            return current
+        spoken = current.get_span_context()
+        if not spoken.is_valid:
+            spoken = trace.SpanContext(self._ids.generate_trace_id(), self._ids.generate_span_id(), is_remote=False)
+        return PassedOn(spoken, to_metadata(spoken))
 
     @contextmanager
     def start_as_current_span(  # type: ignore[override] # the API's own context manager type is private

@@ -23,7 +23,7 @@ _FORM = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]
 
 
 class PassedOn(trace.NonRecordingSpan):
-    """A span of a caller, as it came. What carries it on is the same for every call that is made inside."""
+    """A span that is not recorded here. What carries it on is the same for every call that is made inside."""
 
     def __init__(self, context: trace.SpanContext, metadata: tuple[tuple[str, str], ...]) -> None:
         super().__init__(context)

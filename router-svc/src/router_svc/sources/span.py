@@ -12,7 +12,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from meshkit.money import Usage
-from meshkit.trace_context import to_metadata
+from meshkit.trace_context import carried
 from router_svc.domain.failure import SourceFailure
 from router_svc.domain.plan import Candidate
 
@@ -41,7 +41,7 @@ class SourceSpan:
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """What tells the source of the trace (W3C)."""
-        return to_metadata(self._span.get_span_context())
+        return carried(self._span)
 
     def answered(self, http_status: int) -> None:
         """The source answered with this status."""

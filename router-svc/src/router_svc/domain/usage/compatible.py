@@ -8,8 +8,6 @@ reasoning inside the answer's total (OpenAI) or beside it (xAI), or only visible
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from meshkit.money import Provenance, Usage
 from router_svc.domain.usage.counts import count, details
 
@@ -19,7 +17,7 @@ def usage_of_source(block: object, *, cached_beside_prompt: bool = False) -> Usa
 
     A prompt is never empty, so a block that counts no token at all says nothing.
     """
-    if not isinstance(block, Mapping):
+    if not isinstance(block, dict):
         return None
     prompt, completion = count(block, "prompt_tokens"), count(block, "completion_tokens")
     if prompt + completion == 0:
