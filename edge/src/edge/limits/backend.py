@@ -9,7 +9,6 @@ from edge.limits.guarded import GuardedLimiter
 from edge.limits.limiter import RateLimiter
 from edge.limits.memory import MemoryLimiter
 from edge.limits.rates import FixedLimits, RateLimits
-from edge.limits.redis import RedisLimiter, connect
 from edge.settings import EdgeSettings
 from meshkit.clock import Clock
 
@@ -36,6 +35,8 @@ async def _limiter(settings: EdgeSettings, clock: Clock) -> AsyncIterator[RateLi
     if settings.limits_url == "memory://":
         yield own
         return
+    from edge.limits.redis import RedisLimiter, connect  # noqa: PLC0415 - 20 MB that one process alone has no use for
+
     shared = RedisLimiter(connect(settings.limits_url), timeout_s=settings.limits_timeout_s)
     try:
         yield GuardedLimiter(shared, own, clock, retry_after_s=settings.limits_retry_after_s)
