@@ -129,7 +129,7 @@ async def test_a_client_that_leaves_before_the_first_byte_ends_the_call_too(tran
     begun = events()
     await anext(begun)
     with pytest.raises(ClientGone):
-        await EventStream(frames(), begun, {})({}, receive, send)
+        await EventStream(frames(), begun, [])({}, receive, send)
     assert closed
 
 
