@@ -46,6 +46,8 @@ _SERVED_BY_TIER = {
     cache_pb2.REPLAY_TIER_CANONICAL: ledger_pb2.SERVED_MODE_CANONICAL,
     cache_pb2.REPLAY_TIER_SEMANTIC: ledger_pb2.SERVED_MODE_SEMANTIC,
 }
+_NAME_BY_TIER = {tier: served_mode(mode) for tier, mode in _SERVED_BY_TIER.items()}
+_FRESH = served_mode(ledger_pb2.SERVED_MODE_FRESH)
 _FORWARDED = {  # RFC 9211, 2.2: why the request went on
     cache_pb2.Miss.REASON_NOT_STORED: "miss",
     cache_pb2.Miss.REASON_STALE: "stale",
@@ -214,7 +216,7 @@ def landing_of(request: Admitted, hit: cache_pb2.Hit, receipt: ledger_pb2.Receip
 
 def mode_of(tier: cache_pb2.ReplayTier.ValueType) -> str:
     """The value of ``X-Served-Mode``; without a tier: fresh."""
-    return served_mode(_SERVED_BY_TIER.get(tier, ledger_pb2.SERVED_MODE_FRESH))
+    return _NAME_BY_TIER.get(tier, _FRESH)
 
 
 def miss_status(miss: cache_pb2.Miss) -> str:

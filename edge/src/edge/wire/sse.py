@@ -5,7 +5,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -14,6 +14,8 @@ from edge.wire.header_lines import Lines
 
 MEDIA_TYPE = b"text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
+_BETWEEN = b"\n\ndata: "
+_BREAKS = _BETWEEN.count(b"\n")
 HEADERS: Lines = [
     (b"cache-control", b"no-cache"),
     # nginx and what follows it buffer a response otherwise, and the stream arrives in one piece at the end.
@@ -21,16 +23,19 @@ HEADERS: Lines = [
 ]
 
 
-def frames(payloads: Iterable[bytes]) -> bytes:
+def frames(payloads: Sequence[bytes]) -> bytes:
     """The frames of several payloads, in one piece."""
-    return b"".join([b"data: %b\n\n" % _one_line(payload) for payload in payloads])
+    if not payloads:
+        return b""
+    together = _BETWEEN.join(payloads)
+    if b"\r" in together or together.count(b"\n") != _BREAKS * (len(payloads) - 1):
+        together = _BETWEEN.join([_one_line(payload) for payload in payloads])
+    return b"data: %b\n\n" % together
 
 
 def _one_line(payload: bytes) -> bytes:
     # A line break would end the event's line. In JSON it can only stand between tokens, where a space means the same.
-    if b"\n" in payload or b"\r" in payload:
-        return payload.replace(b"\r", b" ").replace(b"\n", b" ")
-    return payload
+    return payload.replace(b"\r", b" ").replace(b"\n", b" ")
 
 
 def error_frame(body: Mapping[str, Any]) -> bytes:
