@@ -52,6 +52,32 @@ def test_any_split_of_the_bytes_gives_the_same_payloads(stream: tuple[bytes, lis
     assert got + parser.finish() == payloads
 
 
+_plain = st.binary(max_size=20).map(lambda text: b"data: " + text.translate(None, b"\r\n") + b"\n\n")
+_odd = st.sampled_from(
+    [
+        b": note\n\n",
+        b"data:x\n\n",
+        b"data: a\ndata: b\n\n",
+        b"\n",
+        b"data: a\r\n\r\n",
+        b"data: a\n",
+        b"event: e\n",
+        b"\r",
+    ]
+)
+
+
+@given(
+    parts=st.lists(st.one_of(_plain, _plain, _plain, _odd), max_size=12),
+    cuts=st.lists(st.integers(0, 1_000), max_size=4),
+)
+def test_events_of_one_line_are_read_as_line_by_line(parts: list[bytes], cuts: list[int]) -> None:
+    data = b"".join(parts)
+    by_line, by_read = SseParser(10_000), SseParser(10_000)
+    slowly = [event for byte in data for event in by_line.feed(bytes([byte]))] + by_line.finish()
+    assert [event for read in split_at(data, cuts) for event in by_read.feed(read)] + by_read.finish() == slowly
+
+
 @given(stream=streams())
 def test_byte_by_byte_gives_the_same_payloads(stream: tuple[bytes, list[bytes]]) -> None:
     data, payloads = stream

@@ -12,8 +12,10 @@ from meshkit.money import Usage
 from router_svc.domain.failure import FailureKind, SourceFailure
 from router_svc.domain.usage.compatible import usage_of_source
 
-# A key of one of these names whose value says something. The text of an answer can't match: there, quotes are escaped.
-_TELLS = re.compile(rb'"(?:usage"\s*:\s*\{|error"\s*:\s*[{"]|finish_reason"\s*:\s*")')
+tells = re.compile(rb'"(?:usage"\s*:\s*\{|error"\s*:\s*[{"]|finish_reason"\s*:\s*")').search
+"""Finds a key of one of these names whose value says something; a payload without one is text for the client. The text
+of an answer can't match: there, quotes are escaped.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ def read_chunk(payload: bytes, *, cached_beside_prompt: bool) -> Chunk:
     Raises:
         SourceFailure: it is an error event.
     """
-    if not _TELLS.search(payload):
+    if not tells(payload):
         return Chunk(payload)
     try:
         parsed = orjson.loads(payload)

@@ -10,12 +10,13 @@ import orjson
 from router_svc.domain.answer import PlainAnswer, StreamBatch
 from router_svc.domain.failure import FailureKind, SourceFailure
 from router_svc.domain.usage.compatible import usage_of_source
-from router_svc.sources.chunk import Chunk, error_event, read_chunk
+from router_svc.sources.chunk import Chunk, error_event, read_chunk, tells
 from router_svc.sources.http.port import HttpAnswer
 from router_svc.sources.span import SourceSpan
 from router_svc.sources.sse import EventTooLarge, SseParser
 
 _DONE = b"[DONE]"
+_NOTHING = Chunk(b"")
 _MOST_ERROR_BYTES = 64 * 1024
 _ERROR_PATIENCE_S = 5.0
 
@@ -81,14 +82,18 @@ class StreamReader:
     def _batch(self, events: list[bytes]) -> StreamBatch:
         """What the events give up to the end or to an error; an error after others is kept for the next read."""
         relayed: list[bytes] = []
-        told = Chunk(b"")
+        told = _NOTHING
         finished: frozenset[int] = frozenset()
         reasons: frozenset[str] = frozenset()
         done = said_since_usage = False
         for event in events:
-            if event == _DONE:
-                done = True
-                break
+            if not tells(event):
+                if event == _DONE:
+                    done = True
+                    break
+                relayed.append(event)
+                said_since_usage = True
+                continue
             try:
                 chunk = read_chunk(event, cached_beside_prompt=self._cached_beside_prompt)
             except SourceFailure as failure:

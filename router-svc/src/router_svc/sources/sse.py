@@ -7,6 +7,8 @@ interest; comments (keep-alives such as ``: OPENROUTER PROCESSING``), ``event``,
 from __future__ import annotations
 
 _BOM = b"\xef\xbb\xbf"
+_END_OF_EVENT = b"\n\n"
+_FIELD = b"data: "
 
 
 class EventTooLarge(Exception):
@@ -34,6 +36,27 @@ class SseParser:
         Raises:
             EventTooLarge: an event is larger than allowed.
         """
+        events: list[bytes] = []
+        if self._is_inside:
+            # To the end of the event that was begun; in what follows, events are whole as a rule.
+            end = read.find(_END_OF_EVENT) + len(_END_OF_EVENT)
+            if end < len(_END_OF_EVENT):
+                return self._feed_lines(read)
+            events = self._feed_lines(read[:end])
+            read = read[end:]
+        end = read.rfind(_END_OF_EVENT) + len(_END_OF_EVENT)
+        plain = None if self._is_inside or end < len(_END_OF_EVENT) else _plain_events(read[:end])
+        if plain is None:
+            return events + self._feed_lines(read)
+        self._at_start = False
+        return events + plain + self._feed_lines(read[end:]) if end < len(read) else events + plain
+
+    @property
+    def _is_inside(self) -> bool:
+        return bool(self._line_bytes or self._data or self._after_cr)
+
+    def _feed_lines(self, read: bytes) -> list[bytes]:
+        """As ``feed``, a line at a time."""
         if self._after_cr and read:
             self._after_cr = False
             if read.startswith(b"\n"):
@@ -82,3 +105,12 @@ class SseParser:
             self._data_bytes += len(line)
         elif line == b"data":
             self._data.append(b"")
+
+
+def _plain_events(read: bytes) -> list[bytes] | None:
+    """The data of whole events, where each is one line of data and nothing else, as almost all sources send them."""
+    if not read.startswith(_FIELD) or b"\r" in read:
+        return None
+    events = read[len(_FIELD) : -len(_END_OF_EVENT)].split(_END_OF_EVENT + _FIELD)
+    # Every line ends, and every event: any other line would show in this sum.
+    return events if read.count(b"\n") == 2 * len(events) else None
