@@ -18,7 +18,11 @@ GATEWAY_FIELDS = frozenset({"tallygate"})
 """Fields of the body that speak to the gateway and are not sent on."""
 
 _SET_ANEW = frozenset({"model", "stream", "stream_options"})
-_SPACE = re.compile(r"[ \t\n\r]*")
+_SPACE = r"[ \t\n\r]*"
+_OPENED = re.compile(_SPACE + r"\{" + _SPACE)
+_NAME = re.compile(r'"([^"\\\x00-\x1f]*)"' + _SPACE + ":" + _SPACE)
+_COLON = re.compile(_SPACE + ":" + _SPACE)
+_NEXT = re.compile(_SPACE + "(?:," + _SPACE + r"|(?=\}))")
 # Only the ends of values matter here. float() takes a number of any length, where int() has a limit.
 _decoder = JSONDecoder(parse_int=float)
 
@@ -61,18 +65,21 @@ def _members(body: bytes) -> list[tuple[str, str, object]]:
     members: list[tuple[str, str, object]] = []
     names: set[str] = set()
     try:
-        at = _expect(text, 0, "{")
+        at = _matched(_OPENED.match(text))
         while text[at] != "}":
             start = at
-            name, at = _decoder.raw_decode(text, at)
-            value, end = _decoder.raw_decode(text, _expect(text, at, ":"))
+            plain = _NAME.match(text, at)
+            if plain is not None:
+                name, at = plain[1], plain.end()
+            else:
+                name, at = _decoder.raw_decode(text, at)
+                at = _matched(_COLON.match(text, at))
+            value, end = _decoder.raw_decode(text, at)
             if name in names:
                 raise InvalidRequest(f"the field {name!r} is there twice", name)
             names.add(name)
             members.append((name, text[start:end], value))
-            at = _skip(text, end)
-            if text[at] == ",":
-                at = _skip(text, at + 1)
+            at = _matched(_NEXT.match(text, end))
     except RecursionError as error:
         raise InvalidRequest("the body is nested too deeply") from error
     except (ValueError, IndexError) as error:
@@ -80,13 +87,7 @@ def _members(body: bytes) -> list[tuple[str, str, object]]:
     return members
 
 
-def _skip(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
-
-
-def _expect(text: str, at: int, sign: str) -> int:
-    at = _skip(text, at)
-    if text[at] != sign:
-        raise ValueError(f"no {sign!r} at {at}")
-    return _skip(text, at + 1)
+def _matched(match: re.Match[str] | None) -> int:
+    if match is None:
+        raise ValueError("not where it should be")
+    return match.end()

@@ -14,7 +14,6 @@ from http import HTTPStatus
 
 import orjson
 from opentelemetry import trace
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from pydantic import SecretStr
 
 from router_svc.domain.answer import PlainAnswer, StreamBatch
@@ -29,7 +28,6 @@ from router_svc.sources.span import SourceSpan
 
 _STREAM_OPTIONS = re.compile(r"\bstream_options\b")
 _PATH = "/chat/completions"
-_trace_context = TraceContextTextMapPropagator()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,5 +153,5 @@ def _headers(key: str, span: SourceSpan, *, stream: bool) -> dict[str, str]:
     }
     if key:
         headers["authorization"] = f"Bearer {key}"
-    _trace_context.inject(headers, context=span.context)
+    headers.update(span.headers)
     return headers
