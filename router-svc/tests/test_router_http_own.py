@@ -15,11 +15,14 @@ import pytest
 from http_asking import ask, failing, post
 from hypothesis import given
 from hypothesis import strategies as st
+from loose_connection import Rig
 from raw_source import Peer, chunked, fixed, raw_source
 
 from router_svc.domain.failure import FailureKind, SourceFailure
 from router_svc.sources.http.connection import Connection
+from router_svc.sources.http.dialling import Dialler, Origin
 from router_svc.sources.http.opening import open_http
+from router_svc.sources.http.pool import Pool
 from router_svc.sources.http.port import SourceHttp
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -29,97 +32,6 @@ HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 async def http(trusting: ssl.SSLContext) -> Any:
     async with open_http("own", max_connections=2, tls=trusting) as client:
         yield client
-
-
-class FakeTransport:
-    """Remembers what was done to it."""
-
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-        self.done: list[str] = []
-        self.unsent = 0
-
-    def write(self, data: bytes) -> None:
-        self.written.append(data)
-
-    def pause_reading(self) -> None:
-        self.done.append("pause")
-
-    def resume_reading(self) -> None:
-        self.done.append("resume")
-
-    def abort(self) -> None:
-        self.done.append("abort")
-
-    def is_closing(self) -> bool:
-        return "abort" in self.done
-
-    def get_write_buffer_size(self) -> int:
-        return self.unsent
-
-
-class FakeLoop:
-    """A clock that stands, and timers that are run by moving it."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.timers: list[tuple[float, Any, FakeTimer]] = []
-        self.set = 0
-
-    def time(self) -> float:
-        return self.now
-
-    def create_future(self) -> asyncio.Future[None]:
-        return asyncio.get_running_loop().create_future()
-
-    def call_at(self, when: float, callback: Any) -> FakeTimer:
-        self.set += 1
-        timer = FakeTimer()
-        self.timers.append((when, callback, timer))
-        return timer
-
-    def move(self, seconds: float) -> None:
-        self.now += seconds
-        due = [timer for timer in self.timers if timer[0] <= self.now]
-        self.timers = [timer for timer in self.timers if timer[0] > self.now]
-        for _, callback, timer in due:
-            if not timer.cancelled:
-                callback()
-
-
-class FakeTimer:
-    cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-class Rig:
-    """A connection without a network."""
-
-    def __init__(self) -> None:
-        self.loop, self.transport = FakeLoop(), FakeTransport()
-        self.freed: list[Connection] = []
-        self.lost: list[Connection] = []
-        self.near, self.far = socket.socketpair()
-        self.connection = Connection(
-            self.near,
-            cast(asyncio.AbstractEventLoop, self.loop),
-            on_free=self.freed.append,
-            on_lost=self.lost.append,
-        )
-        self.connection.connection_made(cast(asyncio.Transport, self.transport))
-
-    def feed(self, *reads: bytes) -> Connection:
-        for read in reads:
-            self.connection.data_received(read)
-        return self.connection
-
-    async def body(self) -> bytes:
-        parts = []
-        while part := await self.connection.read(self.loop.now + 10):
-            parts.append(part)
-        return b"".join(parts)
 
 
 @pytest.fixture
@@ -382,3 +294,61 @@ async def test_a_compressed_body_that_lacks_its_end_is_cut(http: SourceHttp) -> 
 
     async with raw_source(script) as source, failing(FailureKind.CUT):
         await ask(http, source)
+
+
+class FakeDialler:
+    """Opens connections without a network; ``wanted``: how often."""
+
+    def __init__(self) -> None:
+        self.rigs: list[Rig] = []
+
+    async def open(self, origin: Origin, make: Any) -> Connection:
+        rig = Rig(make)
+        self.rigs.append(rig)
+        return rig.connection
+
+    async def aclose(self) -> None:
+        for rig in self.rigs:
+            rig.near.close()
+            rig.far.close()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_a_connection_that_closes_on_its_way_to_who_is_next_is_not_asked(closed: bool) -> None:
+    dialler, origin = FakeDialler(), Origin("a", 80, False)
+    pool = Pool(cast(Dialler, dialler), asyncio.get_running_loop(), most=1, idle_s=15.0)
+    first = await pool.open(origin)
+    waiting = asyncio.create_task(pool.open(origin))
+    await asyncio.sleep(0)
+    first.ask(b"request")
+    dialler.rigs[0].feed(fixed(b"{}"))
+    pool.give_back(first)
+    if closed:
+        dialler.rigs[0].far.close()
+    assert (await waiting is first) is not closed
+    assert len(dialler.rigs) == 1 + closed
+    await pool.aclose()
+
+
+async def test_a_turn_that_its_caller_has_left_goes_to_the_next() -> None:
+    dialler, origin = FakeDialler(), Origin("a", 80, False)
+    pool = Pool(cast(Dialler, dialler), asyncio.get_running_loop(), most=1, idle_s=15.0)
+    first = await pool.open(origin)
+    waiting = [asyncio.create_task(pool.open(origin)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    first.ask(b"request")
+    dialler.rigs[0].feed(fixed(b"{}"))
+    pool.give_back(first)
+    waiting[1].cancel()  # it has its turn, and does not know yet
+    assert await waiting[2] is first
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await pool.aclose()
+
+
+async def test_nothing_is_written_to_a_connection_that_is_closed(rig: Rig) -> None:
+    rig.feed(fixed(b"x")).release()
+    rig.connection.close()
+    with pytest.raises(SourceFailure, match="no connection"):
+        rig.connection.ask(b"request")
+    assert rig.transport.written == [b"request"]

@@ -16,7 +16,7 @@ from typing import cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from router_svc.domain.failure import SourceFailure
-from router_svc.sources.http.port import cut_off, malformed, too_late
+from router_svc.sources.http.port import cut_off, malformed, too_late, unconnected
 
 _MOST_HEAD_BYTES = 64 * 1024
 """Of an answer's head; and of whatever is no body and comes at a stretch: trailers, chunk extensions, 1xx answers."""
@@ -97,8 +97,14 @@ class Connection(asyncio.Protocol):
         return self._complete and self._reusable and not self._transport.get_write_buffer_size()
 
     def ask(self, request: bytes) -> None:
-        """Begin an exchange. It is sent in one write, once."""
+        """Begin an exchange. It is sent in one write, once.
+
+        Raises:
+            SourceFailure: CONNECT, it is closed and nothing was sent.
+        """
         assert not self._asked, "one exchange at a time"
+        if self._closed:
+            raise unconnected()
         self._asked = True
         self._complete = self._left = False
         self.status = self._unread = self._bare = 0

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohappyeyeballs
@@ -15,6 +16,7 @@ from aiohappyeyeballs import AddrInfoType
 from router_svc.sources.http.connection import Connection
 
 _NAMES_KEPT_S = 30.0
+_MOST_NAMES = 1_000
 _NEXT_ADDRESS_S = 0.25
 """How long an address has before the next is tried beside it."""
 
@@ -87,14 +89,21 @@ class Dialler:
         task = self._asking.get(origin)
         if task is None:
             task = self._asking[origin] = asyncio.create_task(self._resolve(origin))
-            task.add_done_callback(lambda _: self._asking.pop(origin, None))
+            task.add_done_callback(partial(self._asked, origin))
         # Another may wait for it still when this one's patience has ended.
         return await asyncio.shield(task)
+
+    def _asked(self, origin: Origin, task: asyncio.Task[list[AddrInfoType]]) -> None:
+        self._asking.pop(origin, None)
+        if not task.cancelled():
+            task.exception()  # whoever still waits is told; it is no news where nobody does
 
     async def _resolve(self, origin: Origin) -> list[AddrInfoType]:
         addresses: list[AddrInfoType] = list(
             await self._loop.getaddrinfo(origin.host, origin.port, **_STREAM, flags=socket.AI_ADDRCONFIG)
         )
+        if len(self._names) >= _MOST_NAMES:
+            self._names.clear()
         self._names[origin] = (self._loop.time() + _NAMES_KEPT_S, addresses)
         return addresses
 

@@ -46,12 +46,16 @@ class Pool:
         """
         if self._ended:
             raise OSError("the pool is closed")
-        if not self._has_place() and not self._evict():
+        while True:
+            if self._has_place() or self._evict():
+                self._opening += 1
+                break
             connection = await self._turn(origin)
-            if connection is not None:
+            if connection is None:
+                break  # a place, already counted
+            if connection.is_usable:
                 return connection
-        else:
-            self._opening += 1
+            self.drop(connection)  # closed since it was given
         try:
             connection = await self._dialler.open(origin, self._make)
         except BaseException:
