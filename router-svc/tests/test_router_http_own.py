@@ -80,6 +80,19 @@ async def test_what_came_before_the_cut_is_read_before_it_is_told(rig: Rig) -> N
     assert rig.lost == [rig.connection]
 
 
+@pytest.mark.parametrize("error", [None, ConnectionResetError()])
+async def test_an_answer_without_a_length_ends_with_its_connection_and_not_with_a_break_of_it(
+    rig: Rig, error: Exception | None
+) -> None:
+    rig.feed(b"HTTP/1.1 200 OK\r\n\r\nall of it").connection_lost(error)
+    assert await rig.connection.read(200.0) == b"all of it"
+    if error is None:
+        assert await rig.connection.read(200.0) == b""
+    else:
+        with pytest.raises(SourceFailure, match="cut"):
+            await rig.connection.read(200.0)
+
+
 @pytest.mark.parametrize(
     ("first", "more"),
     [
