@@ -39,6 +39,8 @@ ROOT = Path(__file__).parents[2]
 SIZES = {"1kb": 1_000, "13kb": 13_000, "117kb": 117_000}
 PRINCIPAL = Principal("org_a", "prj_a", "key_a")
 EPOCHS = (1_800_000_000_000_000_001, 1_800_000_000_000_000_002, 1_800_000_000_000_000_003)
+SPELLINGS = 600
+"""More than the service remembers."""
 ENDPOINT, MODEL, POLICY_EPOCH = "chat/completions", "openai/gpt-4o", "p1"
 
 
@@ -107,12 +109,14 @@ def lookup_costs(body: dict[str, Any], text: str) -> list[float]:
     store = PackedStore(memory, from_bytes=settings.compress_from_bytes, max_bytes=settings.max_entry_bytes)
     service = CacheService(store, clock, Limits(max_entry_bytes=settings.max_entry_bytes, ttl_s=settings.ttl_s))
 
-    def subject(**changes: Any) -> Subject:
-        return Subject(PRINCIPAL, ENDPOINT, MODEL, POLICY_EPOCH, orjson.dumps({**body, **changes}))
+    def subjects(**changes: Any) -> list[Subject]:
+        # One request in many spellings: the service remembers how it read the last ones, and is not to here.
+        bodies = (orjson.dumps({**body, **changes, "metadata": {"n": f"{n:04}"}}) for n in range(SPELLINGS))
+        return [Subject(PRINCIPAL, ENDPOINT, MODEL, POLICY_EPOCH, raw) for raw in bodies]
 
-    asyncio.run(fill(service, subject(), text))
-    cases = [(subject(seed=1), Miss), (subject(), Hit)]
-    cases.append((subject(stream=True, stream_options={"include_usage": True}), Hit))
+    asyncio.run(fill(service, subjects()[0], text))
+    cases = [(subjects(seed=1), Miss), (subjects(), Hit)]
+    cases.append((subjects(stream=True, stream_options={"include_usage": True}), Hit))
     return cpu_us(*(once(service, asked, outcome) for asked, outcome in cases))
 
 
@@ -132,12 +136,13 @@ async def fill(service: CacheService, subject: Subject, text: str) -> None:
     assert await service.store(subject, miss.key, fresh) == ""
 
 
-def once(service: CacheService, subject: Subject, expected: type[Hit | Miss]) -> Callable[[], None]:
+def once(service: CacheService, subjects: list[Subject], expected: type[Hit | Miss]) -> Callable[[], None]:
     """One lookup, without an event loop: the in-process store waits for nothing."""
+    asked = itertools.cycle(subjects)
 
     def work() -> None:
         try:
-            service.lookup(subject, Controls(), "gen_1").send(None)
+            service.lookup(next(asked), Controls(), "gen_1").send(None)
         except StopIteration as done:
             assert isinstance(done.value, expected)
             return

@@ -40,6 +40,25 @@ async def test_a_change_is_told_with_who_did_it_and_from_where(tenant: Tenant) -
     assert [found["id"] for found in by_key] == [entry["id"]]
 
 
+async def test_what_is_done_to_what_the_cache_keeps_is_told_and_what_is_refused_is_not(tenant: Tenant) -> None:
+    for body in ({}, {"project_id": tenant.project_id}, {"key_prefix": "9f86d081"}):
+        assert (await tenant.http.post("/v1/cache/purge", json=body)).status_code == 200
+    assert (await tenant.http.post("/v1/cache/purge", json={"project_id": "prj_none"})).status_code == 404
+    assert (await tenant.http.get("/v1/cache/recordings")).status_code == 200
+    assert (await tenant.http.delete("/v1/cache/recordings")).status_code == 200
+    told = [*await _entries(tenant, action="recordings."), *await _entries(tenant, action="cache.")]
+    assert {(entry["action"], entry["subject"], json.dumps(entry["after"])) for entry in told} == {
+        ("cache.purged", tenant.org_id, '{"scope": "organization"}'),
+        ("cache.purged", tenant.project_id, '{"scope": "project"}'),
+        ("cache.purged", "9f86d081", '{"scope": "key_prefix"}'),
+        ("recordings.exported", tenant.org_id, '{"from_ms": 0}'),
+        ("recordings.forgotten", tenant.org_id, "{}"),
+    }
+    assert len(told) == 5
+    assert {entry["actor"]["kind"] for entry in told} == {"api_key"}
+    assert {entry["actor"]["address"] for entry in told} == {"127.0.0.1"}
+
+
 async def test_entries_come_newest_first_in_pages_and_filtered(tenant: Tenant) -> None:
     for n in range(3):
         await tenant.http.post("/v1/projects", json={"name": f"p{n}"})

@@ -190,6 +190,18 @@ async def record_catalog_revision(stage: Stage) -> None:
         await stage.audit.RecordCatalogRevision(request, timeout=TIMEOUT_S)
 
 
+@changes("RecordCacheAction", "cache.purged", {}, {"scope": "project"})
+async def record_cache_action(stage: Stage) -> None:
+    request = audit_pb2.RecordCacheActionRequest(
+        org_id=stage.tenant.org_id,
+        action=audit_pb2.CACHE_ACTION_PURGED,
+        scope="project",
+        subject=stage.tenant.project_id,
+        actor=ACTOR,
+    )
+    await stage.audit.RecordCacheAction(request, timeout=TIMEOUT_S)
+
+
 async def _told_by_the_router(stage: Stage) -> audit_pb2.AuditEntry:
     while True:
         for entry in await stage.entries(stage.tenant.org_id):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from ledger_svc.domain.checkpoints import verify_checkpoint
 from ledger_svc.domain.merkle import leaf_hash, verify_inclusion
@@ -88,3 +89,27 @@ async def record_catalog_revision(world: World) -> None:
     request = audit_pb2.RecordCatalogRevisionRequest(revision="", previous_revision="next")
     refusal = world.audit.RecordCatalogRevision(request, timeout=TIMEOUT_S)
     await refused(refusal, ErrorReason.ERROR_REASON_INVALID_REQUEST)
+
+
+@covers("AuditService/RecordCacheAction")
+async def record_cache_action(world: World) -> None:
+    request = audit_pb2.RecordCacheActionRequest(
+        org_id=world.org_id, action=audit_pb2.CACHE_ACTION_RECORDINGS_EXPORTED, subject=world.org_id, from_ms=7
+    )
+    told = await world.audit.RecordCacheAction(request, timeout=TIMEOUT_S)
+    wanted = audit_pb2.GetAuditEntryRequest(org_id=world.org_id, entry_id=told.entry_id)
+    entry = (await world.audit.GetAuditEntry(wanted, timeout=TIMEOUT_S)).entry
+    assert (entry.action, entry.subject, entry.after_json) == ("recordings.exported", world.org_id, '{"from_ms":7}')
+    for changed in (
+        {"action": audit_pb2.CACHE_ACTION_UNSPECIFIED},
+        {"action": audit_pb2.CACHE_ACTION_PURGED, "scope": "everything"},
+        {"org_id": ""},
+        {"from_ms": -1},
+    ):
+        bad = audit_pb2.RecordCacheActionRequest(**{**fields_of(request), **changed})
+        await refused(world.audit.RecordCacheAction(bad, timeout=TIMEOUT_S), ErrorReason.ERROR_REASON_INVALID_REQUEST)
+
+
+def fields_of(request: audit_pb2.RecordCacheActionRequest) -> dict[str, Any]:
+    """What is set of it."""
+    return {field.name: value for field, value in request.ListFields()}

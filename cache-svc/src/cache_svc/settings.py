@@ -93,14 +93,16 @@ class CacheSettings(BaseSettings):
     could not be stored."""
 
     redis_timeout_s: float = Field(default=0.2, gt=0)
-    """Seconds that one Redis command or connecting may take. Past it the lookup is a miss."""
+    """Seconds within which Redis has to say something while it is asked, or to let connect. Past it the lookup is a
+    miss."""
 
     redis_max_connections: int = Field(default=64, ge=1)
-    """Connections to Redis at the same time, and so the commands under way at the same time."""
+    """Connections to Redis at the same time for what is rare: purges, recordings, vectors. Lookups, stores and flights
+    share one besides."""
 
     redis_queue_s: float = Field(default=1.5, gt=0)
-    """Seconds that a command waits for one of them. Past it the lookup is a miss; so it should be below
-    TALLYGATE_EDGE_LOOKUP_TIMEOUT_S."""
+    """Seconds that a command waits for its turn, behind others or for a connection. Past it the lookup is a miss; so it
+    should be below TALLYGATE_EDGE_LOOKUP_TIMEOUT_S."""
 
     redis_retry_after_s: float = Field(default=1.0, gt=0)
     """Seconds after a failure of Redis during which it is not asked."""

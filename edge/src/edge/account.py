@@ -9,8 +9,10 @@ import grpc
 
 from meshkit.errors import mesh_errors
 from tallygate.cache.v1 import cache_pb2_grpc, recordings_pb2_grpc
+from tallygate.common.v1 import actor_pb2
 from tallygate.ledger.v1 import (
     account_pb2_grpc,
+    audit_pb2,
     audit_pb2_grpc,
     billing_pb2_grpc,
     ledger_pb2_grpc,
@@ -51,6 +53,16 @@ class Account:
         """
         with mesh_errors():
             return await method(request, timeout=timeout_s or self._timeout_s)
+
+    async def tell(self, actor: actor_pb2.Actor, request: audit_pb2.RecordCacheActionRequest) -> None:
+        """Has the audit trail tell of what ``actor`` is about to do with what the cache keeps. Before it is done: what
+        then fails stands in the trail too, and nothing is done of which it is silent.
+
+        Raises:
+            MeshError: it is not told, so it is not to be done.
+        """
+        request.actor.CopyFrom(actor)
+        await self.ask(self.audit.RecordCacheAction, request)
 
     async def record_failures(self, failures: Sequence[usage_pb2.FailedRequest]) -> None:
         """See ``edge.failures.FailureStore``."""

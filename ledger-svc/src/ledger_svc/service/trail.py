@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ledger_svc.domain.cache_actions import CacheDeed, check_deed
 from ledger_svc.domain.checkpoints import Checkpoint
 from ledger_svc.domain.limits import MAX_TIME_MS, check_range, check_text
 from ledger_svc.domain.repricing import REVISED, Repricing, check_repricing
@@ -80,3 +81,14 @@ class TrailService:
             "", actor, REVISED, repricing.revision, before=repricing.before(), after=repricing.after()
         )
         return await self._records.record_revision(repricing.previous_revision, repricing.revision, entry)
+
+    async def record_deed(self, deed: CacheDeed, *, actor: Actor) -> str:
+        """Tells of what is about to be done to what the cache keeps. Returns the entry's id.
+
+        Raises:
+            InvalidRequest.
+        """
+        check_deed(deed)
+        entry = self._telling.entry(deed.org_id, actor, deed.action.value, deed.subject, after=deed.after())
+        await self._records.record(entry)
+        return entry.entry_id

@@ -49,3 +49,6 @@ class TrailRecords(Protocol):
         """Writes the entry if ``previous_revision`` was told last and ``revision`` is another; gives the revision that
         is told last now.
         """
+
+    async def record(self, entry: TrailEntry) -> None:
+        """Writes an entry of what is done outside the ledger."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from ledger_svc.domain.cache_actions import CacheAction, CacheDeed
+from ledger_svc.domain.errors import InvalidRequest
 from ledger_svc.domain.repricing import OfferList, PriceChange, Repricing
 from ledger_svc.domain.trail import TrailEntry
 from ledger_svc.service.trail import TrailService
@@ -80,6 +82,28 @@ class AuditServicer(AuditServiceServicer):
         )
         told = await self._trail.record_revision(repricing, actor=actor_of(request))
         return pb.RecordCatalogRevisionResponse(revision=told)
+
+    async def RecordCacheAction(
+        self, request: pb.RecordCacheActionRequest, context: Context
+    ) -> pb.RecordCacheActionResponse:
+        """See audit.proto."""
+        if request.action not in _CACHE_ACTIONS:
+            raise InvalidRequest("action", f"{request.action} is not known")
+        deed = CacheDeed(
+            org_id=request.org_id,
+            action=_CACHE_ACTIONS[request.action],
+            subject=request.subject,
+            scope=request.scope,
+            from_ms=request.from_ms,
+        )
+        return pb.RecordCacheActionResponse(entry_id=await self._trail.record_deed(deed, actor=actor_of(request)))
+
+
+_CACHE_ACTIONS = {
+    pb.CACHE_ACTION_PURGED: CacheAction.PURGED,
+    pb.CACHE_ACTION_RECORDINGS_EXPORTED: CacheAction.RECORDINGS_EXPORTED,
+    pb.CACHE_ACTION_RECORDINGS_FORGOTTEN: CacheAction.RECORDINGS_FORGOTTEN,
+}
 
 
 def entry_to_proto(entry: TrailEntry) -> pb.AuditEntry:

@@ -88,6 +88,10 @@ class TrailRecords:
 
         return await self._writer.write(record)
 
+    async def record(self, entry: TrailEntry) -> None:
+        """Writes an entry of what is done outside the ledger."""
+        await self._writer.write(lambda connection: self._trail.record(connection, entry))
+
 
 def _filtered(wanted: TrailFilter, before: Position | None) -> Select[tuple[str]]:
     query = select(AUDIT_LOG.c.document)

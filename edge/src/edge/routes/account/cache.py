@@ -21,7 +21,7 @@ from edge.wire.account.cache import (
 )
 from meshkit.clock import Clock
 from tallygate.cache.v1 import cache_pb2, recordings_pb2
-from tallygate.ledger.v1 import account_pb2, usage_pb2
+from tallygate.ledger.v1 import account_pb2, audit_pb2, usage_pb2
 
 Scope = Literal["key", "project", "organization"]
 GroupBy = Literal["project", "model"]
@@ -44,7 +44,7 @@ def cache_router(account: Account, authenticator: Authenticator, catalog: Catalo
         """Forgets the organisation's answers, or those of a project, of a model, or whose key begins so. With a project
         go the answers that projects share.
         """
-        return await _purge(account, catalog, caller.org_id, body or Purge())
+        return await _purge(account, catalog, caller, body or Purge())
 
     @router.get("/cache/stats", summary="What the cache did")
     async def get_cache_stats(caller: CallerOf, days: Days = DEFAULT_DAYS, group_by: By = None) -> CacheStats:
@@ -64,7 +64,8 @@ def cache_router(account: Account, authenticator: Authenticator, catalog: Catalo
     return router
 
 
-async def _purge(account: Account, catalog: CatalogView, org_id: str, body: Purge) -> Purged:
+async def _purge(account: Account, catalog: CatalogView, caller: AccountCaller, body: Purge) -> Purged:
+    org_id = caller.org_id
     request = cache_pb2.PurgeRequest(org_id=org_id)
     scope: Literal["organization", "project", "model", "key_prefix"] = "organization"
     scope_id = org_id
@@ -77,6 +78,10 @@ async def _purge(account: Account, catalog: CatalogView, org_id: str, body: Purg
         scope, scope_id = "model", request.model
     elif body.key_prefix is not None:
         scope, scope_id, request.key_prefix = "key_prefix", body.key_prefix, body.key_prefix
+    told = audit_pb2.RecordCacheActionRequest(
+        org_id=org_id, action=audit_pb2.CACHE_ACTION_PURGED, scope=scope, subject=scope_id
+    )
+    await account.tell(caller.actor, told)
     purged = await account.ask(account.cache.Purge, request, timeout_s=_PURGE_TIMEOUT_S)
     return Purged(scope=scope, scope_id=scope_id, forgotten=purged.forgotten if scope == "key_prefix" else None)
 

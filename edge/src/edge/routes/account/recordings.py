@@ -20,6 +20,7 @@ from edge.routes.account.guard import CallerOf, account_router
 from edge.wire.account.recordings import ForgottenRecordings, RecordingStatus, recording_json
 from meshkit.clock import Clock
 from tallygate.cache.v1 import recordings_pb2
+from tallygate.ledger.v1 import audit_pb2
 
 PAGE_RECORDS = 200
 _MS_PER_DAY = 86_400_000
@@ -64,6 +65,13 @@ def recordings_router(account: Account, authenticator: Authenticator, clock: Clo
         """
         from_ms = clock.now_ms() - days * _MS_PER_DAY if days else 0
         first = await page(caller.org_id, from_ms, "")  # what is refused is refused before it begins
+        told = audit_pb2.RecordCacheActionRequest(
+            org_id=caller.org_id,
+            action=audit_pb2.CACHE_ACTION_RECORDINGS_EXPORTED,
+            subject=caller.org_id,
+            from_ms=from_ms,
+        )
+        await account.tell(caller.actor, told)
         _log.info("recordings_exported", org_id=caller.org_id, key_id=caller.key_id)
         headers = {"content-disposition": 'attachment; filename="recordings.jsonl"', "cache-control": "no-store"}
         pieces = checked_jsonl(rows(caller.org_id, from_ms, first))
@@ -72,6 +80,10 @@ def recordings_router(account: Account, authenticator: Authenticator, clock: Clo
     @router.delete("/cache/recordings", summary="Forget recorded requests")
     async def forget_recordings(caller: CallerOf) -> ForgottenRecordings:
         """Forgets all of them, also those of requests that are under way. Recording goes on while the policy has it."""
+        told = audit_pb2.RecordCacheActionRequest(
+            org_id=caller.org_id, action=audit_pb2.CACHE_ACTION_RECORDINGS_FORGOTTEN, subject=caller.org_id
+        )
+        await account.tell(caller.actor, told)
         request = recordings_pb2.ForgetRecordingsRequest(org_id=caller.org_id)
         forgotten = await account.ask(account.recordings.ForgetRecordings, request)
         return ForgottenRecordings(forgotten=forgotten.forgotten)

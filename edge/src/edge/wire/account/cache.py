@@ -240,10 +240,10 @@ class CacheSums(Answer):
     hit_rate: str | None = Field(description="`replays` of `requests`, a decimal string; null: there were none.")
     cost_usd: ShownUsd = Field(description="What was charged.")
     saved_usd: ShownUsd = Field(description="What replays saved against fresh calls.")
-    entries: int | None = Field(description="Answers held now. null: the backend does not say.")
-    bytes: int | None = Field(description="Of these. null: the backend does not say.")
+    entries: int | None = Field(description="Answers held now. null: the backend is away.")
+    bytes: int | None = Field(description="Of these. null: the backend is away.")
     evictions: int | None = Field(
-        description="Answers dropped to stay within the bound, since the cache began. null: the backend does not say."
+        description="Answers dropped to stay within the bound, since the cache began. null: the backend is away."
     )
 
 

@@ -757,7 +757,7 @@ class GroupStats(_message.Message):
     bytes: _builtins.int
     """Bytes of them."""
     evictions: _builtins.int
-    """Entries dropped to stay within the bound, since the process began."""
+    """Entries dropped to stay within the bound, since the process began. In Redis: those that were found gone before their time."""
     def __init__(
         self,
         *,
@@ -853,7 +853,7 @@ class GetStatsResponse(_message.Message):
     entries: _builtins.int
     """Entries held now; 0 where the backend does not say."""
     holdings_known: _builtins.bool
-    """The backend counts entries, bytes and evictions. Redis does not: it counts them for all its users together."""
+    """Entries, bytes and evictions are known: not of the process in sum where that is Redis, nor while the backend is away."""
     @_builtins.property
     def semantic(self) -> Global___SemanticStats:
         """Of the semantic tier; zeros where it is off."""

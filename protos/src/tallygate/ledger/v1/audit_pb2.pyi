@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tallygate.common.v1 import actor_pb2 as _actor_pb2
 from tallygate.common.v1 import money_pb2 as _money_pb2
 import builtins as _builtins
@@ -19,6 +20,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _CacheAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_ACTION_UNSPECIFIED: _CacheAction.ValueType  # 0
+    """Refused."""
+    CACHE_ACTION_PURGED: _CacheAction.ValueType  # 1
+    """Answers are forgotten: "cache.purged"."""
+    CACHE_ACTION_RECORDINGS_EXPORTED: _CacheAction.ValueType  # 2
+    """Recorded requests are handed out: "recordings.exported"."""
+    CACHE_ACTION_RECORDINGS_FORGOTTEN: _CacheAction.ValueType  # 3
+    """Recorded requests are forgotten: "recordings.forgotten"."""
+
+class CacheAction(_CacheAction, metaclass=_CacheActionEnumTypeWrapper):
+    """What is done."""
+
+CACHE_ACTION_UNSPECIFIED: CacheAction.ValueType  # 0
+"""Refused."""
+CACHE_ACTION_PURGED: CacheAction.ValueType  # 1
+"""Answers are forgotten: "cache.purged"."""
+CACHE_ACTION_RECORDINGS_EXPORTED: CacheAction.ValueType  # 2
+"""Recorded requests are handed out: "recordings.exported"."""
+CACHE_ACTION_RECORDINGS_FORGOTTEN: CacheAction.ValueType  # 3
+"""Recorded requests are forgotten: "recordings.forgotten"."""
+Global___CacheAction: _TypeAlias = CacheAction  # noqa: Y015
 
 @_typing.final
 class AuditEntry(_message.Message):
@@ -401,3 +430,69 @@ class RecordCatalogRevisionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordCatalogRevisionResponse: _TypeAlias = RecordCatalogRevisionResponse  # noqa: Y015
+
+@_typing.final
+class RecordCacheActionRequest(_message.Message):
+    """What is about to be done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Whose answers or requests."""
+    action: Global___CacheAction.ValueType
+    """What is done with them."""
+    scope: _builtins.str
+    """Of a purge, what is forgotten: "organization", "project", "model" or "key_prefix". Empty otherwise."""
+    subject: _builtins.str
+    """Which one: its id, or the prefix; of recordings, the organisation."""
+    from_ms: _builtins.int
+    """Of an export: requests from then on, in Unix milliseconds; 0: all."""
+    @_builtins.property
+    def actor(self) -> _actor_pb2.Actor:
+        """Who does it, for the audit trail; not given: the operator."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        action: Global___CacheAction.ValueType = ...,
+        scope: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        from_ms: _builtins.int = ...,
+        actor: _actor_pb2.Actor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "from_ms", b"from_ms", "org_id", b"org_id", "scope", b"scope", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordCacheActionRequest: _TypeAlias = RecordCacheActionRequest  # noqa: Y015
+
+@_typing.final
+class RecordCacheActionResponse(_message.Message):
+    """It stands in the trail."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    entry_id: _builtins.str
+    """The entry."""
+    def __init__(
+        self,
+        *,
+        entry_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_id", b"entry_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordCacheActionResponse: _TypeAlias = RecordCacheActionResponse  # noqa: Y015

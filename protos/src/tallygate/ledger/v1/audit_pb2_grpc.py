@@ -57,6 +57,11 @@ class AuditServiceStub:
                 request_serializer=tallygate_dot_ledger_dot_v1_dot_audit__pb2.RecordCatalogRevisionRequest.SerializeToString,
                 response_deserializer=tallygate_dot_ledger_dot_v1_dot_audit__pb2.RecordCatalogRevisionResponse.FromString,
                 _registered_method=True)
+        self.RecordCacheAction = channel.unary_unary(
+                '/tallygate.ledger.v1.AuditService/RecordCacheAction',
+                request_serializer=tallygate_dot_ledger_dot_v1_dot_audit__pb2.RecordCacheActionRequest.SerializeToString,
+                response_deserializer=tallygate_dot_ledger_dot_v1_dot_audit__pb2.RecordCacheActionResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -96,6 +101,15 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordCacheAction(self, request, context):
+        """Tells of what is about to be done to what the cache keeps of an organisation, which knows no trail of its own. Whoever does it
+        asks first and does nothing where this fails: nothing is forgotten or handed out of which the trail is silent. Each call is an
+        entry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -118,6 +132,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.RecordCatalogRevision,
                     request_deserializer=tallygate_dot_ledger_dot_v1_dot_audit__pb2.RecordCatalogRevisionRequest.FromString,
                     response_serializer=tallygate_dot_ledger_dot_v1_dot_audit__pb2.RecordCatalogRevisionResponse.SerializeToString,
+            ),
+            'RecordCacheAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordCacheAction,
+                    request_deserializer=tallygate_dot_ledger_dot_v1_dot_audit__pb2.RecordCacheActionRequest.FromString,
+                    response_serializer=tallygate_dot_ledger_dot_v1_dot_audit__pb2.RecordCacheActionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -231,6 +250,33 @@ class AuditService:
             '/tallygate.ledger.v1.AuditService/RecordCatalogRevision',
             tallygate_dot_ledger_dot_v1_dot_audit__pb2.RecordCatalogRevisionRequest.SerializeToString,
             tallygate_dot_ledger_dot_v1_dot_audit__pb2.RecordCatalogRevisionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordCacheAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallygate.ledger.v1.AuditService/RecordCacheAction',
+            tallygate_dot_ledger_dot_v1_dot_audit__pb2.RecordCacheActionRequest.SerializeToString,
+            tallygate_dot_ledger_dot_v1_dot_audit__pb2.RecordCacheActionResponse.FromString,
             options,
             channel_credentials,
             insecure,

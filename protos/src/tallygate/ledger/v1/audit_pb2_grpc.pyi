@@ -49,6 +49,11 @@ class AuditServiceStub:
     of many who watch the catalog one tells, and each entry says what changed since the one before it. Whoever was not up to date
     finds in the answer what was told last, and can say what changed since then.
     """
+    RecordCacheAction: _grpc.UnaryUnaryMultiCallable[_audit_pb2.RecordCacheActionRequest, _audit_pb2.RecordCacheActionResponse]
+    """Tells of what is about to be done to what the cache keeps of an organisation, which knows no trail of its own. Whoever does it
+    asks first and does nothing where this fails: nothing is forgotten or handed out of which the trail is silent. Each call is an
+    entry.
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -70,6 +75,11 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Tells of the catalog's revision that is in force. It is written where previous_revision is the one that was told last, so that
     of many who watch the catalog one tells, and each entry says what changed since the one before it. Whoever was not up to date
     finds in the answer what was told last, and can say what changed since then.
+    """
+    RecordCacheAction: _aio.UnaryUnaryMultiCallable[_audit_pb2.RecordCacheActionRequest, _audit_pb2.RecordCacheActionResponse]  # type: ignore[assignment]
+    """Tells of what is about to be done to what the cache keeps of an organisation, which knows no trail of its own. Whoever does it
+    asks first and does nothing where this fails: nothing is forgotten or handed out of which the trail is silent. Each call is an
+    entry.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -113,6 +123,17 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells of the catalog's revision that is in force. It is written where previous_revision is the one that was told last, so that
         of many who watch the catalog one tells, and each entry says what changed since the one before it. Whoever was not up to date
         finds in the answer what was told last, and can say what changed since then.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordCacheAction(
+        self,
+        request: _audit_pb2.RecordCacheActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.RecordCacheActionResponse, _abc.Awaitable[_audit_pb2.RecordCacheActionResponse]]:
+        """Tells of what is about to be done to what the cache keeps of an organisation, which knows no trail of its own. Whoever does it
+        asks first and does nothing where this fails: nothing is forgotten or handed out of which the trail is silent. Each call is an
+        entry.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
