@@ -56,6 +56,7 @@ PRICE = PriceSnapshot(
     catalog_revision="1",
 )
 USAGE = Usage(input_tokens=100, output_tokens=50, provenance=Provenance.PROVIDER)
+_ATTEMPTS = [Attempt(PRICE.offer_id, 1_750_000_000_000, 812, 200, won=True)]
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 SEED = "b25l" * 10 + "b24"
@@ -114,6 +115,20 @@ async def _opened(url: str) -> AsyncIterator[tuple[Database, Writer]]:
 
 
 async def _spending(database: Database, writer: Writer, ledger: Ledger) -> Spend:
+    charging = ChargingService(ledger=ledger, clock=SystemClock(), make_id=new_id)
+    turns = itertools.cycle(await made_payers(database, writer, ledger))
+
+    async def spend(*, reserved: Callable[[], object] = _nothing) -> None:
+        payer, request_id = next(turns), new_id("req")
+        await reserve(charging, payer, request_id)
+        reserved()
+        await settle(charging, payer, request_id)
+
+    return spend
+
+
+async def made_payers(database: Database, writer: Writer, ledger: Ledger) -> list[Principal]:
+    """A key for each of some organisations, which have credit."""
     clock, directory = SystemClock(), Directory(database, writer, Trail(SEALER))
     keys = KeyService(
         directory=directory,
@@ -124,7 +139,6 @@ async def _spending(database: Database, writer: Writer, ledger: Ledger) -> Spend
         random_below=secrets.randbelow,
         valid_for_ms=5_000,
     )
-    charging = ChargingService(ledger=ledger, clock=clock, make_id=new_id)
     credit = CreditService(ledger=ledger, records=Records(database), clock=clock, make_id=new_id)
     payers = []
     for _ in range(ORGANISATIONS):
@@ -132,16 +146,17 @@ async def _spending(database: Database, writer: Writer, ledger: Ledger) -> Spend
         key, _ = await keys.create_key(org_id, await keys.create_project(org_id, "bench"), "bench")
         await credit.add(org_id, amount_nano_usd=CREDIT_NANO_USD, idempotency_key="bench", kind=CreditKind.PAID)
         payers.append(key.principal)
-    turns = itertools.cycle(payers)
-    attempts = [Attempt(PRICE.offer_id, 1_750_000_000_000, 812, 200, won=True)]
+    return payers
 
-    async def spend(*, reserved: Callable[[], object] = _nothing) -> None:
-        payer, request_id = next(turns), new_id("req")
-        await charging.reserve(payer, request_id, amount_nano_usd=HOLD_NANO_USD, ttl_ms=TTL_MS, model=MODEL)
-        reserved()
-        await charging.settle(payer.org_id, request_id, facts=_facts(), attempts=attempts)
 
-    return spend
+async def reserve(charging: ChargingService, payer: Principal, request_id: str) -> None:
+    """The first half of an operation."""
+    await charging.reserve(payer, request_id, amount_nano_usd=HOLD_NANO_USD, ttl_ms=TTL_MS, model=MODEL)
+
+
+async def settle(charging: ChargingService, payer: Principal, request_id: str) -> None:
+    """The second."""
+    await charging.settle(payer.org_id, request_id, facts=_facts(), attempts=_ATTEMPTS)
 
 
 async def grpc_spending(channel: grpc.aio.Channel) -> Spend:
