@@ -180,6 +180,23 @@ async def set_cap(stage: Stage) -> None:
         await stage.installation.ledger.SetCap(request, timeout=TIMEOUT_S)
 
 
+@changes("SetCaps", "cap.set", {}, {"scope": "project", "period": "day", "limit_usd": "3"})
+async def set_caps(stage: Stage) -> None:
+    request = ledger_pb2.SetCapsRequest(
+        org_id=stage.tenant.org_id,
+        scope=ledger_pb2.CAP_SCOPE_PROJECT,
+        scope_id=stage.tenant.project_id,
+        limits=[
+            ledger_pb2.CapLimit(
+                period=ledger_pb2.CAP_PERIOD_DAY, unit=ledger_pb2.CAP_UNIT_NANO_USD, limit=3 * NANO_PER_USD
+            )
+        ],
+        actor=ACTOR,
+    )
+    for _ in range(2):
+        await stage.installation.ledger.SetCaps(request, timeout=TIMEOUT_S)
+
+
 @changes("RecordCatalogRevision", "catalog.revised", {"prices": []}, {"revision": "next", "added_offers": ["a/m"]})
 async def record_catalog_revision(stage: Stage) -> None:
     last = (await _told_by_the_router(stage)).subject

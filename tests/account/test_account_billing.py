@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from typing import Any
 
 import httpx
 import pytest
 
+from ledger_svc.store.charge_sums import ChargeSums
 from meshkit.money import NANO_PER_USD
 from tallygate.ledger.v1 import ledger_pb2
 from tests.account.installation import Installation, Tenant, refuse_floats
@@ -55,6 +57,23 @@ async def test_usage_is_what_the_balance_lost(tenant: Tenant) -> None:
     assert usage["by_tier"]["byok"] == {"requests": 0, "cost_usd": "0", "saved_usd": "0"}
     (day,) = usage["by_day"]
     assert (day["cost_usd"], day["by_tier"]) == (usage["total_usd"], {"passthrough": usage["total_usd"]})
+
+
+async def test_usage_reads_no_receipt_and_leaves_out_what_failed(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read(*_: object) -> list[object]:
+        raise AssertionError("receipts are read, however many there are")
+
+    monkeypatch.setattr(ChargeSums, "sums", read)
+    assert (await tenant.chat("sums")).status_code == 200
+    assert (await tenant.chat("sums", model="no-such-model")).status_code == 404
+    while not (await tenant.http.get("/v1/usage")).json()["total"]["errors"]:  # noqa: ASYNC110 - told within a second
+        await asyncio.sleep(0.02)
+    usage = (await tenant.http.get("/v1/billing/usage")).json()
+    assert (usage["requests"], len(usage["by_day"])) == (1, 1)
+    assert set(usage["by_day"][0]["by_tier"]) == {"passthrough"}
+    assert "" not in usage["by_tier"]
 
 
 @pytest.mark.parametrize("days", ["0", "367", "x", "-1"])

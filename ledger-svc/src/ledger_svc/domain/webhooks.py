@@ -18,7 +18,10 @@ from ledger_svc.domain.trail import State
 
 CAP_THRESHOLD_REACHED = "cap.threshold_reached"
 WEBHOOK_TEST = "webhook.test"
-EVENT_TYPES = (CAP_THRESHOLD_REACHED, WEBHOOK_TEST)
+KEY_CREATED, KEY_UPDATED, KEY_ROTATED, KEY_REVOKED = "key.created", "key.updated", "key.rotated", "key.revoked"
+KEY_CHANGES = (KEY_CREATED, KEY_UPDATED, KEY_ROTATED, KEY_REVOKED)
+"""As the audit trail names them."""
+EVENT_TYPES = (CAP_THRESHOLD_REACHED, *KEY_CHANGES, WEBHOOK_TEST)
 EVERY_TYPE = "*"
 MAX_ENDPOINTS = 20
 """Of an organisation, beside those of its keys."""

@@ -15,6 +15,7 @@ from ledger_svc.domain.limits import check_name, check_patterns, check_range, ch
 from ledger_svc.domain.policies import DEFAULT_LIMITS, DEFAULT_POLICY, DefaultLimits, KeyPolicy, checked
 from ledger_svc.domain.projects import Project
 from ledger_svc.domain.trail import TrailEntry
+from ledger_svc.domain.webhooks import KEY_CREATED, KEY_REVOKED, KEY_ROTATED, KEY_UPDATED
 from ledger_svc.service.paging import check_page_size, page_of, position_of_token
 from ledger_svc.service.ports import Directory, KeyFilter
 from ledger_svc.service.revocations import Revocations
@@ -127,7 +128,7 @@ class KeyService:
             cache=cache_policies.checked(cache, above.over(self._cache), PolicyLevel.KEY),
             cache_above=above,
         )
-        entry = self._telling.entry(key.org_id, actor, "key.created", key.key_id, after=key.shown())
+        entry = self._telling.entry(key.org_id, actor, KEY_CREATED, key.key_id, after=key.shown())
         await self._directory.create_key(key, self._peppers.digest(secret), entry)
         return key, secret
 
@@ -170,7 +171,7 @@ class KeyService:
         """
 
         def entry_of(before: ApiKey) -> TrailEntry:
-            return self._telling.entry(before.org_id, actor, "key.revoked", before.key_id, before=before.shown())
+            return self._telling.entry(before.org_id, actor, KEY_REVOKED, before.key_id, before=before.shown())
 
         revoked = await self._directory.revoke_key(
             check_text("key_id", key_id), check_text("org_id", org_id, empty=True), entry_of
@@ -193,7 +194,7 @@ class KeyService:
             return self._telling.entry(
                 before.org_id,
                 actor,
-                "key.updated",
+                KEY_UPDATED,
                 before.key_id,
                 before={name: was[name] for name in changed},
                 after={name: is_[name] for name in changed},
@@ -232,7 +233,7 @@ class KeyService:
             return self._telling.entry(
                 before.org_id,
                 actor,
-                "key.rotated",
+                KEY_ROTATED,
                 before.key_id,
                 before={"prefix": before.prefix},
                 after={"prefix": after.prefix, "former_secret_expires_at_ms": former_ends_at_ms},

@@ -13,6 +13,7 @@ from ledger_svc.domain.accounts import SPENDABLE, Account, AccountKind, account_
 from ledger_svc.domain.cache_policies import CachePolicy
 from ledger_svc.domain.caps import CapScope
 from ledger_svc.domain.errors import InvalidRequest, NotFound
+from ledger_svc.domain.key_events import key_event
 from ledger_svc.domain.keys import ApiKey, KeyDigest, KeySecret, KeyStatus, ends_of_secrets
 from ledger_svc.domain.projects import Organization, Project
 from ledger_svc.domain.trail import TrailEntry
@@ -20,6 +21,7 @@ from ledger_svc.service.ports import ChangedKey, EntryOf, EntryOfChange, KeyFilt
 from ledger_svc.store import rows
 from ledger_svc.store.database import Database
 from ledger_svc.store.key_numbers import changes_after, newest_change
+from ledger_svc.store.outbox import publish
 from ledger_svc.store.tables import ACCOUNT, API_KEY, KEY_SECRET, ORG, PROJECT
 from ledger_svc.store.trail import Trail
 from ledger_svc.store.writer import Writer
@@ -144,7 +146,7 @@ class Directory:
                 return  # a COMMIT in doubt did go through
             connection.execute(insert(API_KEY).values(rows.key_values(key)))
             connection.execute(insert(KEY_SECRET).values(rows.values(secret)))
-            self._trail.record(connection, entry)
+            self._tell(connection, key, entry)
 
         await self._writer.write(create)
 
@@ -262,8 +264,13 @@ class Directory:
         number = newest_change(connection) + 1
         values = rows.key_values(key) | {"change_seq": number}
         connection.execute(update(API_KEY).where(API_KEY.c.key_id == key.key_id).values(values))
-        self._trail.record(connection, entry)
+        self._tell(connection, key, entry)
         return ChangedKey(key, number)
+
+    def _tell(self, connection: Connection, key: ApiKey, entry: TrailEntry) -> None:
+        """The webhooks first: what they need is locked before the head of the log."""
+        publish(connection, key_event(entry, key))
+        self._trail.record(connection, entry)
 
     async def has_scope(self, org_id: str, scope: CapScope, scope_id: str) -> bool:
         """Whether the organisation is that, or has such a project or key."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -31,11 +30,11 @@ from edge.wire.account.billing import (
     UpgradeHint,
     percent,
 )
+from edge.wire.times import day_of
 from meshkit.clock import Clock
 from meshkit.money import format_usd
 from tallygate.catalog.v1 import catalog_pb2
-from tallygate.common.v1 import money_pb2
-from tallygate.ledger.v1 import billing_pb2, ledger_pb2
+from tallygate.ledger.v1 import billing_pb2, ledger_pb2, usage_pb2
 
 DAY_MS = 24 * 3600 * 1000
 HINT_DAYS = 30
@@ -63,10 +62,15 @@ def billing_router(account: Account, authenticator: Authenticator, catalog: Cata
     @router.get("/billing/usage", summary="What was charged")
     async def get_usage(caller: CallerOf, days: Days = 30) -> BillingUsage:
         """What was charged by day and by tier."""
-        request = _period(clock, caller.org_id, days)
-        request.by_day = True
-        found = await account.ask(account.billing.SumCharges, request)
-        return usage_of(found.sums, days=days)
+        from_ms, to_ms = _period(clock, days)
+        request = usage_pb2.QueryUsageRequest(
+            org_id=caller.org_id,
+            from_ms=from_ms,
+            to_ms=to_ms,
+            group_by=[usage_pb2.USAGE_DIMENSION_DAY, usage_pb2.USAGE_DIMENSION_TIER],
+        )
+        found = await account.ask(account.usage.QueryUsage, request)
+        return usage_of(found.groups, days=days)
 
     @router.get("/billing/plan", summary="What things cost")
     async def get_plan(caller: CallerOf) -> Plan:
@@ -79,9 +83,14 @@ def billing_router(account: Account, authenticator: Authenticator, catalog: Cata
     async def get_upgrade_hint(caller: CallerOf) -> UpgradeHint:
         """What the usage of the last 30 days would have cost in other tiers, and the best of them."""
         snapshot = catalog.snapshot()
-        request = _period(clock, caller.org_id, HINT_DAYS)
-        request.by_offer = True
-        request.prompt_thresholds.extend(prompt_thresholds(snapshot))
+        from_ms, to_ms = _period(clock, HINT_DAYS)
+        request = billing_pb2.SumChargesRequest(
+            org_id=caller.org_id,
+            from_ms=from_ms,
+            to_ms=to_ms,
+            by_offer=True,
+            prompt_thresholds=prompt_thresholds(snapshot),
+        )
         found = await account.ask(account.billing.SumCharges, request)
         return upgrade_hint(found.sums, Prices.of(snapshot), days=HINT_DAYS)
 
@@ -91,26 +100,22 @@ def billing_router(account: Account, authenticator: Authenticator, catalog: Cata
     return router
 
 
-def _period(clock: Clock, org_id: str, days: int) -> billing_pb2.SumChargesRequest:
+def _period(clock: Clock, days: int) -> tuple[int, int]:
+    """From when until when, Unix milliseconds: whole days, today among them."""
     tomorrow_ms = (clock.now_ms() // DAY_MS + 1) * DAY_MS
-    return billing_pb2.SumChargesRequest(org_id=org_id, from_ms=tomorrow_ms - days * DAY_MS, to_ms=tomorrow_ms)
+    return tomorrow_ms - days * DAY_MS, tomorrow_ms
 
 
-def tier_of(found: billing_pb2.ChargeSum) -> str:
-    """The tier of a sum, as clients know it: a flat price is told apart by the alias that was asked for."""
-    if found.tier == money_pb2.BILLING_TIER_FLAT:
-        return found.alias.rpartition("/")[2]
-    return money_pb2.BillingTier.Name(found.tier).removeprefix("BILLING_TIER_").lower()
-
-
-def usage_of(sums: Iterable[billing_pb2.ChargeSum], *, days: int) -> BillingUsage:
-    """Sums by day, added up."""
-    by_tier: dict[str, list[billing_pb2.ChargeSum]] = {tier: [] for tier in TIERS}
-    by_day: defaultdict[int, list[billing_pb2.ChargeSum]] = defaultdict(list)
-    for found in sums:
-        by_tier.setdefault(tier_of(found), []).append(found)
-        by_day[found.day_ms].append(found)
-    everything = _spent(found for day in by_day.values() for found in day)
+def usage_of(groups: Iterable[usage_pb2.UsageGroup], *, days: int) -> BillingUsage:
+    """Sums by day and tier, added up. Requests that ended in an error alone cost nothing and have no tier."""
+    by_tier: dict[str, list[usage_pb2.UsageSums]] = {tier: [] for tier in TIERS}
+    by_day: defaultdict[int, dict[str, usage_pb2.UsageSums]] = defaultdict(dict)
+    for group in groups:
+        if group.sums.requests:
+            day_ms, tier = int(group.values[0]), group.values[1]
+            by_tier.setdefault(tier, []).append(group.sums)
+            by_day[day_ms][tier] = group.sums
+    everything = _spent(sums for day in by_day.values() for sums in day.values())
     return BillingUsage(
         days=days,
         total_usd=everything.cost_usd,
@@ -121,18 +126,15 @@ def usage_of(sums: Iterable[billing_pb2.ChargeSum], *, days: int) -> BillingUsag
     )
 
 
-def _day(day_ms: int, sums: list[billing_pb2.ChargeSum]) -> DayUsage:
-    by_tier: defaultdict[str, int] = defaultdict(int)
-    for found in sums:
-        by_tier[tier_of(found)] += found.charged_nano_usd
+def _day(day_ms: int, by_tier: Mapping[str, usage_pb2.UsageSums]) -> DayUsage:
     return DayUsage(
-        **_spent(sums).model_dump(),
-        date=datetime.fromtimestamp(day_ms / 1_000, UTC).date().isoformat(),
-        by_tier={tier: format_usd(charged) for tier, charged in sorted(by_tier.items())},
+        **_spent(by_tier.values()).model_dump(),
+        date=day_of(day_ms),
+        by_tier={tier: format_usd(sums.charged_nano_usd) for tier, sums in sorted(by_tier.items())},
     )
 
 
-def _spent(sums: Iterable[billing_pb2.ChargeSum]) -> Spent:
+def _spent(sums: Iterable[usage_pb2.UsageSums]) -> Spent:
     parts = list(sums)
     return Spent(
         requests=sum(part.requests for part in parts),
