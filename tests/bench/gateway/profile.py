@@ -2,8 +2,8 @@
 
     python -m tests.bench.gateway.profile [--modes allinone,mesh] [--seconds N] [--workers N]
 
-Stacks are sampled by py-spy, of whichever thread holds the interpreter's lock, in all of the gateway's processes; each
-is a column of its own. What C does without the lock is not seen: gRPC's threads, a commit of SQLite. A
+Stacks are sampled by py-spy, of whichever thread holds the interpreter's lock, in each of the gateway's processes
+that has something to do. What C does without the lock is not seen: gRPC's threads, a commit of SQLite. A
 profile slows what it looks at and is no measure of speed: `make bench` is.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench.gateway.contenders import Running, Tallygate, allinone, mesh, with_workers
+from tests.bench.gateway.contenders import Running, Tallygate, allinone, is_database, mesh, with_workers
 from tests.bench.gateway.programs import (
     LOAD_CORE,
     BenchError,
@@ -38,13 +38,15 @@ HOME = Path(".make/bench")
 PY_SPY = "py-spy==0.4.3"
 KINDS = ("plain c=16", "replay c=16", "stream c=16")
 SAMPLES_PER_S = 250
+FRAMES = b'id="frames"'
+"""What is in the graph of a process that did anything."""
 WARM_UP = Load(16, 200)
 FOR_EVER = 10_000_000
 """Requests; the load is ended when the profile is taken."""
 
 
 def main() -> int:
-    """Writes one SVG for each mode and kind of request, and a page with all of them."""
+    """Writes one SVG for each mode, kind of request and process, and a page with all of them."""
     arguments = _arguments()
     programs, py_spy = build(HOME), installed_py_spy(HOME)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -52,11 +54,12 @@ def main() -> int:
     for mode in arguments.modes.split(","):
         with _running(programs, _contender(mode, arguments.workers)) as running:
             for scenario in (found for found in scenarios(1) if found.name in KINDS):
-                path = arguments.out / f"{mode}-{scenario.name.partition(' ')[0]}.svg"
+                folder = arguments.out / mode / scenario.name.partition(" ")[0]
+                folder.mkdir(parents=True, exist_ok=True)
                 print(f"profiling {mode}, {scenario.name}, {arguments.seconds} s", file=sys.stderr, flush=True)
                 with loaded(programs, running, scenario):
-                    record(py_spy, running.root, path, arguments.seconds)
-                graphs[f"{mode}: {scenario.name}"] = path.read_bytes()
+                    recorded = record(py_spy, processes_of(running), folder, arguments.seconds)
+                graphs |= {f"{mode}, {scenario.name}: {name}": svg for name, svg in recorded.items()}
     (arguments.out / "profile.html").write_text(page(graphs), encoding="utf-8")
     print(arguments.out / "profile.html")
     return 0
@@ -132,30 +135,41 @@ def loaded(programs: Programs, running: Running, scenario: Scenario) -> Iterator
         raise BenchError(f"the load ended with {process.returncode}: {said}{complaints.strip()[:1_000]}")
 
 
-def record(py_spy: Path, root: int, path: Path, seconds: int) -> None:
-    """Samples a process and all that descend from it.
+def record(py_spy: Path, pids: dict[str, int], folder: Path, seconds: int) -> dict[str, bytes]:
+    """Samples all processes at once, each by a profiler of its own; gives the graphs of those that did anything.
 
     Raises:
-        BenchError: it may not, or there was nothing to see.
+        BenchError: it may not.
     """
-    command = [
-        *(
-            str(py_spy),
-            "record",
-            "--gil",
-            "--function",
-            "--subprocesses",
-            "--pid",
-            str(root),
-            "--duration",
-            str(seconds),
-        ),
-        *("--rate", str(SAMPLES_PER_S), "--format", "flamegraph", "--output", str(path)),
-    ]
-    path.unlink(missing_ok=True)
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode != 0 or not path.exists():
-        raise BenchError(f"py-spy ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
+    paths = {name: folder / f"{name}.svg" for name in pids}
+    running = {}
+    for name, pid in pids.items():
+        paths[name].unlink(missing_ok=True)
+        command = [
+            *(str(py_spy), "record", "--gil", "--function", "--pid", str(pid), "--duration", str(seconds)),
+            *("--rate", str(SAMPLES_PER_S), "--format", "flamegraph", "--output", str(paths[name])),
+        ]
+        running[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    graphs = {}
+    for name, process in running.items():
+        _, complaints = process.communicate(timeout=seconds + 120)
+        if process.returncode != 0 or not paths[name].exists():
+            raise BenchError(f"py-spy ended with {process.returncode} at {name}: {complaints.strip()[-500:]}")
+        graph = paths[name].read_bytes()
+        if FRAMES in graph:
+            graphs[name] = graph
+        else:
+            paths[name].unlink()
+    return graphs
+
+
+def processes_of(running: Running) -> dict[str, int]:
+    """Its Python processes by name: those of a part that has several are numbered."""
+    found: dict[str, int] = {}
+    for part, pids in sorted(running.processes().items()):
+        if not is_database(part):
+            found |= {f"{part}-{number}" if len(pids) > 1 else part: pid for number, pid in enumerate(pids, start=1)}
+    return found
 
 
 def page(graphs: dict[str, bytes]) -> str:
