@@ -26,7 +26,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.make/pycache
 
-.PHONY: help setup demo account-demo up mesh test faults bench bench-quick bench-ledger bench-cache bench-source cache-safety check check-form check-types format protos protos-baseline lock catalog-seed clean
+.PHONY: help setup demo account-demo up mesh test faults bench bench-quick bench-profile bench-ledger bench-cache bench-source cache-safety check check-form check-types format protos protos-baseline lock catalog-seed clean
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -78,6 +78,9 @@ bench: .make/python  ## what a gateway costs, beside others: installs them, abou
 
 bench-quick: .make/python  ## the same for this one and LiteLLM, in under three minutes
 	$(BIN)/python -m tests.bench.gateway --quick $(ARGS)
+
+bench-profile: .make/python  ## flame graphs of this one under the same loads, on one page (ARGS=--help)
+	$(BIN)/python -m tests.bench.gateway.profile $(ARGS)
 
 bench-ledger: .make/python  ## how fast the ledger is, on both databases; about eight minutes, ends with one line of JSON (ARGS=--help)
 	$(BIN)/python -m tests.bench.ledger_bench $(ARGS)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.bench.gateway import capacity
+from tests.bench.gateway import capacity, profile
+from tests.bench.gateway.contenders import Running, part_of
 from tests.bench.gateway.curves import slope
 from tests.bench.gateway.programs import (
     EVENTS,
@@ -159,7 +161,7 @@ def samples() -> Result:
         result.add(DIRECT, scenario, Sample(Timing(p50_ms=1.0, **timing), {}))  # type: ignore[arg-type]
         for cpu_ms in (1.0, 3.0, 2.0):
             result.add("allinone", scenario, Sample(Timing(p50_ms=3.5, **timing), {"gateway": cpu_ms}))  # type: ignore[arg-type]
-            parts = {"edge": cpu_ms, "ledger": 2 * cpu_ms, "databases": 100.0}
+            parts = {"edge": cpu_ms, "ledger": 2 * cpu_ms, "postgresql": 100.0, "redis": 10.0}
             result.add("mesh", scenario, Sample(Timing(p50_ms=4.5, **timing), parts))  # type: ignore[arg-type]
     result.rss["mesh"] = {"edge": 100.0, "ledger": 90.5}
     result.soak["mesh"] = [(0, 180.0), (1_000, 190.5)]
@@ -195,12 +197,67 @@ def test_costs_are_by_part_and_slopes_by_logarithms() -> None:
         slope([{"size": 1, "cpu_ms": 1.0}])
 
 
-def test_capacity_is_worked_out_from_the_costs(tmp_path: Path) -> None:
+def test_capacity_is_worked_out_from_the_costs() -> None:
     assert capacity.cores(1_000, 0.8) == 1
     assert capacity.cores(1_001, 0.8) == 2
-    text = capacity.page(json.loads(json.dumps(samples().as_json())))
-    assert "| fresh, plain | 2.00 | 2.00 | 0.00 | 0.00 | 4.00 | 0.00 | 100.00 | 6.00 |" in text
+    result = samples()
+    result.made_by = "`make bench` (rounds 3, scale 1)"
+    parts = {"gateway": 0.5, "worker": 1.2}
+    result.curves["allinone"] = [{"curve": "edge processes", "size": 2, "cpu_ms": 1.7, "rps": 1.0, "parts": parts}]
+    text = capacity.page(capacity.figures(json.loads(json.dumps(result.as_json()))))
+    text = text.replace("\n", " ")
+    assert "`make bench` (rounds 3, scale 1)," in text
+    assert "| fresh, plain | 2.00 | 2.00 | 0.00 | 0.00 | 4.00 | 0.00 | 100.00 | 10.00 | 6.00 |" in text
     assert "| fresh, plain | 400 | 133 |" in text
-    assert f"| fresh, plain | {capacity.cores(42_891, 2.0)} | 0 | 0 | {capacity.cores(42_891, 4.0)} |" in text
-    assert "about 200 fresh requests" in text
-    assert "together: 2000%." in text
+    edges, ledgers = capacity.cores(42_891, 2.0), capacity.cores(42_891, 4.0)
+    databases = capacity.cores(42_891, 100.0), capacity.cores(42_891, 10.0)
+    needed = (edges, 0, 0, ledgers, 0, *databases)
+    assert f"| fresh, plain | {' | '.join(map(str, needed))} | {sum(needed)} |" in text
+    assert "the postgresql: at about 8 fresh requests" in text
+    assert "what stays full: at about 200 fresh requests" in text
+    assert "1.20 CPU-ms in a worker and 0.50 in the process" in text
+    assert "with 3 workers or so" in text
+
+
+def test_the_page_of_capacity_is_what_the_script_makes_of_its_figures() -> None:
+    docs = Path(__file__).parents[2] / capacity.DOCS
+    kept = json.loads((docs / "capacity.json").read_text(encoding="utf-8"))
+    assert capacity.page(kept) == (docs / "capacity.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [
+        (["postgres: checkpointer "], "postgresql"),
+        (["/opt/pginstall/bin/postgres", "-D", "/data"], "postgresql"),
+        (["python", "-m", "tallygate_deploy.local_parts", "postgres", "/data/valkey"], "postgresql"),
+        (["/opt/valkey-server *:0"], "redis"),
+        (["python", "-m", "tallygate_deploy.local_parts", "valkey", "/data"], "redis"),
+        (["python", "-m", "ledger_svc"], "ledger"),
+        (["python", "-m", "edge"], "edge"),
+        (["python", "-m", "tallygate_deploy.worker"], "worker"),
+        (["python", "/bin/tallygate", "up", "--data", "/postgres"], "gateway"),
+        ([], "gateway"),
+    ],
+)
+def test_a_process_is_known_by_its_command_line(command: list[str], part: str) -> None:
+    assert part_of(command) == part
+
+
+def test_flame_graphs_stand_on_one_page_that_needs_nothing_else() -> None:
+    shown = profile.page({"mesh: <plain>": b'<svg version="1.1" width="1200" height="640"><g/></svg>'})
+    assert "mesh: &lt;plain&gt;" in shown
+    assert "height=640" in shown
+    assert not re.search(r"(?:src|href)=|https?://", shown)
+
+
+def test_postgresql_is_found_though_it_leaves_the_family(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as root, subprocess.Popen(["postgres", "60"], executable="sleep") as server:
+        try:
+            (tmp_path / "postgres").mkdir()
+            (tmp_path / "postgres" / "postmaster.pid").write_text(f"{server.pid}\n/data\n", encoding="utf-8")
+            running = Running(0, PATH, {}, root.pid, data=tmp_path)
+            assert running.processes() == {"gateway": [root.pid], "postgresql": [server.pid]}
+        finally:
+            root.kill()
+            server.kill()

@@ -34,7 +34,8 @@ def main() -> int:
     """Runs it."""
     arguments = _arguments()
     programs = build(HOME)
-    result = Result(made_by=" ".join(["python -m tests.bench.gateway", *sys.argv[1:]]))
+    target = "bench-quick" if arguments.quick else "bench"
+    result = Result(made_by=f"`make {target}` (rounds {arguments.rounds}, scale {arguments.scale:g})")
     asked = named(scenarios(arguments.scale), QUICK if arguments.quick else [s.name for s in scenarios(1)])
     present = _present(chosen(arguments.contenders.split(","), HOME), result)
     with ExitStack() as stack:

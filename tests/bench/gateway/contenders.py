@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from tallygate_deploy.data_dir import DataDir
 from tests.bench.cpu import command_line, cpu_s, family, rss_mib
 from tests.bench.gateway.programs import (
     GATEWAY_CORE,
@@ -27,8 +28,8 @@ from tests.harness.gateway import COMMAND, NO_LIMITS, PROVIDER_KEYS, wait_until_
 
 MODEL, PACED_MODEL = "bench/ok", "bench/paced"
 SOURCE_KEY = "sk-bench"
-DATABASES = ("postgres", "valkey-server", "redis-server")
-"""Programs whose CPU is not the gateway's."""
+DATABASES = {"postgres": "postgresql", "valkey": "redis", "redis": "redis"}
+"""Programs whose CPU is not the gateway's: how they are named, and the part that they are."""
 SETTINGS = NO_LIMITS | {
     "BENCH_API_KEY": SOURCE_KEY,
     # All that comes goes to one source here; by default a router sends it half of what the curve goes up to.
@@ -53,11 +54,17 @@ class Running:
     share: float = 1.0
 
     def processes(self) -> dict[str, list[int]]:
-        """Its processes by service, and those of the databases under "databases"."""
+        """Its processes by service, and those of the databases under the names of ``DATABASES``."""
         found: dict[str, list[int]] = {}
-        for pid in family(self.root):
-            found.setdefault(_name(command_line(pid)), []).append(pid)
+        for root in (self.root, *self._postmaster()):
+            for pid in family(root):
+                found.setdefault(part_of(command_line(pid)), []).append(pid)
         return found
+
+    def _postmaster(self) -> list[int]:
+        """The server of PostgreSQL, if there is one. It leaves the family of whoever starts it."""
+        written = None if self.data is None else DataDir(self.data).postgres / "postmaster.pid"
+        return [int(written.read_text(encoding="utf-8").split()[0])] if written and written.exists() else []
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds so far, by service and of the databases."""
@@ -65,20 +72,30 @@ class Running:
 
     def rss_mib(self) -> dict[str, float]:
         """Resident memory by service, MiB, without databases."""
-        found = {name: sum(map(rss_mib, pids)) for name, pids in self.processes().items() if name != "databases"}
+        found = {name: sum(map(rss_mib, pids)) for name, pids in self.processes().items() if not is_database(name)}
         return {name: mib for name, mib in found.items() if mib > 0}
 
     def move_databases(self) -> None:
         """Moves the databases to the core of the load: they are apart, as they would be on another machine."""
-        for pid in self.processes().get("databases", []):
+        found = self.processes()
+        for pid in (pid for name, pids in found.items() if is_database(name) for pid in pids):
             for thread in Path(f"/proc/{pid}/task").glob("[0-9]*"):
                 os.sched_setaffinity(int(thread.name), {LOAD_CORE})
 
 
-def _name(command: list[str]) -> str:
+def is_database(part: str) -> bool:
+    """Whether it is apart: the figures of a gateway leave it out."""
+    return part in DATABASES.values()
+
+
+def part_of(command: list[str]) -> str:
+    """The part of a gateway that a process is, by its command line."""
     text = " ".join(command)
-    if any(f"{program}" in text.split(" ", 1)[0] for program in DATABASES) or "tallygate_deploy.local_parts" in text:
-        return "databases"
+    # A server by its path or by how it calls itself, or its guardian by what it guards.
+    said = text.partition("tallygate_deploy.local_parts ")[2] or Path(command[0].split(" ")[0]).name if command else ""
+    for program, part in DATABASES.items():
+        if said.startswith(program):
+            return part
     if "-m tallygate_deploy.worker" in text:
         return "worker"
     for service in ("edge", "router_svc", "cache_svc", "ledger_svc", "catalog_svc"):

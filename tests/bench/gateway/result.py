@@ -17,6 +17,17 @@ DIRECT = "direct"
 """The source asked without a gateway."""
 
 
+def this_machine() -> dict[str, Any]:
+    """Where and when: the figures of another say something else."""
+    return {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "kernel": platform.release().partition("-")[0],
+        "load_before": round(os.getloadavg()[0], 1),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
 @dataclass(slots=True)
 class Result:
     """By contender and scenario. ``missing``: contenders that could not be measured, and why. ``rss``: MiB by service
@@ -24,6 +35,7 @@ class Result:
     """
 
     made_by: str = ""
+    machine: dict[str, Any] = field(default_factory=this_machine)
     samples: dict[str, dict[str, Samples]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -78,7 +90,7 @@ class Result:
         }
         return {
             "made_by": self.made_by,
-            "machine": machine(),
+            "machine": self.machine,
             "seconds": self.seconds,
             "versions": self.versions,
             "missing": self.missing,
@@ -88,17 +100,6 @@ class Result:
             "curves": self.curves,
             "samples": samples,
         }
-
-
-def machine() -> dict[str, Any]:
-    """Where and when: the figures of another say something else."""
-    return {
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "kernel": platform.release().partition("-")[0],
-        "load_before": round(os.getloadavg()[2], 1),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
 
 
 def cpu_ms(sample: Sample) -> float | None:

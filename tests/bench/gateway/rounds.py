@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from tests.bench.gateway.contenders import Running
+from tests.bench.gateway.contenders import Running, is_database
 from tests.bench.gateway.programs import MARKER, Ask, BenchError, Load, Programs, Timing, answered, send
 
 BODY_BYTES = 887
@@ -38,7 +38,7 @@ class Sample:
     @property
     def cpu_ms(self) -> float | None:
         """CPU-ms for a request, without databases."""
-        own = [ms for part, ms in self.parts.items() if part != "databases"]
+        own = [ms for part, ms in self.parts.items() if not is_database(part)]
         return sum(own) if own else None
 
 
