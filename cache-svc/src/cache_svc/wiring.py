@@ -7,9 +7,9 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
-from redis.asyncio import Redis
 
 from cache_svc.service import (
     CacheService,
@@ -44,17 +44,15 @@ from cache_svc.store.memory_fills import MemoryFills
 from cache_svc.store.memory_flights import MemoryFlights
 from cache_svc.store.memory_records import MemoryRecords
 from cache_svc.store.packed import PackedStore
-from cache_svc.store.redis import RedisStore, connect
-from cache_svc.store.redis_commands import RedisCommands
-from cache_svc.store.redis_fills import RedisFills, subscriber
-from cache_svc.store.redis_flights import RedisFlights
-from cache_svc.store.redis_records import RedisRecords
 from cache_svc.store.shared import SharedStore
 from meshkit.channels import Dial
 from meshkit.clock import Clock, SystemClock
 from meshkit.serve import Register
 from meshkit.telemetry import Telemetry
 from tallygate.cache.v1 import cache_pb2_grpc, fills_pb2_grpc, flights_pb2_grpc, recordings_pb2_grpc
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 
 @asynccontextmanager
@@ -126,6 +124,19 @@ async def open_stores(settings: CacheSettings, clock: Clock) -> AsyncIterator[St
             sweeper.cancel()
             await asyncio.gather(sweeper, return_exceptions=True)
         return
+    async with _on_redis(settings, clock) as stores:
+        yield stores
+
+
+@asynccontextmanager
+async def _on_redis(settings: CacheSettings, clock: Clock) -> AsyncIterator[Stores]:
+    # Not above: the client takes 20 MB, which one process alone has no use for.
+    from cache_svc.store.redis import RedisStore, connect  # noqa: PLC0415
+    from cache_svc.store.redis_commands import RedisCommands  # noqa: PLC0415
+    from cache_svc.store.redis_fills import RedisFills, subscriber  # noqa: PLC0415
+    from cache_svc.store.redis_flights import RedisFlights  # noqa: PLC0415
+    from cache_svc.store.redis_records import RedisRecords  # noqa: PLC0415
+
     client = connect(
         settings.url,
         timeout_s=settings.redis_timeout_s,
