@@ -77,6 +77,8 @@ async def test_both_answer_and_who_is_killed_is_replaced(tmp_path: Path) -> None
         both = await answering(port, 2)
         assert survivor in both
         assert killed.pid not in both
+        while len(workers.alive) < 2:  # it listens before its keeper has seen it
+            await asyncio.sleep(0.01)
         last = [child.process for child in workers.alive.values()]
     assert [process.returncode for process in last] == [-signal.SIGTERM] * 2
 

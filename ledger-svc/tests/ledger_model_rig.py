@@ -330,7 +330,7 @@ def _outcome(operation: Operation, answer: Any) -> tuple[Outcome, str]:
 
 def _plain_outcome(operation: Operation, answer: Any) -> Outcome:
     match answer:
-        case Cap() as cap:
+        case [Cap() as cap]:
             return Outcome("cap", None, (cap.revision, cap.limit))
         case Balance():
             return Outcome("balance")

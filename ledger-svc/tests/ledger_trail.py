@@ -14,13 +14,13 @@ from meshkit.principal import OPERATOR
 _numbers = itertools.count(1)
 
 
-def an_entry(at_ms: int = 1, org_id: str = "org_a") -> TrailEntry:
-    return TrailEntry(f"aud_test_{next(_numbers)}", org_id, at_ms, OPERATOR, "thing.changed", "thing_1")
+def an_entry(at_ms: int = 1, org_id: str = "org_a", action: str = "thing.changed") -> TrailEntry:
+    return TrailEntry(f"aud_test_{next(_numbers)}", org_id, at_ms, OPERATOR, action, "thing_1")
 
 
-def an_entry_at(at_ms: int) -> Any:
-    """Whatever was changed."""
-    return lambda _before: an_entry(at_ms)
+def a_revocation_at(at_ms: int) -> Any:
+    """Of whichever key."""
+    return lambda _before: an_entry(at_ms, action="key.revoked")
 
 
 async def told(trail: TrailService, org_id: str, action: str = "") -> list[TrailEntry]:
@@ -37,6 +37,6 @@ def a_repricing(revision: str, previous: str = "", **fields: Any) -> Repricing:
     return Repricing(revision, previous, **given | fields)
 
 
-def an_entry_of_change(_before: Any, _after: Any) -> TrailEntry:
+def a_change_of_key(_before: Any, _after: Any) -> TrailEntry:
     """Whatever it was and is."""
-    return an_entry()
+    return an_entry(action="key.updated")

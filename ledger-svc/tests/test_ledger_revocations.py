@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ledger_trail import an_entry_at, an_entry_of_change
+from ledger_trail import a_change_of_key, a_revocation_at
 
 from ledger_svc.domain.errors import LedgerUnavailable
 from ledger_svc.domain.key_changes import KeyChange
@@ -66,16 +66,16 @@ async def test_a_change_by_another_replica_is_told_once_after_a_poll(
     revocations: Revocations, directory: Directory, clock: FakeClock, new_payer: NewPayer
 ) -> None:
     payer, later = await new_payer(), await new_payer()
-    await directory.revoke_key(payer.key_id, "", an_entry_at(clock.now_ms()))
+    await directory.revoke_key(payer.key_id, "", a_revocation_at(clock.now_ms()))
     async with aclosing(revocations.watch()) as watch:
         await told(watch, 1)
         await revocations.poll()
         assert await told(watch, 1) == [""], "what was changed before the first poll is not known one by one"
         for now_ms in (clock.now_ms(), clock.now_ms() - 3_000):  # clocks differ, and don't matter
             key_id = (await new_payer()).key_id
-            await directory.revoke_key(key_id, "", an_entry_at(now_ms))
+            await directory.revoke_key(key_id, "", a_revocation_at(now_ms))
             changed = await directory.change_key(
-                later.key_id, "", lambda key: replace(key, name=key.name + "x"), an_entry_of_change
+                later.key_id, "", lambda key: replace(key, name=key.name + "x"), a_change_of_key
             )
             revocations.announce(later.key_id, changed.change_seq)
             await revocations.poll()
