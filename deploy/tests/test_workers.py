@@ -15,6 +15,7 @@ import pytest
 from tallygate_deploy.processes import ServiceDiedError
 from tallygate_deploy.shared_port import SharedPort, shared_port
 from tallygate_deploy.workers import LONGEST_PAUSE_S, WorkerProgram, Workers, pause_s
+from tests.harness.waiting import eventually
 
 HOST = "127.0.0.1"
 WORKER = """
@@ -77,8 +78,8 @@ async def test_both_answer_and_who_is_killed_is_replaced(tmp_path: Path) -> None
         both = await answering(port, 2)
         assert survivor in both
         assert killed.pid not in both
-        while len(workers.alive) < 2:  # it listens before its keeper has seen it
-            await asyncio.sleep(0.01)
+        # It listens a moment before its keeper has seen that it does.
+        await asyncio.to_thread(eventually, lambda: len(workers.alive) == 2)
         last = [child.process for child in workers.alive.values()]
     assert [process.returncode for process in last] == [-signal.SIGTERM] * 2
 

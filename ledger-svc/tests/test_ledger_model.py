@@ -276,9 +276,11 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert [violation for ruling in rulings for violation in ruling.breaks] == []
                 assert not any(ruling.left_out for ruling in rulings)
         finally:
-            self._run(self._rig.close())
-            self._runner.close()
-            self._databases.close()
+            try:
+                self._run(self._rig.close())
+            finally:
+                self._runner.close()
+                self._databases.close()
 
 
 def _books(org: Org) -> dict[str, Any]:
