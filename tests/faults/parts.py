@@ -34,7 +34,7 @@ def is_gone(pid: int) -> bool:
     """Whether a process has ended, be it that nobody has taken notice."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter: it went between opening and reading
         return True
 
 
