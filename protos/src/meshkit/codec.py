@@ -113,7 +113,7 @@ def price_from_proto(message: money_pb2.PriceSnapshot) -> PriceSnapshot:
     return _price(message.SerializeToString(deterministic=True))
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=4_096)
 def _price(encoded: bytes) -> PriceSnapshot:
     message = money_pb2.PriceSnapshot.FromString(encoded)
     return PriceSnapshot(

@@ -20,8 +20,10 @@ from cache_svc.service import (
     StoreUnavailable,
 )
 from cache_svc.servicer.drafts import answered, leave_to_record, replayed
-from cache_svc.servicer.wire import ended_with, lead_of, lead_to, lease_s, price_of, price_to, require
+from cache_svc.servicer.wire import ended_with, lead_of, lead_to, lease_s, require
 from meshkit.codec import (
+    price_from_proto,
+    price_to_proto,
     principal_from_proto,
     usage_from_proto,
     usage_to_proto,
@@ -112,7 +114,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         try:
             fresh = FreshAnswer(
                 usage=usage_from_proto(request.usage),
-                price=price_of(request.price),
+                price=price_from_proto(request.price),
                 receipt_id=request.receipt_id,
                 source_id=request.source_id,
                 upstream_model=request.upstream_model,
@@ -251,7 +253,7 @@ def _hit(hit: Hit) -> cache_pb2.Hit:
         chunks=hit.chunks,
         usage_chunk=hit.usage_chunk,
         usage=usage_to_proto(entry.usage),
-        price=price_to(entry.price),
+        price=price_to_proto(entry.price),
         origin_receipt_id=entry.receipt_id,
         source_id=entry.source_id,
         upstream_model=entry.upstream_model,

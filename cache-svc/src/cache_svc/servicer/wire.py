@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from cache_svc.domain.fill import Lead
 from cache_svc.service import BadRequest
-from meshkit.codec import price_from_proto, price_to_proto
-from meshkit.money import PriceSnapshot
 from tallygate.cache.v1 import cache_pb2, fills_pb2
-from tallygate.common.v1 import money_pb2
 
 
 def lead_of(message: cache_pb2.FillLead) -> Lead:
@@ -40,31 +35,6 @@ def ended_with(request: cache_pb2.StoreRequest, *, stored: bool) -> bytes:
         upstream_model=request.upstream_model,
     )
     return fills_pb2.FollowResponse(ended=ended).SerializeToString()
-
-
-@lru_cache(maxsize=256)
-def _price(written: bytes) -> PriceSnapshot:
-    return price_from_proto(money_pb2.PriceSnapshot.FromString(written))
-
-
-def price_of(message: money_pb2.PriceSnapshot) -> PriceSnapshot:
-    """The price, remembered: all answers of a model have one.
-
-    Raises:
-        ValueError: it is not well-formed.
-    """
-    return _price(message.SerializeToString())
-
-
-@lru_cache(maxsize=256)
-def _price_message(price: PriceSnapshot, revision: str) -> money_pb2.PriceSnapshot:
-    del revision  # no part of what makes two prices equal
-    return price_to_proto(price)
-
-
-def price_to(price: PriceSnapshot) -> money_pb2.PriceSnapshot:
-    """As a message, which is not to be changed."""
-    return _price_message(price, price.catalog_revision)
 
 
 def require(present: object, name: str) -> None:

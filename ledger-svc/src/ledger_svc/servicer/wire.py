@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import Enum
-from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 from ledger_svc.domain.accounts import AccountKind, Balance, CreditKind
@@ -27,10 +26,9 @@ from ledger_svc.servicer.cache_policy_wire import (
     word,
 )
 from meshkit import codec
-from meshkit.money import PriceSnapshot
 from meshkit.principal import Actor
 from meshkit.regions import RegionPolicy
-from tallygate.common.v1 import actor_pb2, money_pb2
+from tallygate.common.v1 import actor_pb2
 from tallygate.ledger.v1 import account_pb2
 from tallygate.ledger.v1 import ledger_pb2 as pb
 
@@ -122,7 +120,7 @@ def facts_from_proto(message: pb.ChargeFacts) -> ChargeFacts:
     """
     return ChargeFacts(
         usage=decoded("facts.usage", codec.usage_from_proto, message.usage),
-        price=decoded("facts.price", _price, message.price.SerializeToString(deterministic=True)),
+        price=decoded("facts.price", codec.price_from_proto, message.price),
         served_mode=known("facts.served_mode", MODES, message.served_mode),
         outcome=known("facts.outcome", _OUTCOMES, message.outcome),
         requested_model=message.requested_model,
@@ -136,12 +134,6 @@ def facts_from_proto(message: pb.ChargeFacts) -> ChargeFacts:
         tags=tuple(sorted(message.tags.items())) if message.tags else (),
         started_at_ms=message.started_at_ms,
     )
-
-
-@lru_cache(maxsize=4_096)
-def _price(encoded: bytes) -> PriceSnapshot:
-    """A price serves many requests, and is most of what there is to decode of a settlement."""
-    return codec.price_from_proto(money_pb2.PriceSnapshot.FromString(encoded))
 
 
 def facts_to_proto(facts: ChargeFacts) -> pb.ChargeFacts:
